@@ -219,8 +219,8 @@ func (r *Reader) Bytes() []byte {
 	return append([]byte{}, r.Raw(r.Count(1))...)
 }
 
-// String reads a str that must be UTF-8.
-func (r *Reader) String() string {
+// Text reads a str that must be UTF-8.
+func (r *Reader) Text() string {
 	b := r.Raw(r.Count(1))
 	if !utf8.Valid(b) {
 		r.Fail(fmt.Errorf("string is not UTF-8: %w", ErrInvalid))
@@ -243,7 +243,7 @@ func (r *Reader) Strings() []string {
 		if r.err != nil {
 			return nil
 		}
-		out = append(out, r.String())
+		out = append(out, r.Text())
 	}
 	return out
 }

@@ -1,0 +1,278 @@
+package keys
+
+import (
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+)
+
+// maxKeyfile bounds what is read from a key file, in bytes.
+const maxKeyfile = 64 << 10
+
+// ErrEncrypted is returned for an encrypted key file.
+var ErrEncrypted = errors.New("key file is encrypted")
+
+// Keyfile is the content of one Bittensor key file. Pair is nil when the file
+// holds a public key only.
+type Keyfile struct {
+	PublicKey [32]byte
+	Pair      *Pair
+	Mnemonic  string // empty where the file has none
+}
+
+// SS58 is the address of the file's key.
+func (k Keyfile) SS58() string { return EncodeSS58(k.PublicKey) }
+
+// ParseKeyfile reads the content of a key file: the JSON of btwallet in every
+// combination of fields, or a bare seed, private key or mnemonic. Secrets win
+// in the order secretPhrase, secretSeed, privateKey. Every public key in the
+// file must be the one that the secret gives, which catches a private key in
+// polkadot.js's form. Encrypted content is ErrEncrypted.
+func ParseKeyfile(data []byte) (Keyfile, error) {
+	text := strings.TrimSpace(string(data))
+	for _, prefix := range []string{"$NACL", "$ANSIBLE_VAULT", "gAAAAA"} {
+		if strings.HasPrefix(text, prefix) {
+			return Keyfile{}, ErrEncrypted
+		}
+	}
+	if !strings.HasPrefix(text, "{") {
+		return parseBare(text)
+	}
+	var raw map[string]json.RawMessage
+	if err := json.Unmarshal([]byte(text), &raw); err != nil {
+		return Keyfile{}, fmt.Errorf("key file is not JSON: %w", ErrKey)
+	}
+	fields := map[string]string{}
+	for name, value := range raw {
+		name = strings.TrimSpace(name)
+		var s string
+		if json.Unmarshal(value, &s) == nil && s != "" {
+			fields[name] = s
+		}
+		if n := strings.TrimSpace(string(value)); name == "cryptoType" && (n == "0" || n == "1") {
+			fields[name] = n
+		}
+	}
+	return fromFields(fields)
+}
+
+func fromFields(fields map[string]string) (Keyfile, error) {
+	scheme := Sr25519
+	if t, ok := fields["cryptoType"]; ok && (t == "0" || strings.EqualFold(t, "ed25519")) {
+		scheme = Ed25519
+	}
+	var k Keyfile
+	var err error
+	source := ""
+	switch {
+	case fields["secretPhrase"] != "":
+		source = "secretPhrase"
+		k.Mnemonic = fields[source]
+		k.Pair, err = FromMnemonic(scheme, k.Mnemonic, "")
+	case fields["secretSeed"] != "":
+		source = "secretSeed"
+		k.Pair, err = fromHexSeed(scheme, fields[source])
+	case fields["privateKey"] != "":
+		source = "privateKey"
+		k.Pair, err = fromHexPrivate(scheme, fields[source])
+	}
+	if err != nil {
+		return Keyfile{}, fmt.Errorf("key file's %s: %w", source, err)
+	}
+	if k.Pair != nil {
+		k.PublicKey = k.Pair.PublicKey()
+	}
+	return k, checkPublic(fields, &k, source)
+}
+
+// checkPublic compares every public field with the derived key; without a
+// secret the first public field becomes the key.
+func checkPublic(fields map[string]string, k *Keyfile, source string) error {
+	known := k.Pair != nil
+	for _, name := range []string{"publicKey", "accountId", "ss58Address"} {
+		text := fields[name]
+		if text == "" {
+			continue
+		}
+		var pub [32]byte
+		var err error
+		if name == "ss58Address" {
+			if pub, err = DecodeSS58(text); err != nil {
+				return fmt.Errorf("key file's ss58Address: %w", err)
+			}
+		} else {
+			b, err := hexBytes(text, 32)
+			if err != nil {
+				return fmt.Errorf("key file's %s: %w", name, err)
+			}
+			copy(pub[:], b)
+		}
+		if known && pub != k.PublicKey {
+			if source == "" {
+				return fmt.Errorf("key file's public fields do not agree: %w", ErrKey)
+			}
+			return fmt.Errorf("public key derived from %s does not match %s: %w", source, name, ErrKey)
+		}
+		k.PublicKey, known = pub, true
+	}
+	if !known {
+		return fmt.Errorf("key file holds no key: %w", ErrKey)
+	}
+	return nil
+}
+
+func parseBare(text string) (Keyfile, error) {
+	digits := trimHex(text)
+	var p *Pair
+	var err error
+	mnemonic := ""
+	switch {
+	case strings.Contains(text, " "):
+		mnemonic = text
+		p, err = FromMnemonic(Sr25519, text, "")
+	case len(digits) == 64:
+		p, err = fromHexSeed(Sr25519, text)
+	case len(digits) == 128:
+		p, err = fromHexPrivate(Sr25519, text)
+	default:
+		err = fmt.Errorf("key file is neither JSON, seed, private key nor mnemonic: %w", ErrKey)
+	}
+	if err != nil {
+		return Keyfile{}, err
+	}
+	return Keyfile{PublicKey: p.PublicKey(), Pair: p, Mnemonic: mnemonic}, nil
+}
+
+func fromHexSeed(scheme Scheme, text string) (*Pair, error) {
+	seed, err := hexBytes(text, 32)
+	if err != nil {
+		return nil, err
+	}
+	return FromSeed(scheme, seed)
+}
+
+func fromHexPrivate(scheme Scheme, text string) (*Pair, error) {
+	b, err := hexBytes(text, 64)
+	if err != nil {
+		return nil, err
+	}
+	if scheme == Ed25519 {
+		return FromSeed(Ed25519, b[:32]) // ed25519 private keys are seed and public key
+	}
+	return FromExpanded(b)
+}
+
+// trimHex drops any number of leading 0x, as btwallet 4.0 does.
+func trimHex(text string) string {
+	for strings.HasPrefix(text, "0x") {
+		text = text[2:]
+	}
+	return text
+}
+
+func hexBytes(text string, size int) ([]byte, error) {
+	b, err := hex.DecodeString(trimHex(text))
+	if err != nil || len(b) != size {
+		return nil, fmt.Errorf("not %d bytes of hex: %w", size, ErrKey)
+	}
+	return b, nil
+}
+
+// ReadKeyfile reads the key file at path.
+func ReadKeyfile(path string) (Keyfile, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return Keyfile{}, fmt.Errorf("read key file: %w", err)
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, maxKeyfile+1))
+	if err != nil {
+		return Keyfile{}, fmt.Errorf("read key file: %w", err)
+	}
+	if len(data) > maxKeyfile {
+		return Keyfile{}, fmt.Errorf("key file %s is over %d bytes: %w", path, maxKeyfile, ErrKey)
+	}
+	k, err := ParseKeyfile(data)
+	if err != nil {
+		return Keyfile{}, fmt.Errorf("key file %s: %w", path, err)
+	}
+	return k, nil
+}
+
+// keyfileJSON is what is written. cryptoType is left out for sr25519: btwallet
+// 4.0 fails on a number there.
+type keyfileJSON struct {
+	AccountID    string `json:"accountId"`
+	PublicKey    string `json:"publicKey"`
+	PrivateKey   string `json:"privateKey,omitempty"`
+	SecretPhrase string `json:"secretPhrase,omitempty"`
+	SecretSeed   string `json:"secretSeed,omitempty"`
+	SS58Address  string `json:"ss58Address"`
+	CryptoType   *int   `json:"cryptoType,omitempty"`
+}
+
+// WriteKeyfile writes a plain secret key file, mode 0600. A file that is
+// already there is never replaced (fs.ErrExist). The mnemonic may be empty.
+func WriteKeyfile(path string, p *Pair, mnemonic string) error {
+	k := publicJSON(p.PublicKey(), p.Scheme())
+	k.SecretPhrase = mnemonic
+	if seed := p.Seed(); seed != nil {
+		k.SecretSeed = "0x" + hex.EncodeToString(seed)
+	}
+	if secret := p.expanded(); secret != nil {
+		k.PrivateKey = "0x" + hex.EncodeToString(secret)
+	}
+	return writeNew(path, k)
+}
+
+// WritePublicKeyfile writes the public part of a key, as coldkeypub.txt has it.
+func WritePublicKeyfile(path string, pub [32]byte, scheme Scheme) error {
+	return writeNew(path, publicJSON(pub, scheme))
+}
+
+func publicJSON(pub [32]byte, scheme Scheme) keyfileJSON {
+	text := "0x" + hex.EncodeToString(pub[:])
+	k := keyfileJSON{AccountID: text, PublicKey: text, SS58Address: EncodeSS58(pub)}
+	if scheme == Ed25519 {
+		zero := 0
+		k.CryptoType = &zero
+	}
+	return k
+}
+
+// writeNew creates path with v as one line of JSON. The bytes go to a
+// temporary file of mode 0600 that never existed before; a hard link gives it
+// its name, which fails where the name is taken (a rename would replace it).
+func writeNew(path string, v any) error {
+	data, err := json.Marshal(v)
+	if err != nil {
+		return fmt.Errorf("write key file: %w", err)
+	}
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return fmt.Errorf("write key file: %w", err)
+	}
+	f, err := os.CreateTemp(filepath.Dir(path), ".keyfile-*") // O_EXCL, 0600
+	if err != nil {
+		return fmt.Errorf("write key file: %w", err)
+	}
+	defer os.Remove(f.Name())
+	_, err = f.Write(data)
+	if err == nil {
+		err = f.Sync()
+	}
+	if cerr := f.Close(); err == nil {
+		err = cerr
+	}
+	if err == nil {
+		err = os.Link(f.Name(), path)
+	}
+	if err != nil {
+		return fmt.Errorf("write key file: %w", err)
+	}
+	return nil
+}
