@@ -1,0 +1,90 @@
+package basilica
+
+import (
+	"context"
+	"io"
+	"time"
+)
+
+// Miner is a miner's public door (axon), both ends. Caller is the hotkey whose signature the door has checked; the
+// calling end's own key decides it and a value given there is ignored.
+type Miner interface {
+	// OpenValidation gives a validator with permit and stake ten minutes of access to executors.
+	OpenValidation(ctx context.Context, req ValidationRequest) (ValidationGrant, error)
+	// Offer says what the fleet has; it is open to everyone.
+	Offer(ctx context.Context) (Offer, error)
+	// Submit queues a task. The same caller and idempotency key with the same spec give the same task again, with
+	// another spec a Conflict.
+	Submit(ctx context.Context, req Submission) (Task, error)
+	// Task reads one task of the caller.
+	Task(ctx context.Context, caller Hotkey, id TaskID) (Task, error)
+	// Tasks lists the caller's latest tasks, newest first.
+	Tasks(ctx context.Context, caller Hotkey, limit int) ([]Task, error)
+	// WatchTask calls f with every event from logOffset on, ending with the terminal one, until ctx ends or f fails.
+	WatchTask(ctx context.Context, caller Hotkey, id TaskID, logOffset int64, f func(TaskEvent) error) error
+	// Cancel asks for a task's end; it returns the task as it stands then.
+	Cancel(ctx context.Context, caller Hotkey, id TaskID) (Task, error)
+	// PutBlob stores content for the caller's tasks; content that does not match its address is refused.
+	PutBlob(ctx context.Context, caller Hotkey, blob Blob, content io.Reader) error
+	// GetBlob writes content that one of the caller's tasks put or produced.
+	GetBlob(ctx context.Context, caller Hotkey, sum Digest, w io.Writer) error
+}
+
+// Submission is a task to be queued. Spec is the JSON of a TaskSpec.
+type Submission struct {
+	Caller         Hotkey `json:"-"`
+	IdempotencyKey string `json:"idempotency_key"` // 1 to 128 printable characters
+	Spec           []byte `json:"spec"`
+}
+
+// Offer is what a miner has to give.
+type Offer struct {
+	Miner     Hotkey       `json:"miner"`
+	Version   string       `json:"version"`
+	Compute   string       `json:"compute"` // who may submit: "open", "allow-list", "closed"
+	Executors []OfferedBox `json:"executors"`
+	Queue     int          `json:"queue"` // tasks that wait
+}
+
+// OfferedBox is one executor as offered; free counts change at any time.
+type OfferedBox struct {
+	Executor    ExecutorID `json:"executor"`
+	Ready       bool       `json:"ready"`
+	GPUs        int        `json:"gpus"`
+	GPUsFree    int        `json:"gpus_free"`
+	GPUModel    string     `json:"gpu_model,omitempty"`
+	GPUKind     GPUKind    `json:"gpu_kind,omitempty"`
+	CPUs        int        `json:"cpus"`
+	MemoryBytes int64      `json:"memory_bytes"`
+}
+
+// ValidationRequest asks for access to a miner's executors.
+type ValidationRequest struct {
+	Validator    Hotkey       `json:"-"`                   // set by the door from the signature
+	SSHPublicKey []byte       `json:"ssh_public_key"`      // SSH wire encoding of the validator's ephemeral key
+	Round        BlockNumber  `json:"round"`               // first block of the validator's round
+	Executors    []ExecutorID `json:"executors,omitempty"` // empty: all
+}
+
+// ValidationGrant is the miner's answer. It ends at Expires at the latest.
+type ValidationGrant struct {
+	ID        GrantID         `json:"id"`
+	Expires   time.Time       `json:"expires"`
+	Executors []GrantedAccess `json:"executors"`
+	Skipped   []SkippedBox    `json:"skipped,omitempty"`
+}
+
+// GrantedAccess is the way to one executor.
+type GrantedAccess struct {
+	Executor    ExecutorID        `json:"executor"`
+	Addr        string            `json:"addr"`        // host:port of the SSH door
+	HostKey     []byte            `json:"host_key"`    // SSH wire encoding
+	Certificate []byte            `json:"certificate"` // SSH wire encoding of the user certificate
+	Endorsement SignedEndorsement `json:"endorsement"` // pins the executor's keys under the miner's hotkey
+}
+
+// SkippedBox is an executor without access in this grant, and why.
+type SkippedBox struct {
+	Executor ExecutorID `json:"executor"`
+	Reason   Reason     `json:"reason"`
+}

@@ -1,0 +1,201 @@
+package basilica
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"basilica/keys"
+)
+
+// ReceiptType is the DSSE payload type of a receipt, EndorsementType that of an endorsement.
+const (
+	ReceiptType     = "application/vnd.basilica.receipt+json"
+	EndorsementType = "application/vnd.basilica.endorsement+json"
+)
+
+const maxEnvelopePayload = 256 << 10
+
+// Receipt says what one attempt at a task came to. Its JSON bytes are signed once and never re-encoded.
+type Receipt struct {
+	Version    int        `json:"version"` // 1
+	Task       TaskID     `json:"task"`
+	Attempt    int        `json:"attempt"`
+	Client     Hotkey     `json:"client"`
+	Executor   ExecutorID `json:"executor"`
+	Fence      uint64     `json:"fence"`
+	GPUs       []string   `json:"gpus"`
+	Image      string     `json:"image"`    // as asked for
+	ImageID    string     `json:"image_id"` // content address of what ran
+	SpecDigest Digest     `json:"spec_digest"`
+	State      TaskState  `json:"state"`
+	Reason     *Reason    `json:"reason,omitempty"`
+	ExitCode   *int       `json:"exit_code,omitempty"`
+	Started    time.Time  `json:"started"`
+	Ended      time.Time  `json:"ended"`
+	Stdout     Digest     `json:"stdout_sha256"`
+	Stderr     Digest     `json:"stderr_sha256"`
+	LogBytes   int64      `json:"log_bytes"`
+	Inputs     []TaskFile `json:"inputs"`
+	Outputs    []TaskFile `json:"outputs"`
+}
+
+// SignedReceipt is a receipt under two signatures over DSSE's pre-authentication encoding of the same bytes: the
+// executor's P-256 key, which Endorsement ties to the miner, and the miner's hotkey (empty until the miner added it).
+type SignedReceipt struct {
+	Payload     []byte            `json:"payload"`
+	ExecutorSig []byte            `json:"executor_signature"` // 64 bytes r | s
+	MinerSig    []byte            `json:"miner_signature,omitempty"`
+	Endorsement SignedEndorsement `json:"endorsement"`
+}
+
+// Endorsement ties an executor's keys to a miner's hotkey.
+type Endorsement struct {
+	Version    int        `json:"version"` // 1
+	Miner      Hotkey     `json:"miner"`
+	Scheme     string     `json:"scheme"` // of the miner's hotkey: sr25519 or ed25519
+	Executor   ExecutorID `json:"executor"`
+	KeySPKI    []byte     `json:"key_spki"`    // DER of the receipt and TLS key
+	AttestSPKI []byte     `json:"attest_spki"` // DER of the attestation key
+	HostKey    []byte     `json:"host_key"`    // SSH wire encoding
+	Issued     time.Time  `json:"issued"`
+}
+
+// SignedEndorsement is an Endorsement's JSON under the miner's hotkey, over DSSE's pre-authentication encoding.
+type SignedEndorsement struct {
+	Payload   []byte `json:"payload"`
+	Signature []byte `json:"signature"`
+}
+
+// Endorse signs e with the miner's hotkey; Version, Miner and Scheme are set here.
+func Endorse(e Endorsement, miner keys.Signer) (SignedEndorsement, error) {
+	e.Version, e.Miner, e.Scheme = 1, Hotkey(miner.SS58()), miner.Scheme().String()
+	payload, err := json.Marshal(e)
+	if err != nil {
+		return SignedEndorsement{}, fmt.Errorf("encode endorsement: %w", err)
+	}
+	sig, err := miner.Sign(keys.PAE(EndorsementType, payload))
+	if err != nil {
+		return SignedEndorsement{}, fmt.Errorf("sign endorsement: %w", err)
+	}
+	return SignedEndorsement{Payload: payload, Signature: sig}, nil
+}
+
+// Open checks the signature by the hotkey that the endorsement itself names, then parses. The caller compares Miner with
+// whom it expects.
+func (s SignedEndorsement) Open() (Endorsement, error) {
+	e, err := decodePayload[Endorsement](s.Payload)
+	if err != nil {
+		return Endorsement{}, fmt.Errorf("endorsement: %w", err)
+	}
+	if e.Version != 1 {
+		return Endorsement{}, E(Invalid, "ENDORSEMENT_VERSION", fmt.Sprintf("endorsement version %d is unknown", e.Version), "use a newer basilica")
+	}
+	if err := verifyHotkey(e.Scheme, e.Miner, keys.PAE(EndorsementType, s.Payload), s.Signature); err != nil {
+		return Endorsement{}, E(Invalid, "ENDORSEMENT_SIGNATURE", "the endorsement is not signed by the miner's hotkey", "ask the miner for the executor's endorsement again").With(err)
+	}
+	return e, nil
+}
+
+// SignReceipt makes the executor's half of a receipt. sign gives 64 raw bytes r | s over SHA-256 of its argument.
+func SignReceipt(r Receipt, endorsement SignedEndorsement, sign func(msg []byte) ([]byte, error)) (SignedReceipt, error) {
+	r.Version = 1
+	payload, err := json.Marshal(r)
+	if err != nil {
+		return SignedReceipt{}, fmt.Errorf("encode receipt: %w", err)
+	}
+	sig, err := sign(keys.PAE(ReceiptType, payload))
+	if err != nil {
+		return SignedReceipt{}, fmt.Errorf("sign receipt: %w", err)
+	}
+	return SignedReceipt{Payload: payload, ExecutorSig: sig, Endorsement: endorsement}, nil
+}
+
+// Countersign adds the miner's half after checking the executor's.
+func (s SignedReceipt) Countersign(miner keys.Signer) (SignedReceipt, error) {
+	if _, _, err := s.openExecutor(); err != nil {
+		return SignedReceipt{}, err
+	}
+	sig, err := miner.Sign(keys.PAE(ReceiptType, s.Payload))
+	if err != nil {
+		return SignedReceipt{}, fmt.Errorf("countersign receipt: %w", err)
+	}
+	s.MinerSig = sig
+	return s, nil
+}
+
+// Open checks both signatures and the endorsement, then parses. The caller compares Endorsement.Miner, task, client and
+// digests with what it expects.
+func (s SignedReceipt) Open() (Receipt, Endorsement, error) {
+	r, e, err := s.openExecutor()
+	if err != nil {
+		return Receipt{}, Endorsement{}, err
+	}
+	if err := verifyHotkey(e.Scheme, e.Miner, keys.PAE(ReceiptType, s.Payload), s.MinerSig); err != nil {
+		return Receipt{}, Endorsement{}, E(Invalid, "RECEIPT_MINER_SIGNATURE", "the receipt is not signed by the miner's hotkey", "do not trust this receipt; ask the miner for it again").With(err)
+	}
+	return r, e, nil
+}
+
+func (s SignedReceipt) openExecutor() (Receipt, Endorsement, error) {
+	e, err := s.Endorsement.Open()
+	if err != nil {
+		return Receipt{}, Endorsement{}, err
+	}
+	if err := keys.VerifyP256(e.KeySPKI, keys.PAE(ReceiptType, s.Payload), s.ExecutorSig); err != nil {
+		return Receipt{}, Endorsement{}, E(Invalid, "RECEIPT_EXECUTOR_SIGNATURE", "the receipt is not signed by the endorsed executor", "do not trust this receipt; ask the miner for it again").With(err)
+	}
+	r, err := decodePayload[Receipt](s.Payload)
+	if err != nil {
+		return Receipt{}, Endorsement{}, fmt.Errorf("receipt: %w", err)
+	}
+	if r.Version != 1 {
+		return Receipt{}, Endorsement{}, E(Invalid, "RECEIPT_VERSION", fmt.Sprintf("receipt version %d is unknown", r.Version), "use a newer basilica")
+	}
+	if r.Executor != e.Executor {
+		return Receipt{}, Endorsement{}, E(Invalid, "RECEIPT_EXECUTOR", fmt.Sprintf("the receipt names executor %q, its endorsement %q", r.Executor, e.Executor), "do not trust this receipt; ask the miner for it again")
+	}
+	return r, e, nil
+}
+
+// verifyHotkey checks a signature of a hotkey given by address and the name of its scheme.
+func verifyHotkey(scheme string, hotkey Hotkey, msg, sig []byte) error {
+	var s keys.Scheme
+	switch scheme {
+	case keys.Sr25519.String():
+		s = keys.Sr25519
+	case keys.Ed25519.String():
+		s = keys.Ed25519
+	default:
+		return fmt.Errorf("signature scheme %.20q is unknown", scheme)
+	}
+	pub, err := keys.DecodeSS58(string(hotkey))
+	if err != nil {
+		return err
+	}
+	if !keys.Verify(s, pub, msg, sig) {
+		return errors.New("signature does not verify")
+	}
+	return nil
+}
+
+// decodePayload parses exactly one JSON value with known fields alone: two readers of a signed payload must not see
+// different things.
+func decodePayload[T any](payload []byte) (T, error) {
+	var v T
+	if len(payload) > maxEnvelopePayload {
+		return v, E(Invalid, "PAYLOAD_SIZE", fmt.Sprintf("signed payload of %d bytes is over %d", len(payload), maxEnvelopePayload), "")
+	}
+	dec := json.NewDecoder(bytes.NewReader(payload))
+	dec.DisallowUnknownFields()
+	if err := dec.Decode(&v); err != nil {
+		return v, E(Invalid, "PAYLOAD_JSON", "the signed payload is not what its type says", "").With(err)
+	}
+	if _, err := dec.Token(); err != io.EOF {
+		return v, E(Invalid, "PAYLOAD_JSON", "the signed payload has bytes after its end", "")
+	}
+	return v, nil
+}

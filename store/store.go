@@ -1,0 +1,193 @@
+// Package store keeps what each role must not lose, in SQLite: one file per role in its data directory, one schema per
+// file. It knows SQL and nouns, and no role.
+package store
+
+import (
+	"context"
+	"database/sql"
+	"embed"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/url"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/pressly/goose/v3"
+	"golang.org/x/sys/unix"
+	"modernc.org/sqlite"
+
+	"basilica"
+)
+
+//go:embed migrations
+var migrations embed.FS
+
+// DB is one role's database: a pool of one writer, so that transactions queue instead of failing, and readers that
+// cannot write. It holds the data directory's lock until Close.
+type DB struct {
+	write *sql.DB
+	read  *sql.DB
+	lock  *os.File
+}
+
+// open takes the lock of dir, opens dir/ROLE.sqlite and brings its schema to this version. A directory that another
+// process holds is a Conflict, a schema newer than this program Invalid.
+func open(ctx context.Context, dir, role string) (_ *DB, err error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("make data directory: %w", err)
+	}
+	lock, err := lockDir(dir, role)
+	if err != nil {
+		return nil, err
+	}
+	db := &DB{lock: lock}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, db.Close())
+		}
+	}()
+	path := filepath.Join(dir, role+".sqlite")
+	file, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("open database: %w", err)
+	}
+	if err := file.Close(); err != nil {
+		return nil, fmt.Errorf("open database: %w", err)
+	}
+	const writePragmas = "_pragma=journal_mode(WAL)&_pragma=synchronous(NORMAL)&_pragma=busy_timeout(5000)&_pragma=foreign_keys(1)&_txlock=immediate"
+	const readPragmas = "mode=ro&_pragma=busy_timeout(5000)&_pragma=query_only(1)"
+	name := (&url.URL{Scheme: "file", Path: path}).String()
+	if db.write, err = sql.Open("sqlite", name+"?"+writePragmas); err != nil {
+		return nil, fmt.Errorf("open database: %w", err)
+	}
+	db.write.SetMaxOpenConns(1)
+	if err := migrate(ctx, db.write, role); err != nil {
+		return nil, err
+	}
+	if db.read, err = sql.Open("sqlite", name+"?"+readPragmas); err != nil {
+		return nil, fmt.Errorf("open database for reading: %w", err)
+	}
+	db.read.SetMaxOpenConns(4)
+	return db, nil
+}
+
+func lockDir(dir, role string) (*os.File, error) {
+	path := filepath.Join(dir, role+".lock")
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("open lock: %w", err)
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		f.Close()
+		if errors.Is(err, unix.EWOULDBLOCK) {
+			return nil, basilica.E(basilica.Conflict, "DATA_IN_USE", fmt.Sprintf("another process uses the data directory %s", dir), "stop the other process, or give this one a directory of its own")
+		}
+		return nil, fmt.Errorf("lock %s: %w", path, err)
+	}
+	return f, nil
+}
+
+func migrate(ctx context.Context, db *sql.DB, role string) error {
+	steps, err := fs.Sub(migrations, "migrations/"+role)
+	if err != nil {
+		return fmt.Errorf("schema of %s: %w", role, err)
+	}
+	provider, err := goose.NewProvider(goose.DialectSQLite3, db, steps, goose.WithVerbose(false))
+	if err != nil {
+		return fmt.Errorf("schema of %s: %w", role, err)
+	}
+	have, err := provider.GetDBVersion(ctx)
+	if err != nil {
+		return fmt.Errorf("schema version of %s: %w", role, err)
+	}
+	known := provider.ListSources()
+	if newest := known[len(known)-1].Version; have > newest {
+		return basilica.E(basilica.Invalid, "SCHEMA_NEWER", fmt.Sprintf("the %s database has schema %d, this program knows %d", role, have, newest), "run the newer basilica that wrote it, or use another data directory")
+	}
+	if _, err := provider.Up(ctx); err != nil {
+		return fmt.Errorf("bring schema of %s up to date: %w", role, err)
+	}
+	return nil
+}
+
+// Close closes both pools and gives the data directory's lock back.
+func (db *DB) Close() error {
+	var errs []error
+	for _, pool := range []*sql.DB{db.read, db.write} {
+		if pool != nil {
+			errs = append(errs, pool.Close())
+		}
+	}
+	return errors.Join(append(errs, db.lock.Close())...)
+}
+
+// tx runs f in one write transaction: all of it or nothing.
+func (db *DB) tx(ctx context.Context, f func(*sql.Tx) error) error {
+	tx, err := db.write.BeginTx(ctx, nil)
+	if err != nil {
+		return mapped(fmt.Errorf("begin transaction: %w", err))
+	}
+	if err := f(tx); err != nil {
+		return mapped(errors.Join(err, ignoreDone(tx.Rollback())))
+	}
+	if err := tx.Commit(); err != nil {
+		return mapped(fmt.Errorf("commit: %w", err))
+	}
+	return nil
+}
+
+func ignoreDone(err error) error {
+	if errors.Is(err, sql.ErrTxDone) {
+		return nil
+	}
+	return err
+}
+
+// SQLite's extended result codes, from its documentation.
+const (
+	codeFull       = 13
+	codeBusy       = 5
+	codePrimaryKey = 1555
+	codeUnique     = 2067
+)
+
+// mapped gives the kind of a database error: a duplicate key is a Conflict, a full disk Exhausted, a locked file
+// Unavailable, a missing row NotFound.
+func mapped(err error) error {
+	if err == nil || basilica.CodeOf(err) != "" {
+		return err
+	}
+	if errors.Is(err, sql.ErrNoRows) {
+		return basilica.E(basilica.NotFound, "NO_SUCH_ROW", "the stored thing does not exist", "").With(err)
+	}
+	var e *sqlite.Error
+	if !errors.As(err, &e) {
+		return err
+	}
+	switch code := e.Code(); {
+	case code == codePrimaryKey || code == codeUnique:
+		return basilica.E(basilica.Conflict, "ALREADY_STORED", "that key is stored already", "").With(err)
+	case code&0xff == codeFull:
+		return basilica.E(basilica.Exhausted, "DISK_FULL", "the disk of the data directory is full", "free space on it; nothing that was confirmed is lost").With(err)
+	case code&0xff == codeBusy:
+		return basilica.E(basilica.Unavailable, "DATABASE_LOCKED", "the database stayed locked for five seconds", "find the other program that has it open").With(err)
+	}
+	return err
+}
+
+// micros is how every time is stored: Unix microseconds, UTC; 0 is the zero time.
+func micros(t time.Time) int64 {
+	if t.IsZero() {
+		return 0
+	}
+	return t.UnixMicro()
+}
+
+func fromMicros(us int64) time.Time {
+	if us == 0 {
+		return time.Time{}
+	}
+	return time.UnixMicro(us).UTC()
+}
