@@ -1,0 +1,382 @@
+package attest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+)
+
+// Parallel calls f(0) .. f(n-1), in any order and on as many goroutines as its owner likes, and returns when all are done.
+type Parallel func(n int, f func(i int))
+
+// Serial is the Parallel of one goroutine.
+func Serial(n int, f func(i int)) {
+	for i := range n {
+		f(i)
+	}
+}
+
+// Shortcuts leave work out of a CPU prover. The honest device has none; package attest/adversary supplies them, so
+// that the checks are tested against provers that are consistent in everything but the work. They must be functions
+// of their arguments alone: replays have to give the same bytes.
+type Shortcuts struct {
+	Element func(l, i, j int) (byte, bool) // a made-up value of a product element
+	Lane    func(batch, lane int) bool     // leave the lane where it is
+	Cell    func(round, cell int) bool     // keep the cell of the round before
+}
+
+// OpenRequest is what one device has to open, each list in the order of OPEN.
+type OpenRequest struct {
+	Fill   []FillIndex
+	PRG    []PRGIndex
+	Walk   []WalkIndex
+	Mix    []MixIndex
+	Blocks []uint64 // of answered PINGs
+}
+
+// Opened holds the openings of an OpenRequest, list by list in the same order, in wire layout.
+type Opened struct{ Fill, PRG, Walk, Mix, Blocks [][]byte }
+
+// ErrOrder says that a device was asked for something before its time.
+var ErrOrder = errors.New("attest: device asked out of order")
+
+// CPU is the reference prover: it does the work of one GPU in plain Go, bit for bit. It is for tests, localnet and
+// as the measure of every GPU kernel. Its methods are called one at a time, in the order of the protocol.
+type CPU struct {
+	parallel Parallel
+	skip     Shortcuts
+
+	p       Params
+	seed    Digest
+	fill    []byte // Layers * N * N
+	roots   []Node
+	walkKey Digest
+	wroots  []Node
+	mixKey  Digest
+}
+
+// NewCPU makes an honest device.
+func NewCPU(parallel Parallel) *CPU { return &CPU{parallel: parallel} }
+
+// NewLazyCPU makes a device that takes shortcuts.
+func NewLazyCPU(parallel Parallel, s Shortcuts) *CPU { return &CPU{parallel: parallel, skip: s} }
+
+// Fill makes the fill from its seed and returns the root of every layer.
+func (c *CPU) Fill(ctx context.Context, p Params, seed Digest) ([]Node, error) {
+	if err := p.Check(); err != nil {
+		return nil, err
+	}
+	*c = CPU{parallel: c.parallel, skip: c.skip, p: p, seed: seed}
+	c.fill = make([]byte, p.FillBytes())
+	c.roots = make([]Node, p.Layers)
+	for l := range p.Layers {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		if l < 2 {
+			generateWords(c.layer(l), 0, seed.word(2*l), seed.word(2*l+1))
+		} else {
+			c.product(l)
+		}
+		c.roots[l] = MerkleRoot(c.layer(l), uint32(l))
+	}
+	return c.roots, nil
+}
+
+func (c *CPU) layer(l int) []byte {
+	n2 := c.p.LayerBytes()
+	return c.fill[l*n2 : (l+1)*n2]
+}
+
+// product makes layer l >= 2.
+func (c *CPU) product(l int) {
+	n := c.p.N
+	from, roundKey := schedule(&c.seed, l)
+	a, b, x := c.layer(from), c.layer(l-1), c.layer(l)
+	c.parallel(n, func(i int) {
+		row, out := a[i*n:(i+1)*n], x[i*n:(i+1)*n]
+		for j := range n {
+			if c.skip.Element != nil {
+				if v, ok := c.skip.Element(l, i, j); ok {
+					out[j] = v
+					continue
+				}
+			}
+			out[j] = phi(uint32(dot(row, b[j*n:(j+1)*n])), uint32(i), uint32(j), roundKey)
+		}
+	})
+}
+
+// chunk is how many lanes or cells go to one call of a Parallel.
+const chunk = 256
+
+// Walk runs the whole walk under its key and returns the root of every batch's states.
+func (c *CPU) Walk(ctx context.Context, key Digest) ([]Node, error) {
+	if c.roots == nil {
+		return nil, ErrOrder
+	}
+	c.walkKey = key
+	roots := make([]Node, 0, c.p.Batches)
+	err := c.replayWalk(ctx, func(b int, _, after []byte) {
+		roots = append(roots, MerkleRoot(after, walkTag|uint32(b)))
+	}, func(b int) Node { return roots[b] })
+	if err != nil {
+		return nil, err
+	}
+	c.wroots = roots
+	return roots, nil
+}
+
+// replayWalk runs all batches and shows visit the states of all lanes before and after each; rootOf gives a batch's
+// root once it was visited. Both slices are valid during the call only.
+func (c *CPU) replayWalk(ctx context.Context, visit func(b int, before, after []byte), rootOf func(b int) Node) error {
+	p := c.p
+	bs := chain(Final(c.seed, c.roots), c.walkKey[:])
+	before, after := make([]byte, p.Lanes*StateSize), make([]byte, p.Lanes*StateSize)
+	for b := range p.Batches {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		window := c.fill[p.window(&c.walkKey, b)*p.LayerBytes():]
+		c.parallel((p.Lanes+chunk-1)/chunk, func(k int) {
+			for i := k * chunk; i < min((k+1)*chunk, p.Lanes); i++ {
+				c.walkLane(b, i, &bs, window, before, after)
+			}
+		})
+		visit(b, before, after)
+		root := rootOf(b)
+		bs = chain(bs, root[:])
+		before, after = after, before
+	}
+	return nil
+}
+
+func (c *CPU) walkLane(b, i int, bs *Digest, window, before, after []byte) {
+	var s lane
+	if b == 0 {
+		s = firstLane(bs, i)
+	} else {
+		s = readLane(before[i*StateSize:])
+		s.enter(bs)
+	}
+	if c.skip.Lane == nil || !c.skip.Lane(b, i) {
+		blocks := c.p.WinBlocks()
+		for range c.p.Steps {
+			o := scaleTo(s[0], blocks) * BlockSize
+			s.step(window[o : o+BlockSize])
+		}
+	}
+	s.put(after[i*StateSize:])
+}
+
+// Mix runs all rounds of the mix under its key and returns the root of the last one.
+func (c *CPU) Mix(ctx context.Context, key Digest) (last Node, err error) {
+	if c.wroots == nil {
+		return last, ErrOrder
+	}
+	c.mixKey = key
+	err = c.replayMix(ctx, func(r int, _, after []byte) {
+		if r == c.p.Rounds {
+			last = MerkleRoot(after, mixTag|uint32(r))
+		}
+	})
+	return last, err
+}
+
+// Trace replays the mix and returns the roots of rounds 1 .. Rounds-1.
+func (c *CPU) Trace(ctx context.Context) ([]Node, error) {
+	roots := make([]Node, 0, c.p.Rounds-1)
+	err := c.replayMix(ctx, func(r int, _, after []byte) {
+		if r < c.p.Rounds {
+			roots = append(roots, MerkleRoot(after, mixTag|uint32(r)))
+		}
+	})
+	return roots, err
+}
+
+// replayMix runs all rounds and shows visit the cells before and after each; the slices are valid during the call only.
+func (c *CPU) replayMix(ctx context.Context, visit func(r int, before, after []byte)) error {
+	p := c.p
+	if c.wroots == nil {
+		return ErrOrder
+	}
+	before, after := make([]byte, p.Cells*CellSize), make([]byte, p.Cells*CellSize)
+	generateWords(before, 0, c.mixKey.word(0), c.mixKey.word(1))
+	for r := 1; r <= p.Rounds; r++ {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		var window []byte
+		if p.readsFill(r) {
+			window = c.fill[p.window(&c.mixKey, r/mixEvery-1)*p.LayerBytes():]
+		}
+		c.parallel((p.Cells+chunk-1)/chunk, func(k int) {
+			for i := k * chunk; i < min((k+1)*chunk, p.Cells); i++ {
+				c.mixCell(r, i, window, before, after)
+			}
+		})
+		visit(r, before, after)
+		before, after = after, before
+	}
+	return nil
+}
+
+func (c *CPU) mixCell(r, i int, window, before, after []byte) {
+	if c.skip.Cell != nil && c.skip.Cell(r, i) {
+		copy(after[i*CellSize:(i+1)*CellSize], before[i*CellSize:])
+		return
+	}
+	a := readCell(before[i*CellSize:])
+	j1, j2 := a.partners(c.p.Cells)
+	b1, b2 := readCell(before[j1*CellSize:]), readCell(before[j2*CellSize:])
+	x := join(&a, &b1, &b2, i, r)
+	var block []byte
+	if window != nil {
+		block = window[scaleTo(x[0], c.p.WinBlocks())*BlockSize:]
+	}
+	x.absorb(block)
+	x.put(after[i*CellSize:])
+}
+
+// Block returns block number i of the fill, for a PING.
+func (c *CPU) Block(_ context.Context, i uint64) ([]byte, error) {
+	if c.roots == nil || i >= c.p.Blocks() {
+		return nil, ErrOrder
+	}
+	return c.fill[i*BlockSize : (i+1)*BlockSize], nil
+}
+
+// Open opens what the validator asked for. The indices were checked against the parameters (Prover does so).
+func (c *CPU) Open(ctx context.Context, q OpenRequest) (Opened, error) {
+	if c.wroots == nil {
+		return Opened{}, ErrOrder
+	}
+	var o Opened
+	trees := map[int]tree{} // of the layers that were touched
+	for _, f := range q.Fill {
+		o.Fill = append(o.Fill, c.openElement(trees, f))
+	}
+	for _, f := range q.PRG {
+		o.PRG = append(o.PRG, c.openLeaf(nil, trees, f.L, f.Leaf, 1))
+	}
+	var err error
+	if o.Walk, err = c.openWalk(ctx, trees, q.Walk); err != nil {
+		return Opened{}, fmt.Errorf("open walk: %w", err)
+	}
+	if o.Mix, err = c.openMix(ctx, trees, q.Mix); err != nil {
+		return Opened{}, fmt.Errorf("open mix: %w", err)
+	}
+	for _, i := range q.Blocks {
+		o.Blocks = append(o.Blocks, c.openBlock(nil, trees, int(i)*BlockSize))
+	}
+	return o, nil
+}
+
+func (c *CPU) openLeaf(b []byte, trees map[int]tree, l, first, cnt int) []byte {
+	t, ok := trees[l]
+	if !ok {
+		t = newTree(c.layer(l), uint32(l))
+		trees[l] = t
+	}
+	return t.open(b, c.layer(l), first, cnt)
+}
+
+// openBlock opens the leaf that holds byte o of the fill.
+func (c *CPU) openBlock(b []byte, trees map[int]tree, o int) []byte {
+	n2 := c.p.LayerBytes()
+	return c.openLeaf(b, trees, o/n2, o%n2/LeafSize, 1)
+}
+
+func (c *CPU) openElement(trees map[int]tree, f FillIndex) []byte {
+	rl := c.p.rowLeaves()
+	from, _ := schedule(&c.seed, f.L)
+	b := make([]byte, 0, c.p.FillOpening())
+	b = c.openLeaf(b, trees, from, c.p.rowLeaf(f.I), rl)
+	b = c.openLeaf(b, trees, f.L-1, c.p.rowLeaf(f.J), rl)
+	return c.openLeaf(b, trees, f.L, (f.I*c.p.N+f.J)/LeafSize, 1)
+}
+
+func (c *CPU) openWalk(ctx context.Context, trees map[int]tree, items []WalkIndex) ([][]byte, error) {
+	if len(items) == 0 {
+		return nil, nil
+	}
+	byBatch := map[int][]int{}
+	for k, w := range items {
+		byBatch[w.Batch] = append(byBatch[w.Batch], k)
+	}
+	out := make([][]byte, len(items))
+	bs := chain(Final(c.seed, c.roots), c.walkKey[:])
+	err := c.replayWalk(ctx, func(b int, before, after []byte) {
+		var tb, ta tree
+		if len(byBatch[b]) > 0 {
+			if b > 0 {
+				tb = newTree(before, walkTag|uint32(b-1))
+			}
+			ta = newTree(after, walkTag|uint32(b))
+		}
+		for _, k := range byBatch[b] {
+			i := items[k].Lane
+			leaf := i * StateSize / LeafSize
+			o := make([]byte, 0, c.p.WalkOpening(b))
+			s := firstLane(&bs, i)
+			if b > 0 {
+				o = tb.open(o, before, leaf, 1)
+				s = readLane(before[i*StateSize:])
+				s.enter(&bs)
+			}
+			o = ta.open(o, after, leaf, 1)
+			base := c.p.window(&c.walkKey, b) * c.p.LayerBytes()
+			for range c.p.Steps {
+				at := base + scaleTo(s[0], c.p.WinBlocks())*BlockSize
+				o = c.openBlock(o, trees, at)
+				s.step(c.fill[at : at+BlockSize])
+			}
+			out[k] = o
+		}
+		bs = chain(bs, c.wroots[b][:])
+	}, func(b int) Node { return c.wroots[b] })
+	return out, err
+}
+
+func (c *CPU) openMix(ctx context.Context, trees map[int]tree, items []MixIndex) ([][]byte, error) {
+	if len(items) == 0 {
+		return nil, nil
+	}
+	byRound := map[int][]int{}
+	for k, m := range items {
+		byRound[m.Round] = append(byRound[m.Round], k)
+	}
+	out := make([][]byte, len(items))
+	err := c.replayMix(ctx, func(r int, before, after []byte) {
+		var tb, ta tree
+		if len(byRound[r]) > 0 {
+			if r > 1 {
+				tb = newTree(before, mixTag|uint32(r-1))
+			}
+			ta = newTree(after, mixTag|uint32(r))
+		}
+		for _, k := range byRound[r] {
+			i := items[k].Cell
+			a := readCell(before[i*CellSize:])
+			j1, j2 := a.partners(c.p.Cells)
+			o := make([]byte, 0, c.p.MixOpening(r))
+			if r > 1 {
+				for _, j := range [...]int{i, j1, j2} {
+					o = tb.open(o, before, j*CellSize/LeafSize, 1)
+				}
+			}
+			o = ta.open(o, after, i*CellSize/LeafSize, 1)
+			if c.p.readsFill(r) {
+				b1, b2 := readCell(before[j1*CellSize:]), readCell(before[j2*CellSize:])
+				x := join(&a, &b1, &b2, i, r)
+				base := c.p.window(&c.mixKey, r/mixEvery-1) * c.p.LayerBytes()
+				o = c.openBlock(o, trees, base+scaleTo(x[0], c.p.WinBlocks())*BlockSize)
+			}
+			out[k] = o
+		}
+	})
+	return out, err
+}
+
+// Release frees the fill.
+func (c *CPU) Release() { *c = CPU{parallel: c.parallel, skip: c.skip} }

@@ -1,0 +1,104 @@
+package attest
+
+import (
+	"crypto/sha256"
+	"encoding/binary"
+	"errors"
+	"math/bits"
+)
+
+// Leaf tags keep trees of different things apart; a layer's tag is its number.
+const (
+	mixTag  = 0x40000000 // | round
+	walkTag = 0x80000000 // | batch
+)
+
+// maxRowLeaves is the most leaves that one opening holds: a row of n = 65536.
+const maxRowLeaves = 65536 / LeafSize
+
+var errMerkle = errors.New("leaf does not reach its root")
+
+// hashLeaf commits to 512 bytes. The 16 bytes behind them bring it to 528, so that a leaf is never read as a node.
+func hashLeaf(data []byte, tag, idx uint32) Node {
+	var b [LeafSize + 16]byte
+	copy(b[:LeafSize], data)
+	copy(b[LeafSize:], "BSLF")
+	binary.LittleEndian.PutUint32(b[LeafSize+4:], tag)
+	binary.LittleEndian.PutUint32(b[LeafSize+8:], idx)
+	h := sha256.Sum256(b[:])
+	return Node(h[:NodeSize])
+}
+
+func hashNode(l, r *Node) Node {
+	var b [2 * NodeSize]byte
+	copy(b[:], l[:])
+	copy(b[NodeSize:], r[:])
+	h := sha256.Sum256(b[:])
+	return Node(h[:NodeSize])
+}
+
+// tree is a binary Merkle tree: level 0 holds the leaves' digests, the last level the root.
+type tree [][]Node
+
+// newTree builds the tree over data, whose length is a power of two times 512 bytes.
+func newTree(data []byte, tag uint32) tree {
+	level := make([]Node, len(data)/LeafSize)
+	for i := range level {
+		level[i] = hashLeaf(data[i*LeafSize:(i+1)*LeafSize], tag, uint32(i))
+	}
+	t := tree{level}
+	for len(level) > 1 {
+		up := make([]Node, len(level)/2)
+		for i := range up {
+			up[i] = hashNode(&level[2*i], &level[2*i+1])
+		}
+		t, level = append(t, up), up
+	}
+	return t
+}
+
+func (t tree) root() Node { return t[len(t)-1][0] }
+
+// MerkleRoot is the root of the tree over data (a power of two times 512 bytes) whose leaves carry the tag.
+func MerkleRoot(data []byte, tag uint32) Node { return newTree(data, tag).root() }
+
+// open appends cnt leaves of data from leaf first on, then the path of their subtree upwards.
+func (t tree) open(b, data []byte, first, cnt int) []byte {
+	b = append(b, data[first*LeafSize:(first+cnt)*LeafSize]...)
+	level := bits.Len(uint(cnt)) - 1
+	for i := first >> level; level < len(t)-1; level++ {
+		b = append(b, t[level][i^1][:]...)
+		i >>= 1
+	}
+	return b
+}
+
+// takeLeaves checks that cnt leaves from first on, at the head of b, reach the root of a tree of so many leaves.
+// It returns their bytes and what follows the path. The caller has compared the total length of b.
+func takeLeaves(b []byte, leaves int, tag uint32, first, cnt int, root *Node) (data, rest []byte, err error) {
+	var digests [maxRowLeaves]Node
+	for k := range cnt {
+		digests[k] = hashLeaf(b[k*LeafSize:(k+1)*LeafSize], tag, uint32(first+k))
+	}
+	data, b = b[:cnt*LeafSize], b[cnt*LeafSize:]
+	for c := cnt; c > 1; c /= 2 {
+		for k := range c / 2 {
+			digests[k] = hashNode(&digests[2*k], &digests[2*k+1])
+		}
+	}
+	d := digests[0]
+	i := first / cnt
+	for c := leaves / cnt; c > 1; c /= 2 {
+		sibling := Node(b[:NodeSize])
+		if i&1 == 0 {
+			d = hashNode(&d, &sibling)
+		} else {
+			d = hashNode(&sibling, &d)
+		}
+		i, b = i>>1, b[NodeSize:]
+	}
+	if d != *root {
+		return nil, nil, errMerkle
+	}
+	return data, b, nil
+}
