@@ -67,6 +67,9 @@ type Verification struct {
 	Verdicts  []Verdict      `json:"verdicts"`
 	GPUs      []ProvenGPU    `json:"gpus,omitempty"` // proven by a pass
 	Facts     *Facts         `json:"facts,omitempty"`
+	Strength  string         `json:"strength,omitempty"`   // of the challenge: default, enrolment or recheck; empty where none was sent
+	AfterOpen bool           `json:"after_open,omitempty"` // ended by silence or garbage after OPEN: spends the abort budget
+	Holder    string         `json:"holder,omitempty"`     // who held the GPUs of a BUSY machine: a task's or receipt's id
 }
 
 // Verdict finds the verdict of one check; absent is NotRun with reason ABSENT.
