@@ -1,0 +1,219 @@
+// Package pki is a miner's own authority over its machines: it mints and checks X.509 certificates, SSH user
+// certificates, short-lived JWTs and join tokens, and refuses to know who asked for them, over which wire, or where a
+// grant is remembered.
+package pki
+
+import (
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/ed25519"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io"
+	"math/big"
+	"os"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+)
+
+// Backdate is how far before the present every certificate and token begins, so that a peer whose clock runs a little
+// behind takes it.
+const Backdate = 60 * time.Second
+
+const (
+	authorityFile    = "authority.pem"
+	maxAuthorityFile = 64 << 10
+
+	blockCert = "CERTIFICATE"
+	blockCA   = "FLEET CA PRIVATE KEY"
+	blockSSH  = "SSH CA PRIVATE KEY"
+	blockJWT  = "JWT PRIVATE KEY"
+)
+
+// Authority holds a miner's three signing keys: the fleet CA (X.509, P-256), the SSH CA (Ed25519) and the JWT key
+// (Ed25519). It is safe for use by many goroutines.
+type Authority struct {
+	ca     *x509.Certificate
+	caKey  *ecdsa.PrivateKey
+	sshKey ed25519.PrivateKey
+	ssh    ssh.Signer
+	jwtKey ed25519.PrivateKey
+}
+
+// Create makes a new authority and writes it to dir (made with mode 0700 where absent) as one file of mode 0600, so
+// that it exists whole or not at all. It refuses to replace one (fs.ErrExist): every enrolled machine would be lost.
+func Create(dir string) (*Authority, error) {
+	caKey, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, fmt.Errorf("make fleet CA key: %w", err)
+	}
+	_, sshKey, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		return nil, fmt.Errorf("make SSH CA key: %w", err)
+	}
+	_, jwtKey, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		return nil, fmt.Errorf("make JWT key: %w", err)
+	}
+	der, err := selfSign(caKey)
+	if err != nil {
+		return nil, fmt.Errorf("make fleet CA certificate: %w", err)
+	}
+	text := pem.EncodeToMemory(&pem.Block{Type: blockCert, Bytes: der})
+	for _, k := range []struct {
+		name string
+		key  crypto.Signer
+	}{{blockCA, caKey}, {blockSSH, sshKey}, {blockJWT, jwtKey}} {
+		b, err := x509.MarshalPKCS8PrivateKey(k.key)
+		if err != nil {
+			return nil, fmt.Errorf("encode %s: %w", k.name, err)
+		}
+		text = append(text, pem.EncodeToMemory(&pem.Block{Type: k.name, Bytes: b})...)
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("make authority directory: %w", err)
+	}
+	if err := createSecret(filepath.Join(dir, authorityFile), text); err != nil {
+		return nil, fmt.Errorf("write authority: %w", err)
+	}
+	return newAuthority(der, caKey, sshKey, jwtKey)
+}
+
+// selfSign makes the root. It has no meaningful dates: it is in force until its miner makes another one, so that no
+// fleet dies of a forgotten day (99991231235959Z is RFC 5280's "no well-defined expiration").
+func selfSign(key *ecdsa.PrivateKey) ([]byte, error) {
+	serial, err := randomSerial()
+	if err != nil {
+		return nil, err
+	}
+	template := &x509.Certificate{
+		SerialNumber:          serial,
+		Subject:               pkix.Name{CommonName: "basilica fleet CA"},
+		NotBefore:             time.Date(2024, 1, 1, 0, 0, 0, 0, time.UTC),
+		NotAfter:              time.Date(9999, 12, 31, 23, 59, 59, 0, time.UTC),
+		KeyUsage:              x509.KeyUsageCertSign | x509.KeyUsageCRLSign,
+		BasicConstraintsValid: true,
+		IsCA:                  true,
+		MaxPathLenZero:        true,
+	}
+	return x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
+}
+
+func randomSerial() (*big.Int, error) {
+	b := make([]byte, 16)
+	if _, err := io.ReadFull(rand.Reader, b); err != nil {
+		return nil, err
+	}
+	b[0] = b[0]&0x7f | 0x40 // positive, and never shorter than the rest
+	return new(big.Int).SetBytes(b), nil
+}
+
+// Load reads the authority that Create wrote to dir. An absent one is fs.ErrNotExist; a file that others than its owner
+// may read is refused.
+func Load(dir string) (*Authority, error) {
+	path := filepath.Join(dir, authorityFile)
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, fmt.Errorf("open authority: %w", err)
+	}
+	defer f.Close()
+	st, err := f.Stat()
+	if err != nil {
+		return nil, fmt.Errorf("read authority: %w", err)
+	}
+	if st.Mode().Perm()&0o077 != 0 {
+		return nil, fmt.Errorf("authority file %s has mode %04o, others can read it: chmod 600 it", path, st.Mode().Perm())
+	}
+	text, err := io.ReadAll(io.LimitReader(f, maxAuthorityFile+1))
+	if err != nil {
+		return nil, fmt.Errorf("read authority: %w", err)
+	}
+	if len(text) > maxAuthorityFile {
+		return nil, fmt.Errorf("authority file %s has more than %d bytes", path, maxAuthorityFile)
+	}
+	a, err := parseAuthority(text)
+	if err != nil {
+		return nil, fmt.Errorf("authority file %s: %w", path, err)
+	}
+	return a, nil
+}
+
+func parseAuthority(text []byte) (*Authority, error) {
+	blocks := make(map[string][]byte)
+	for {
+		block, rest := pem.Decode(text)
+		if block == nil {
+			break
+		}
+		if _, twice := blocks[block.Type]; twice {
+			return nil, fmt.Errorf("block %q stands twice", block.Type)
+		}
+		blocks[block.Type], text = block.Bytes, rest
+	}
+	caKey, err := parseKey[*ecdsa.PrivateKey](blocks, blockCA)
+	if err != nil {
+		return nil, err
+	}
+	sshKey, err := parseKey[ed25519.PrivateKey](blocks, blockSSH)
+	if err != nil {
+		return nil, err
+	}
+	jwtKey, err := parseKey[ed25519.PrivateKey](blocks, blockJWT)
+	if err != nil {
+		return nil, err
+	}
+	return newAuthority(blocks[blockCert], caKey, sshKey, jwtKey)
+}
+
+func parseKey[K crypto.PrivateKey](blocks map[string][]byte, name string) (K, error) {
+	var none K
+	parsed, err := x509.ParsePKCS8PrivateKey(blocks[name])
+	if err != nil {
+		return none, fmt.Errorf("block %q is absent or not a PKCS#8 key", name)
+	}
+	key, ok := parsed.(K)
+	if !ok {
+		return none, fmt.Errorf("block %q holds a %T", name, parsed)
+	}
+	return key, nil
+}
+
+func newAuthority(caDER []byte, caKey *ecdsa.PrivateKey, sshKey, jwtKey ed25519.PrivateKey) (*Authority, error) {
+	ca, err := x509.ParseCertificate(caDER)
+	if err != nil {
+		return nil, fmt.Errorf("parse fleet CA certificate: %w", err)
+	}
+	if pub, ok := ca.PublicKey.(*ecdsa.PublicKey); !ok || !pub.Equal(&caKey.PublicKey) || pub.Curve != elliptic.P256() {
+		return nil, errors.New("the fleet CA certificate and its P-256 key do not belong together")
+	}
+	signer, err := ssh.NewSignerFromKey(sshKey)
+	if err != nil {
+		return nil, fmt.Errorf("read SSH CA key: %w", err)
+	}
+	return &Authority{ca: ca, caKey: caKey, sshKey: sshKey, ssh: signer, jwtKey: jwtKey}, nil
+}
+
+// createSecret writes a new 0600 file so that path holds either nothing or all of it: the bytes go to a temporary name
+// first, and the link to the final name fails where that exists.
+func createSecret(path string, b []byte) (err error) {
+	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, os.Remove(f.Name())) }()
+	_, err = f.Write(b)
+	if err == nil {
+		err = f.Sync()
+	}
+	if err = errors.Join(err, f.Close()); err != nil {
+		return err
+	}
+	return os.Link(f.Name(), path)
+}
