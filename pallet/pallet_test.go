@@ -1,0 +1,683 @@
+package pallet
+
+import (
+	"bytes"
+	"compress/gzip"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"io"
+	"math/big"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"pgregory.net/rapid"
+
+	"basilica/keys"
+	"basilica/scale"
+)
+
+// testdata reads a file below BASILICA_TESTDATA (default ../testdata),
+// unpacking .gz.
+func testdata(t testing.TB, name string) []byte {
+	t.Helper()
+	root := os.Getenv("BASILICA_TESTDATA")
+	if root == "" {
+		root = filepath.Join("..", "testdata")
+	}
+	f, err := os.Open(filepath.Join(root, name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	var r io.Reader = f
+	if strings.HasSuffix(name, ".gz") {
+		if r, err = gzip.NewReader(f); err != nil {
+			t.Fatal(err)
+		}
+	}
+	data, err := io.ReadAll(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return data
+}
+
+func unmarshal(t testing.TB, name string, into any) {
+	t.Helper()
+	d := json.NewDecoder(bytes.NewReader(testdata(t, name)))
+	d.UseNumber()
+	if err := d.Decode(into); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func unhex(t testing.TB, s string) []byte {
+	t.Helper()
+	b, err := hex.DecodeString(strings.TrimPrefix(s, "0x"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+func hash32(t testing.TB, s string) [32]byte {
+	t.Helper()
+	b := unhex(t, s)
+	if len(b) != 32 {
+		t.Fatalf("%q is not 32 bytes", s)
+	}
+	return [32]byte(b)
+}
+
+func runtime425(t testing.TB, version string) *Runtime {
+	t.Helper()
+	m, err := scale.DecodeMetadata(testdata(t, "subtensor425/decoding/metadata-"+version+".scale"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	rt, err := New(m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return rt
+}
+
+func argMap(s scale.Struct) map[string]any {
+	m := map[string]any{}
+	for _, f := range s {
+		m[f.Name] = f.Value
+	}
+	return m
+}
+
+// fromJSON turns a vector's argument into a value; ok is false for shapes that
+// the test does not translate.
+func fromJSON(v any, typeName string) (any, bool) {
+	switch x := v.(type) {
+	case json.Number:
+		n, ok := new(big.Int).SetString(x.String(), 10)
+		return n, ok
+	case bool, nil:
+		return x, true
+	case string:
+		if pub, err := keys.DecodeSS58(x); err == nil {
+			return pub, true
+		}
+		if b, err := hex.DecodeString(strings.TrimPrefix(x, "0x")); err == nil && strings.HasPrefix(x, "0x") {
+			return b, true
+		}
+		n, ok := new(big.Int).SetString(x, 10)
+		return n, ok
+	case []any:
+		out := make([]any, len(x))
+		for i, e := range x {
+			var ok bool
+			if out[i], ok = fromJSON(e, typeName); !ok {
+				return nil, false
+			}
+		}
+		return out, true
+	case map[string]any:
+		if id, ok := x["Id"].(string); ok && len(x) == 1 {
+			pub, err := keys.DecodeSS58(id)
+			return AccountAddress(pub), err == nil
+		}
+	}
+	return nil, false
+}
+
+func TestCallVectors(t *testing.T) {
+	type vector struct {
+		Pallet, Call, Encoded string
+		Args                  map[string]any
+		ArgTypes              map[string]string
+	}
+	var v struct{ Vectors, FromSourceOnly []vector }
+	unmarshal(t, "bittensor/call-encodings.json", &v)
+	rt := runtime425(t, "v15")
+	built := 0
+	for _, c := range append(v.Vectors, v.FromSourceOnly...) {
+		want := unhex(t, c.Encoded)
+		call, err := rt.DecodeCall(want)
+		if err != nil || call.Pallet != c.Pallet || call.Name != c.Call {
+			t.Errorf("%s.%s: decodes to %s.%s, %v", c.Pallet, c.Call, call.Pallet, call.Name, err)
+			continue
+		}
+		if b, err := rt.Call(call.Pallet, call.Name, argMap(call.Args)); err != nil || !bytes.Equal(b, want) {
+			t.Errorf("%s.%s: encodes again to %x, %v", c.Pallet, c.Call, b, err)
+		}
+		args, ok := map[string]any{}, true
+		for name, a := range c.Args {
+			if args[name], ok = fromJSON(a, c.ArgTypes[name]); !ok {
+				break
+			}
+		}
+		if !ok {
+			continue
+		}
+		built++
+		if b, err := rt.Call(c.Pallet, c.Call, args); err != nil || !bytes.Equal(b, want) {
+			t.Errorf("%s.%s: %x, %v, want %x", c.Pallet, c.Call, b, err, want)
+		}
+	}
+	if built < 38 {
+		t.Errorf("only %d calls built from their arguments", built)
+	}
+}
+
+func TestCallRefusals(t *testing.T) {
+	rt := runtime425(t, "v15")
+	for name, c := range map[string]struct {
+		pallet, call string
+		args         map[string]any
+		err          error
+	}{
+		"pallet":   {"Nope", "x", nil, ErrUnknown},
+		"call":     {"System", "nope", nil, ErrUnknown},
+		"missing":  {"SubtensorModule", "start_call", map[string]any{"net": 1}, scale.ErrInvalid},
+		"too many": {"SubtensorModule", "start_call", map[string]any{"netuid": 1, "x": 1}, scale.ErrInvalid},
+		"range":    {"SubtensorModule", "start_call", map[string]any{"netuid": 1 << 16}, scale.ErrTooBig},
+	} {
+		if _, err := rt.Call(c.pallet, c.call, c.args); !errors.Is(err, c.err) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if _, err := rt.DecodeCall([]byte{7, 92, 39, 0, 1}); err == nil {
+		t.Error("a byte too many passes")
+	}
+}
+
+func TestStorageKeyVectors(t *testing.T) {
+	var v struct {
+		Vectors []struct {
+			Pallet, Item, Key string
+			Args              []struct{ Scale string }
+		}
+	}
+	unmarshal(t, "bittensor/storage-keys.json", &v)
+	rt := runtime425(t, "v14")
+	seen := 0
+	for _, c := range v.Vectors {
+		e, _, err := rt.Storage(c.Pallet, c.Item)
+		if errors.Is(err, ErrUnknown) {
+			continue // gone since the spec of the vector
+		}
+		ids, err := rt.keyTypes(e)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(ids) != len(c.Args) {
+			continue
+		}
+		seen++
+		var args []any
+		for i, a := range c.Args {
+			arg, err := rt.reg.DecodeAll(unhex(t, a.Scale), ids[i])
+			if err != nil {
+				t.Fatalf("%s.%s: %v", c.Pallet, c.Item, err)
+			}
+			args = append(args, arg)
+		}
+		key, err := rt.StorageKey(c.Pallet, c.Item, args...)
+		if err != nil || !bytes.Equal(key, unhex(t, c.Key)) {
+			t.Errorf("%s.%s: %x %v, want %s", c.Pallet, c.Item, key, err, c.Key)
+			continue
+		}
+		if back, err := rt.StorageArgs(c.Pallet, c.Item, key); err != nil || len(back) != len(args) {
+			t.Errorf("%s.%s: keys back %v %v", c.Pallet, c.Item, back, err)
+		}
+	}
+	if seen < 70 {
+		t.Errorf("only %d keys met", seen)
+	}
+}
+
+func TestRecordedStorageKeys(t *testing.T) {
+	var want struct {
+		Items []struct{ Item, Key, Raw string }
+	}
+	unmarshal(t, "subtensor425/decoding/storage.json.gz", &want)
+	rt := runtime425(t, "v15")
+	for _, item := range want.Items {
+		pallet, name, _ := strings.Cut(item.Item, ".")
+		key := unhex(t, item.Key)
+		args, err := rt.StorageArgs(pallet, name, key)
+		if errors.Is(err, ErrUnknown) {
+			continue // palletVersion is not in metadata
+		}
+		if err != nil {
+			t.Errorf("%s: %v", item.Item, err)
+			continue
+		}
+		if back, err := rt.StorageKey(pallet, name, args...); err != nil || !bytes.Equal(back, key) {
+			t.Errorf("%s: %x, %v, want %s", item.Item, back, err, item.Key)
+		}
+		v, err := rt.DecodeStorage(pallet, name, unhex(t, item.Raw))
+		if err != nil {
+			t.Errorf("%s: %v", item.Item, err)
+			continue
+		}
+		if raw, err := rt.EncodeStorage(pallet, name, v); err != nil || !bytes.Equal(raw, unhex(t, item.Raw)) {
+			t.Errorf("%s: value %x, %v", item.Item, raw, err)
+		}
+	}
+}
+
+func TestMortalEraVectors(t *testing.T) {
+	var v struct {
+		Vectors []struct {
+			Current, RequestedPeriod, Period, Phase, Birth, Death uint64
+			Encoded                                               string
+		}
+	}
+	unmarshal(t, "bittensor/mortal-era.json", &v)
+	for _, c := range v.Vectors {
+		e := MortalEra(c.RequestedPeriod, c.Current)
+		if e.Period != c.Period || e.Phase != c.Phase || e.Birth(c.Current) != c.Birth || e.Death(c.Current) != c.Death {
+			t.Errorf("%+v: %+v birth %d death %d", c, e, e.Birth(c.Current), e.Death(c.Current))
+		}
+		b := e.Append(nil)
+		if !bytes.Equal(b, unhex(t, c.Encoded)) {
+			t.Errorf("%+v: %x", c, b)
+		}
+		r := scale.NewReader(b)
+		if back := ReadEra(r); back != e || r.Done() != nil {
+			t.Errorf("%+v: reads as %+v, %v", c, back, r.Done())
+		}
+	}
+}
+
+func TestEraProperty(t *testing.T) {
+	rapid.Check(t, func(rt *rapid.T) {
+		current := rapid.Uint64Range(0, 1<<40).Draw(rt, "current")
+		e := MortalEra(rapid.Uint64Range(0, 1<<17).Draw(rt, "period"), current)
+		birth := e.Birth(current)
+		if birth > current || current >= e.Death(current) {
+			// A quantised phase may lie a little behind current, never after it.
+			rt.Fatalf("%+v: birth %d current %d death %d", e, birth, current, e.Death(current))
+		}
+		r := scale.NewReader(e.Append(nil))
+		if back := ReadEra(r); back != e || r.Done() != nil {
+			rt.Fatalf("%+v reads as %+v", e, back)
+		}
+	})
+}
+
+// case425 is one recorded extrinsic of spec 425.
+type case425 struct {
+	ID, Call                                       string
+	Signer                                         struct{ PublicKey, Scheme string }
+	Nonce                                          uint64
+	GenesisHash, CheckpointHash                    string
+	SpecVersion, TransactionVersion                uint32
+	CallHex, PayloadHex, SignedBytesHex, Signature string
+	ExtrinsicHex, ExtrinsicHash                    string
+	IncludedIn                                     struct{ ExtrinsicIndex int }
+	RawEvents                                      any
+}
+
+func (c *case425) signing(t *testing.T, x *Extrinsic) Signing {
+	s := x.Signing()
+	s.SpecVersion, s.TxVersion = c.SpecVersion, c.TransactionVersion
+	s.Genesis, s.BirthHash = hash32(t, c.GenesisHash), hash32(t, c.CheckpointHash)
+	return s
+}
+
+func TestExtrinsic425Vectors(t *testing.T) {
+	seen := 0
+	rt := runtime425(t, "v15")
+	for _, file := range []string{"accepted", "failed", "rejected"} {
+		var v struct{ Cases []case425 }
+		unmarshal(t, "subtensor425/extrinsics/"+file+".json.gz", &v)
+		for i := range v.Cases {
+			c := &v.Cases[i]
+			raw := unhex(t, c.ExtrinsicHex)
+			x, err := rt.DecodeExtrinsic(raw)
+			if err != nil {
+				t.Errorf("%s: %v", c.ID, err)
+				continue
+			}
+			seen++
+			s := c.signing(t, x)
+			if c.ID == "bad_signature" || c.ID == "bad_call_byte" {
+				if ok, err := rt.Verify(x, s); ok || err != nil {
+					t.Errorf("%s: passes, %v", c.ID, err)
+				}
+				continue
+			}
+			if !x.Signed || x.Signer != hash32(t, c.Signer.PublicKey) || x.Scheme.String() != c.Signer.Scheme || x.Nonce != c.Nonce || !bytes.Equal(x.Call, unhex(t, c.CallHex)) {
+				t.Errorf("%s: decodes to %+v", c.ID, x)
+			}
+			full, err := rt.FullPayload(x.Call, s)
+			if err != nil || !bytes.Equal(full, unhex(t, c.PayloadHex)) {
+				t.Errorf("%s: payload %x, %v", c.ID, full, err)
+			}
+			signed, err := rt.SigningPayload(x.Call, s)
+			if err != nil || !bytes.Equal(signed, unhex(t, c.SignedBytesHex)) {
+				t.Errorf("%s: signed bytes %x, %v", c.ID, signed, err)
+			}
+			if ok, err := rt.Verify(x, s); !ok || err != nil {
+				t.Errorf("%s: signature refused, %v", c.ID, err)
+			}
+			back, err := rt.Assemble(x.Call, s, x.Signer, x.Scheme, x.Signature)
+			if err != nil || !bytes.Equal(back, raw) {
+				t.Errorf("%s: assembles to %x, %v", c.ID, back, err)
+			}
+			if ExtrinsicHash(raw) != hash32(t, c.ExtrinsicHash) {
+				t.Errorf("%s: hash %x", c.ID, ExtrinsicHash(raw))
+			}
+			call, err := rt.DecodeCall(x.Call)
+			if err != nil || call.Pallet+"."+call.Name != c.Call {
+				t.Errorf("%s: call %s.%s, want %s (%v)", c.ID, call.Pallet, call.Name, c.Call, err)
+			}
+			if b, err := rt.Call(call.Pallet, call.Name, argMap(call.Args)); err != nil || !bytes.Equal(b, x.Call) {
+				t.Errorf("%s: call encodes again to %x, %v", c.ID, b, err)
+			}
+		}
+	}
+	if seen != 192 {
+		t.Errorf("%d extrinsics, want 192", seen)
+	}
+}
+
+func TestExtrinsic365Vectors(t *testing.T) {
+	var v struct {
+		Vectors []struct {
+			Name, Algorithm, SignerPublicKey, GenesisHash, BlockHash, Era, Call string
+			Payload, SignedBytes, Signature, Extrinsic, ExtrinsicHash           string
+			SpecVersion, TransactionVersion                                     uint32
+			Nonce, Tip                                                          uint64
+		}
+	}
+	unmarshal(t, "bittensor/extrinsics-signed-spec365.json", &v)
+	rt := runtime425(t, "v14")
+	for _, c := range v.Vectors {
+		s := Signing{
+			SpecVersion: c.SpecVersion, TxVersion: c.TransactionVersion, Genesis: hash32(t, c.GenesisHash),
+			BirthHash: hash32(t, c.BlockHash), Nonce: c.Nonce, Tip: c.Tip,
+			Era: ReadEra(scale.NewReader(unhex(t, c.Era))),
+		}
+		call := unhex(t, c.Call)
+		if full, err := rt.FullPayload(call, s); err != nil || !bytes.Equal(full, unhex(t, c.Payload)) {
+			t.Errorf("%s: payload %x, %v", c.Name, full, err)
+		}
+		scheme := keys.Sr25519
+		if c.Algorithm == "ed25519" {
+			scheme = keys.Ed25519
+		}
+		raw, err := rt.Assemble(call, s, hash32(t, c.SignerPublicKey), scheme, unhex(t, c.Signature))
+		if err != nil || !bytes.Equal(raw, unhex(t, c.Extrinsic)) || ExtrinsicHash(raw) != hash32(t, c.ExtrinsicHash) {
+			t.Errorf("%s: %x, %v", c.Name, raw, err)
+			continue
+		}
+		x, err := rt.DecodeExtrinsic(raw)
+		if err != nil {
+			t.Errorf("%s: %v", c.Name, err)
+			continue
+		}
+		if ok, err := rt.Verify(x, s); !ok || err != nil {
+			t.Errorf("%s: signature refused, %v", c.Name, err)
+		}
+		if c.Algorithm == "ed25519" {
+			pair, err := keys.FromURI(keys.Ed25519, "//Alice")
+			if err != nil {
+				t.Fatal(err)
+			}
+			if again, err := rt.Sign(call, s, pair); err != nil || !bytes.Equal(again, raw) {
+				t.Errorf("%s: signs to %x, %v", c.Name, again, err)
+			}
+		}
+	}
+}
+
+func TestFinneyExtrinsicVectors(t *testing.T) {
+	var v struct {
+		SpecVersion, TransactionVersion uint32
+		GenesisHash                     string
+		Vectors                         []struct {
+			Name, Call, Era, BlockHash, SignerPublicKey, Signature, Payload string
+			Nonce, Tip                                                      uint64
+		}
+	}
+	unmarshal(t, "bittensor/extrinsics-finney-block-9101269.json", &v)
+	rt := runtime425(t, "v15")
+	for _, c := range v.Vectors {
+		s := Signing{
+			SpecVersion: v.SpecVersion, TxVersion: v.TransactionVersion, Genesis: hash32(t, v.GenesisHash),
+			Era: ReadEra(scale.NewReader(unhex(t, c.Era))), BirthHash: hash32(t, c.BlockHash), Nonce: c.Nonce, Tip: c.Tip,
+		}
+		x := &Extrinsic{
+			Call: unhex(t, c.Call), Signer: hash32(t, c.SignerPublicKey), Scheme: keys.Sr25519,
+			Signature: unhex(t, c.Signature), Era: s.Era, Nonce: s.Nonce, Tip: s.Tip,
+		}
+		if full, err := rt.FullPayload(x.Call, s); err != nil || !bytes.Equal(full, unhex(t, c.Payload)) {
+			t.Errorf("%s: payload %x, %v", c.Name, full, err)
+		}
+		if ok, err := rt.Verify(x, s); !ok || err != nil {
+			t.Errorf("%s: a real signature is refused, %v", c.Name, err)
+		}
+	}
+}
+
+type jsonHeader struct {
+	ParentHash, Number, StateRoot, ExtrinsicsRoot string
+	Digest                                        struct{ Logs []string }
+}
+
+func (j *jsonHeader) header(t *testing.T) *Header {
+	n, ok := new(big.Int).SetString(strings.TrimPrefix(j.Number, "0x"), 16)
+	if !ok {
+		t.Fatalf("number %q", j.Number)
+	}
+	h := &Header{
+		Parent: hash32(t, j.ParentHash), Number: n.Uint64(),
+		StateRoot: hash32(t, j.StateRoot), ExtrinsicsRoot: hash32(t, j.ExtrinsicsRoot),
+	}
+	for _, l := range j.Digest.Logs {
+		h.Digest = append(h.Digest, unhex(t, l))
+	}
+	return h
+}
+
+func TestHeaderVectors(t *testing.T) {
+	var v struct {
+		Vectors []struct {
+			Hash, Scale string
+			Header      jsonHeader
+		}
+	}
+	unmarshal(t, "bittensor/block-headers-finney.json", &v)
+	for _, c := range v.Vectors {
+		h := c.Header.header(t)
+		if h.Hash() != hash32(t, c.Hash) || !bytes.Equal(h.Encode(), unhex(t, c.Scale)) {
+			t.Errorf("block %d: %x", h.Number, h.Hash())
+		}
+	}
+	var local struct {
+		Block struct {
+			Hash       string
+			Header     jsonHeader
+			Extrinsics []struct{ What, Bytes, Hash string }
+		}
+	}
+	unmarshal(t, "bittensor/subtensor-localnet-spec438.json", &local)
+	if h := local.Block.Header.header(t); h.Hash() != hash32(t, local.Block.Hash) {
+		t.Errorf("local block: %x", h.Hash())
+	}
+	for _, x := range local.Block.Extrinsics {
+		if ExtrinsicHash(unhex(t, x.Bytes)) != hash32(t, x.Hash) {
+			t.Errorf("%s: wrong hash", x.What)
+		}
+	}
+}
+
+func TestEvent425Vectors(t *testing.T) {
+	var v struct {
+		Events struct {
+			Raw     string
+			Decoded []struct {
+				Phase         json.RawMessage
+				Pallet, Event string
+			}
+			Failed []struct {
+				ExtrinsicIndex int
+				Decoded        struct{ Kind, Value, Pallet, Name string }
+			}
+		}
+	}
+	unmarshal(t, "subtensor425/decoding/chain.json", &v)
+	for _, version := range []string{"v14", "v15"} {
+		rt := runtime425(t, version)
+		events, err := rt.Events(unhex(t, v.Events.Raw))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(events) != len(v.Events.Decoded) {
+			t.Fatalf("%d events, want %d", len(events), len(v.Events.Decoded))
+		}
+		for i, w := range v.Events.Decoded {
+			if !strings.EqualFold(events[i].Pallet, w.Pallet) || events[i].Name != w.Event {
+				t.Errorf("event %d: %s.%s, want %s.%s", i, events[i].Pallet, events[i].Name, w.Pallet, w.Event)
+			}
+		}
+		for _, w := range v.Events.Failed {
+			want := w.Decoded.Pallet + "." + w.Decoded.Name
+			if w.Decoded.Kind != "Module" {
+				want = w.Decoded.Kind + "." + w.Decoded.Value
+			}
+			var de *DispatchError
+			if err := rt.Outcome(events, w.ExtrinsicIndex); !errors.As(err, &de) || !strings.EqualFold(de.Name, want) {
+				t.Errorf("extrinsic %d: %v, want %s", w.ExtrinsicIndex, err, want)
+			}
+		}
+		if err := rt.Outcome(events, 0); err != nil {
+			t.Errorf("the timestamp inherent: %v", err)
+		}
+		if err := rt.Outcome(events, 999); !errors.Is(err, ErrUnknown) {
+			t.Errorf("an extrinsic that is not there: %v", err)
+		}
+	}
+}
+
+// TestOutcome425Vectors reads the fate of every included extrinsic out of its
+// block's events.
+func TestOutcome425Vectors(t *testing.T) {
+	rt := runtime425(t, "v15")
+	for _, file := range []string{"accepted", "failed"} {
+		var v struct {
+			Cases []struct {
+				ID, RawEvents string
+				IncludedIn    struct{ Index int }
+				Result        struct {
+					OK    bool
+					Error struct{ Kind, Pallet, Name string }
+				}
+			}
+		}
+		unmarshal(t, "subtensor425/extrinsics/"+file+".json.gz", &v)
+		for _, c := range v.Cases {
+			events, err := rt.Events(unhex(t, c.RawEvents))
+			if err != nil {
+				t.Errorf("%s: %v", c.ID, err)
+				continue
+			}
+			err = rt.Outcome(events, c.IncludedIn.Index)
+			var de *DispatchError
+			switch {
+			case c.Result.OK && err != nil:
+				t.Errorf("%s: %v", c.ID, err)
+			case c.Result.OK:
+			case !errors.As(err, &de):
+				t.Errorf("%s: %v, want a dispatch error", c.ID, err)
+			case c.Result.Error.Kind == "Module" && !strings.EqualFold(de.Name, c.Result.Error.Pallet+"."+c.Result.Error.Name):
+				t.Errorf("%s: %s, want %+v", c.ID, de.Name, c.Result.Error)
+			case c.Result.Error.Kind != "Module" && !strings.HasPrefix(de.Name, c.Result.Error.Kind):
+				t.Errorf("%s: %s, want %+v", c.ID, de.Name, c.Result.Error)
+			}
+		}
+	}
+}
+
+func TestExtensionsAreWalkedByType(t *testing.T) {
+	base := runtime425(t, "v15").meta
+	change := func(f func(*scale.Metadata)) *Runtime {
+		m := *base
+		m.Extrinsic.Extensions = append([]scale.SignedExtension{}, base.Extrinsic.Extensions...)
+		f(&m)
+		rt, err := New(&m)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return rt
+	}
+	u32 := uint32(0)
+	empty := base.Extrinsic.Extensions[0].Ty
+	for _, x := range base.Extrinsic.Extensions {
+		if x.Identifier == "CheckSpecVersion" {
+			u32 = x.Additional
+		}
+	}
+	call := []byte{0, 0}
+	withEmpty := change(func(m *scale.Metadata) {
+		m.Extrinsic.Extensions = append(m.Extrinsic.Extensions, scale.SignedExtension{Identifier: "Brandnew", Ty: empty, Additional: empty})
+	})
+	want, err := runtime425(t, "v15").FullPayload(call, Signing{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := withEmpty.FullPayload(call, Signing{}); err != nil || !bytes.Equal(got, want) {
+		t.Errorf("an unknown empty extension: %x %v", got, err)
+	}
+	for name, f := range map[string]func(*scale.Metadata){
+		"unknown extra": func(m *scale.Metadata) {
+			m.Extrinsic.Extensions[0] = scale.SignedExtension{Identifier: "Brandnew", Ty: u32, Additional: empty}
+		},
+		"unknown additional": func(m *scale.Metadata) {
+			m.Extrinsic.Extensions[0] = scale.SignedExtension{Identifier: "Brandnew", Ty: empty, Additional: u32}
+		},
+		"changed nonce": func(m *scale.Metadata) {
+			m.Extrinsic.Extensions[5].Ty = u32
+		},
+	} {
+		if _, err := change(f).FullPayload(call, Signing{}); !errors.Is(err, ErrUnsupported) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+func TestPoolErrorNames(t *testing.T) {
+	for n, want := range map[uint8]string{0: "ColdkeyInSwapSchedule", 6: "RateLimitExceeded", 12: "ServingRateLimitExceeded", 27: "DelegateTakeTooHigh", 28: "Unknown", 255: "BadRequest"} {
+		if got := PoolError(n); got != want {
+			t.Errorf("%d: %s, want %s", n, got, want)
+		}
+	}
+}
+
+func FuzzDecodeExtrinsic(f *testing.F) {
+	rt := runtime425(f, "v14")
+	f.Add([]byte{0x28, 5, 2, 0, 0x0b, 6, 0x9f, 0xf4, 0x8e, 0x9f, 1})
+	f.Add([]byte{0x14, 0x84, 0, 1, 2, 3})
+	f.Fuzz(func(t *testing.T, data []byte) {
+		x, err := rt.DecodeExtrinsic(data)
+		if err != nil || !x.Signed {
+			return
+		}
+		if _, err := rt.Verify(x, Signing{}); err != nil {
+			t.Fatalf("decodes but has no payload: %v", err)
+		}
+	})
+}
+
+func FuzzEvents(f *testing.F) {
+	rt := runtime425(f, "v15")
+	f.Add([]byte{4, 0, 0, 0, 0, 0, 0, 0, 0, 0})
+	f.Fuzz(func(_ *testing.T, data []byte) {
+		events, err := rt.Events(data)
+		if err == nil {
+			_ = rt.Outcome(events, 0)
+		}
+	})
+}
