@@ -1,0 +1,250 @@
+// Package score turns verifications into scores and scores into weights, by one published formula. It is pure: it has no
+// clock, no store and no chain, so that anyone can recompute a validator's weights from what the validator publishes.
+//
+// # Formula score/1
+//
+// An executor's score is PassRatio × Σ weight(class of each proven GPU). A miner's score is the sum over its executors.
+//
+// PassRatio is the mean credit of the last Rounds counted verifications (20 by default; fewer where there were fewer). One
+// verification's credit:
+//
+//	gpu_proof pass, or unsure with GPUs proven        1, or TaskPathCredit where task_path did not pass
+//	gpu_proof fail                                    0
+//	gpu_proof not_run BUSY with a holder's id         1 up to BusyFull after the last pass, then falling in a straight line
+//	                                                  to 0 within BusyFall; 0 where there was no pass
+//	gpu_proof not_run for anything else               0
+//	gpu_proof unsure without GPUs (DUPLICATE_UUID)    0
+//	LOCAL_ERROR, VALIDATOR_RESTARTED                  not counted at all: the validator's own fault
+//
+// Besides, an executor earns nothing at all
+//
+//   - after a fail, until its next pass;
+//   - after BUSY without a holder's id, until its next pass;
+//   - after three other not_run in a row, until its next pass (a BUSY with a holder's id neither counts nor ends the row);
+//   - after two ends by silence or garbage after OPEN within 24 h, until a pass of enrolment strength.
+//
+// Whichever comes first holds, and each is lifted by its own condition alone. An unsure with GPUs counts as a pass in all of
+// this; its GPUs are priced as the cheapest model that fits.
+package score
+
+import (
+	"fmt"
+	"math"
+	"slices"
+	"strings"
+	"time"
+
+	"basilica"
+)
+
+// Formula names the version of everything in this package that moves a weight.
+const Formula = "score/1"
+
+// The published constants of score/1.
+const (
+	DefaultRounds  = 20
+	MaxRounds      = 1000
+	BusyFull       = 24 * time.Hour
+	BusyFall       = 24 * time.Hour
+	TaskPathCredit = 0.5
+	MissesInARow   = 3
+	AbortsAllowed  = 1 // one more within AbortWindow halts
+	AbortWindow    = 24 * time.Hour
+)
+
+// Reason codes that the formula knows. Every other reason of a not_run is an "other" one.
+const (
+	ReasonBusy      = "BUSY"
+	ReasonLocal     = "LOCAL_ERROR"
+	ReasonRestarted = "VALIDATOR_RESTARTED"
+)
+
+// StrengthEnrolment is the strength of a challenge that lifts an exhausted abort budget.
+const StrengthEnrolment = "enrolment"
+
+// Policy is what a validator's configuration decides; it is published with the scores.
+type Policy struct {
+	Rounds        int  `json:"rounds"`         // N, 1..MaxRounds
+	AllowSoftware bool `json:"allow_software"` // software devices have a weight at all
+}
+
+// Standing is what an executor's verifications so far come to: the fold of Next over them, oldest first. The zero value
+// is a machine that was never seen.
+type Standing struct {
+	Recent   []float64            `json:"recent"`              // credit of the last counted rounds, oldest first
+	LastPass time.Time            `json:"last_pass,omitzero"`  // end of the last pass
+	GPUs     []basilica.ProvenGPU `json:"gpus,omitempty"`      // of the last pass
+	Misses   int                  `json:"misses,omitempty"`    // not_run other than BUSY since the last round that was none
+	Aborts   []time.Time          `json:"aborts,omitempty"`    // ends after OPEN within AbortWindow
+	Failed   bool                 `json:"failed,omitempty"`    // a fail since the last pass
+	BusyBare bool                 `json:"busy_bare,omitempty"` // BUSY without a holder's id since the last pass
+	Missing  bool                 `json:"missing,omitempty"`   // MissesInARow since the last pass
+	Aborted  bool                 `json:"aborted,omitempty"`   // abort budget spent since the last pass of enrolment strength
+}
+
+// Halted says that the executor earns nothing now, and the code of why; "" if it earns.
+func (s Standing) Halted() string {
+	switch {
+	case s.Failed:
+		return "FAILED"
+	case s.Aborted:
+		return "ABORT_BUDGET"
+	case s.BusyBare:
+		return "BUSY_WITHOUT_HOLDER"
+	case s.Missing:
+		return "NOT_RUN_IN_A_ROW"
+	}
+	return ""
+}
+
+// NeedsEnrolment says that the next challenge must be of enrolment strength: the machine never passed, failed, or has spent
+// its abort budget.
+func (s Standing) NeedsEnrolment() bool { return s.LastPass.IsZero() || s.Failed || s.Aborted }
+
+// Next is the standing after one more verification.
+func (s Standing) Next(v basilica.Verification, p Policy) Standing {
+	proof := v.Verdict(basilica.CheckGPUProof)
+	if proof.Reason == ReasonLocal || proof.Reason == ReasonRestarted {
+		return s
+	}
+	s.Recent, s.Aborts = slices.Clone(s.Recent), slices.Clone(s.Aborts)
+	credit := 0.0
+	switch proven := proof.Result == basilica.Unsure && len(v.GPUs) > 0; {
+	case proof.Result == basilica.Pass || proven:
+		credit = 1
+		if v.Verdict(basilica.CheckTaskPath).Result != basilica.Pass {
+			credit = TaskPathCredit
+		}
+		s = s.passed(v)
+	case proof.Result == basilica.Fail:
+		s.Failed, s.Misses = true, 0
+	case proof.Result == basilica.Unsure:
+		s.GPUs, s.Misses = nil, 0
+	case proof.Reason == ReasonBusy && v.Holder != "":
+		credit = s.busyCredit(v.Ended)
+	case proof.Reason == ReasonBusy:
+		s.BusyBare = true
+	default:
+		s.Misses++
+		s.Missing = s.Missing || s.Misses >= MissesInARow
+	}
+	if v.AfterOpen && proof.Result == basilica.NotRun {
+		s = s.aborted(v.Ended)
+	}
+	s.Recent = append(s.Recent, credit)
+	if over := len(s.Recent) - p.rounds(); over > 0 {
+		s.Recent = slices.Delete(s.Recent, 0, over)
+	}
+	return s
+}
+
+func (p Policy) rounds() int {
+	if p.Rounds < 1 {
+		return DefaultRounds
+	}
+	return min(p.Rounds, MaxRounds)
+}
+
+func (s Standing) passed(v basilica.Verification) Standing {
+	s.LastPass, s.GPUs = v.Ended, slices.Clone(v.GPUs)
+	s.Misses, s.Failed, s.BusyBare, s.Missing = 0, false, false, false
+	if v.Strength == StrengthEnrolment {
+		s.Aborted, s.Aborts = false, nil
+	}
+	return s
+}
+
+func (s Standing) aborted(at time.Time) Standing {
+	s.Aborts = slices.DeleteFunc(s.Aborts, func(t time.Time) bool { return at.Sub(t) > AbortWindow })
+	s.Aborts = append(s.Aborts, at)
+	if len(s.Aborts) > AbortsAllowed {
+		s.Aborted = true
+		s.Aborts = s.Aborts[len(s.Aborts)-AbortsAllowed-1:]
+	}
+	return s
+}
+
+// busyCredit is what a busy round is worth so long after the last pass.
+func (s Standing) busyCredit(at time.Time) float64 {
+	if s.LastPass.IsZero() {
+		return 0
+	}
+	age := at.Sub(s.LastPass)
+	if age <= BusyFull {
+		return 1
+	}
+	return math.Max(0, 1-float64(age-BusyFull)/float64(BusyFall))
+}
+
+// Replay is the standing after all of an executor's verifications, oldest first.
+func Replay(verifications []basilica.Verification, p Policy) Standing {
+	var s Standing
+	for _, v := range verifications {
+		s = s.Next(v, p)
+	}
+	return s
+}
+
+// Score is one executor's part.
+func (s Standing) Score(id basilica.ExecutorID, p Policy) basilica.ExecutorScore {
+	e := basilica.ExecutorScore{Executor: id, Rounds: len(s.Recent), GPUs: len(s.GPUs)}
+	for _, g := range s.GPUs {
+		e.GPUWeight += classWeight(g, p)
+	}
+	for _, c := range s.Recent {
+		e.PassRatio += c
+	}
+	if e.Rounds > 0 {
+		e.PassRatio /= float64(e.Rounds)
+	}
+	e.PassRatio, e.GPUWeight = micro(e.PassRatio), micro(e.GPUWeight)
+	halt := s.Halted()
+	if halt == "" {
+		e.Value = micro(e.PassRatio * e.GPUWeight)
+	}
+	e.Why = why(s, e, halt)
+	return e
+}
+
+func why(s Standing, e basilica.ExecutorScore, halt string) string {
+	switch halt {
+	case "FAILED":
+		return "earns nothing until its next pass: a false claim was proven"
+	case "ABORT_BUDGET":
+		return "earns nothing until a pass of enrolment strength: two challenges ended in silence or garbage after OPEN within 24 h"
+	case "BUSY_WITHOUT_HOLDER":
+		return "earns nothing until its next pass: busy without saying for whom"
+	case "NOT_RUN_IN_A_ROW":
+		return fmt.Sprintf("earns nothing until its next pass: %d rounds in a row could not be measured", s.Misses)
+	}
+	switch {
+	case e.Rounds == 0:
+		return "no round was counted yet"
+	case len(s.GPUs) == 0:
+		return "no GPU is proven"
+	case e.GPUWeight == 0:
+		return "software devices have no weight at this validator"
+	}
+	names := make([]string, 0, len(s.GPUs))
+	for _, g := range s.GPUs {
+		names = append(names, cheapest(g).Model)
+	}
+	return fmt.Sprintf("pass ratio %.3f over %d rounds, %d proven as %s", e.PassRatio, e.Rounds, len(s.GPUs), strings.Join(slices.Compact(names), ", "))
+}
+
+// micro rounds to millionths: what is published is exactly what counts.
+func micro(x float64) float64 { return math.Round(x*1e6) / 1e6 }
+
+// Miner is the score of one miner. The order of its executors does not matter; the result lists them by id.
+func Miner(n basilica.Neuron, executors map[basilica.ExecutorID]Standing, p Policy) basilica.Score {
+	out := basilica.Score{Miner: n.Hotkey, UID: n.UID, Executors: make([]basilica.ExecutorScore, 0, len(executors))}
+	for id, s := range executors {
+		out.Executors = append(out.Executors, s.Score(id, p))
+	}
+	slices.SortFunc(out.Executors, func(a, b basilica.ExecutorScore) int { return strings.Compare(string(a.Executor), string(b.Executor)) })
+	for _, e := range out.Executors {
+		out.Value += e.Value
+	}
+	out.Value = micro(out.Value)
+	return out
+}
