@@ -1,0 +1,485 @@
+package sshdoor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+	"golang.org/x/sync/errgroup"
+
+	"basilica"
+)
+
+// Config is what a server needs. Zero limits take the defaults named beside them.
+type Config struct {
+	HostKey   ssh.Signer
+	CA        ssh.PublicKey      // the only authority whose user certificates are taken
+	Principal string             // the executor's id: user name and principal of every certificate
+	Handlers  map[string]Handler // by subsystem
+	Revoked   func(basilica.GrantID) bool
+	Now       func() time.Time
+	Log       *slog.Logger
+
+	MaxConns         int           // at once, 64
+	MaxConnsPerGrant int           // at once, 4
+	MaxConnsPerAddr  int           // at once per source address before authentication, 8
+	MaxBytes         int64         // of one connection, both directions, 1 GiB
+	Handshake        time.Duration // until authentication has succeeded, 10 s
+	Idle             time.Duration // without a byte from the other side, 3 min
+	Life             time.Duration // of one connection, 15 min; a certificate's end comes first
+	MaxCertificate   time.Duration // longest validity of a certificate, 15 min
+}
+
+// maxChannels bounds the subsystem channels of one connection, one after another; maxRequests the requests that one
+// channel may have refused.
+const (
+	maxChannels = 16
+	maxRequests = 8
+)
+
+// Server takes validators' connections.
+type Server struct {
+	cfg Config
+	ssh *ssh.ServerConfig
+
+	mu      sync.Mutex
+	byAddr  map[netip.Addr]int
+	byGrant map[basilica.GrantID]map[*ssh.ServerConn]bool
+}
+
+// NewServer checks the configuration and fills in its defaults.
+func NewServer(cfg Config) (*Server, error) {
+	switch {
+	case cfg.HostKey == nil || cfg.CA == nil:
+		return nil, errors.New("sshdoor: host key and certificate authority are needed")
+	case cfg.Principal == "":
+		return nil, errors.New("sshdoor: a principal is needed")
+	case cfg.Now == nil || cfg.Log == nil:
+		return nil, errors.New("sshdoor: a clock and a logger are needed")
+	}
+	if cfg.Revoked == nil {
+		cfg.Revoked = func(basilica.GrantID) bool { return false }
+	}
+	orDefault(&cfg.MaxConns, 64)
+	orDefault(&cfg.MaxConnsPerGrant, 4)
+	orDefault(&cfg.MaxConnsPerAddr, 8)
+	orDefault(&cfg.MaxBytes, 1<<30)
+	orDefault(&cfg.Handshake, 10*time.Second)
+	orDefault(&cfg.Idle, 3*time.Minute)
+	orDefault(&cfg.Life, 15*time.Minute)
+	orDefault(&cfg.MaxCertificate, 15*time.Minute)
+	s := &Server{cfg: cfg, byAddr: map[netip.Addr]int{}, byGrant: map[basilica.GrantID]map[*ssh.ServerConn]bool{}}
+	s.ssh = &ssh.ServerConfig{
+		Config:                  modern(),
+		PublicKeyAuthAlgorithms: []string{ssh.KeyAlgoED25519, ssh.KeyAlgoECDSA256},
+		PublicKeyCallback:       s.authenticate,
+		MaxAuthTries:            3,
+		ServerVersion:           serverVersion,
+	}
+	s.ssh.AddHostKey(cfg.HostKey)
+	return s, nil
+}
+
+func orDefault[T int | int64 | time.Duration](v *T, def T) {
+	if *v <= 0 {
+		*v = def
+	}
+}
+
+// Serve takes connections from ln until ctx ends; it closes ln and every connection, and returns when all are gone.
+func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error {
+		<-ctx.Done()
+		if err := ln.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
+			return fmt.Errorf("close the SSH door: %w", err)
+		}
+		return nil
+	})
+	slots := make(chan struct{}, s.cfg.MaxConns)
+	g.Go(func() error {
+		for {
+			conn, err := ln.Accept()
+			if err != nil {
+				if ctx.Err() != nil {
+					return nil
+				}
+				var temporary interface{ Temporary() bool }
+				if errors.As(err, &temporary) && temporary.Temporary() {
+					select {
+					case <-ctx.Done():
+					case <-time.After(50 * time.Millisecond): // out of file descriptors: give others time to close
+					}
+					continue
+				}
+				return fmt.Errorf("accept on the SSH door: %w", err)
+			}
+			select {
+			case slots <- struct{}{}:
+			default:
+				s.cfg.Log.Warn("SSH connection refused: all slots are taken", "from", conn.RemoteAddr().String())
+				conn.Close()
+				continue
+			}
+			g.Go(func() error {
+				defer func() { <-slots }()
+				s.serveConn(ctx, conn)
+				return nil
+			})
+		}
+	})
+	return g.Wait()
+}
+
+// CloseRevoked cuts every connection whose grant Revoked now names.
+func (s *Server) CloseRevoked() {
+	var cut []*ssh.ServerConn
+	s.mu.Lock()
+	for grant, conns := range s.byGrant {
+		if s.cfg.Revoked(grant) {
+			for c := range conns {
+				cut = append(cut, c)
+			}
+		}
+	}
+	s.mu.Unlock()
+	for _, c := range cut {
+		c.Close() // its own goroutine reports the end
+	}
+}
+
+// permitted keys what the certificate allows in Permissions.ExtraData.
+type permittedKey struct{}
+
+type permitted struct {
+	grant      basilica.GrantID
+	validator  basilica.Hotkey
+	subsystems []string
+	ends       time.Time
+}
+
+// authenticate takes a user certificate of our authority for our principal. The library checks the signature of the
+// certificate's own key and the source-address option after it.
+func (s *Server) authenticate(conn ssh.ConnMetadata, key ssh.PublicKey) (*ssh.Permissions, error) {
+	p, err := s.checkCertificate(conn.User(), key)
+	if err != nil {
+		return nil, &ssh.BannerError{Err: err, Message: encodeRefusal(err)}
+	}
+	cert := key.(*ssh.Certificate)
+	return &ssh.Permissions{
+		CriticalOptions: cert.CriticalOptions,
+		ExtraData:       map[any]any{permittedKey{}: p},
+	}, nil
+}
+
+func denied(code, sentence, fix string) error {
+	return basilica.E(basilica.Denied, code, sentence, fix)
+}
+
+func (s *Server) checkCertificate(user string, key ssh.PublicKey) (*permitted, error) {
+	cert, ok := key.(*ssh.Certificate)
+	if !ok {
+		return nil, denied("SSH_NO_CERTIFICATE", "this door takes user certificates, not plain keys", "ask the miner for a validation grant and use its certificate")
+	}
+	if cert.CertType != ssh.UserCert || cert.SignatureKey == nil || !slices.Equal(cert.SignatureKey.Marshal(), s.cfg.CA.Marshal()) {
+		return nil, denied("SSH_CERTIFICATE_AUTHORITY", "the certificate is not one that this machine's miner signed", "ask this machine's miner for a validation grant")
+	}
+	if !slices.Equal(cert.ValidPrincipals, []string{s.cfg.Principal}) || user != s.cfg.Principal {
+		return nil, denied("SSH_PRINCIPAL", fmt.Sprintf("the certificate or user name is not for executor %q alone", s.cfg.Principal), "use the certificate that the grant gave for this executor")
+	}
+	now := s.cfg.Now()
+	from, to := time.Unix(int64(cert.ValidAfter), 0), time.Unix(int64(cert.ValidBefore), 0)
+	if cert.ValidAfter > 1<<40 || cert.ValidBefore > 1<<40 || to.Sub(from) > s.cfg.MaxCertificate {
+		return nil, denied("SSH_CERTIFICATE_LIFE", fmt.Sprintf("the certificate is valid for longer than %s", s.cfg.MaxCertificate), "the miner must sign shorter certificates")
+	}
+	if early := from.Sub(now); early > Tolerance {
+		return nil, denied("SSH_CLOCK", fmt.Sprintf("the certificate begins %d s after this machine's time: the clocks of miner and machine differ", early/time.Second), "set the clocks of both by NTP")
+	}
+	if late := now.Sub(to); late >= Tolerance {
+		return nil, denied("SSH_EXPIRED", fmt.Sprintf("the certificate ended %d s before this machine's time", late/time.Second), "ask for a new grant; where that one is new, set the clocks of miner and machine by NTP")
+	}
+	// Inside the window with tolerance, the library is asked at a time inside the window without it.
+	at := now
+	if at.Before(from) {
+		at = from
+	}
+	if !at.Before(to) {
+		at = to.Add(-time.Second)
+	}
+	checker := &ssh.CertChecker{
+		SupportedCriticalOptions: []string{"source-address"},
+		Clock:                    func() time.Time { return at },
+		IsRevoked:                func(c *ssh.Certificate) bool { return s.cfg.Revoked(basilica.GrantID(c.KeyId)) },
+	}
+	if err := checker.CheckCert(user, cert); err != nil {
+		if s.cfg.Revoked(basilica.GrantID(cert.KeyId)) {
+			return nil, denied("SSH_REVOKED", "the grant was revoked by the miner", "ask for a new grant")
+		}
+		return nil, basilica.E(basilica.Denied, "SSH_CERTIFICATE", "the certificate does not verify", "ask for a new grant").With(err)
+	}
+	grant := basilica.GrantID(cert.KeyId)
+	if grant == "" || len(grant) > 128 {
+		return nil, denied("SSH_CERTIFICATE", "the certificate names no grant", "ask for a new grant")
+	}
+	return &permitted{
+		grant:      grant,
+		validator:  basilica.Hotkey(cert.Extensions[ExtensionValidator]),
+		subsystems: strings.Split(cert.Extensions[ExtensionSubsystems], ","),
+		ends:       to.Add(Tolerance),
+	}, nil
+}
+
+// countAddr adds d to the connections of one source address that have not yet shown who they are.
+func (s *Server) countAddr(a netip.Addr, d int) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if d > 0 && s.byAddr[a] >= s.cfg.MaxConnsPerAddr {
+		return false
+	}
+	if s.byAddr[a] += d; s.byAddr[a] <= 0 {
+		delete(s.byAddr, a)
+	}
+	return true
+}
+
+func (s *Server) enter(grant basilica.GrantID, c *ssh.ServerConn) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	conns := s.byGrant[grant]
+	if len(conns) >= s.cfg.MaxConnsPerGrant {
+		return false
+	}
+	if conns == nil {
+		conns = map[*ssh.ServerConn]bool{}
+		s.byGrant[grant] = conns
+	}
+	conns[c] = true
+	return true
+}
+
+func (s *Server) leave(grant basilica.GrantID, c *ssh.ServerConn) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.byGrant[grant], c)
+	if len(s.byGrant[grant]) == 0 {
+		delete(s.byGrant, grant)
+	}
+}
+
+func sourceOf(c net.Conn) netip.Addr {
+	ap, err := netip.ParseAddrPort(c.RemoteAddr().String())
+	if err != nil {
+		return netip.Addr{} // strangers without an address share one count
+	}
+	return ap.Addr().Unmap()
+}
+
+func (s *Server) serveConn(ctx context.Context, raw net.Conn) {
+	log := s.cfg.Log.With("from", raw.RemoteAddr().String())
+	source := sourceOf(raw)
+	if !s.countAddr(source, 1) {
+		log.Warn("SSH connection refused: too many handshakes from this address")
+		raw.Close()
+		return
+	}
+	handshaking := true
+	handshakeOver := func() {
+		if handshaking {
+			handshaking = false
+			s.countAddr(source, -1)
+		}
+	}
+	defer handshakeOver()
+	conn := newCappedConn(raw, s.cfg.Handshake, s.cfg.Handshake, s.cfg.MaxBytes)
+	stop := context.AfterFunc(ctx, func() { conn.Close() })
+	defer stop()
+	defer conn.Close()
+	sc, channels, requests, err := ssh.NewServerConn(conn, s.ssh)
+	if err != nil {
+		log.Info("SSH handshake refused", "err", err)
+		return
+	}
+	handshakeOver()
+	defer sc.Close()
+	p, ok := sc.Permissions.ExtraData[permittedKey{}].(*permitted)
+	if !ok {
+		log.Error("SSH connection without checked certificate closed")
+		return
+	}
+	log = log.With("grant", string(p.grant), "validator", string(p.validator))
+	if !s.enter(p.grant, sc) {
+		log.Warn("SSH connection refused: the grant has too many already")
+		return
+	}
+	defer s.leave(p.grant, sc)
+	if s.cfg.Revoked(p.grant) { // between the certificate's check and enter
+		return
+	}
+	if err := conn.relax(s.cfg.Idle, min(s.cfg.Life, p.ends.Sub(s.cfg.Now()))); err != nil {
+		return
+	}
+	s.serveChannels(ctx, log, sc, p, channels, requests)
+}
+
+// serveChannels serves session channels one at a time until the connection ends, and waits for the handler.
+func (s *Server) serveChannels(ctx context.Context, log *slog.Logger, sc *ssh.ServerConn, p *permitted, channels <-chan ssh.NewChannel, requests <-chan *ssh.Request) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	wg.Go(func() {
+		defer cancel() // the connection is gone: so is what its handlers work for
+		ssh.DiscardRequests(requests)
+	})
+	busy := make(chan struct{}, 1)
+	taken := 0
+	for nc := range channels {
+		if nc.ChannelType() != "session" {
+			s.reject(log, nc, ssh.Prohibited, "this door opens sessions alone: no forwarding, no agent")
+			continue
+		}
+		select {
+		case busy <- struct{}{}:
+		default:
+			s.reject(log, nc, ssh.ResourceShortage, "one session at a time")
+			continue
+		}
+		if taken++; taken > maxChannels {
+			<-busy
+			s.reject(log, nc, ssh.ResourceShortage, "this connection had its share of sessions")
+			continue
+		}
+		ch, reqs, err := nc.Accept()
+		if err != nil {
+			<-busy
+			log.Info("SSH session lost before it began", "err", err)
+			continue
+		}
+		wg.Go(func() {
+			defer func() { <-busy }()
+			s.serveSession(ctx, log, sc, p, ch, reqs)
+		})
+	}
+	cancel()
+}
+
+func (s *Server) reject(log *slog.Logger, nc ssh.NewChannel, why ssh.RejectionReason, text string) {
+	log.Info("SSH channel refused", "type", nc.ChannelType(), "reason", text)
+	if err := nc.Reject(why, text); err != nil {
+		log.Debug("SSH channel's refusal not sent", "err", err)
+	}
+}
+
+// serveSession waits for the one subsystem request of a channel and runs its handler; every other request is refused.
+func (s *Server) serveSession(ctx context.Context, log *slog.Logger, sc *ssh.ServerConn, p *permitted, ch ssh.Channel, reqs <-chan *ssh.Request) {
+	name, handler := s.awaitSubsystem(ctx, log, p, reqs)
+	if handler == nil {
+		closeChannel(log, ch)
+		go ssh.DiscardRequests(reqs) // ends with the channel
+		return
+	}
+	log = log.With("subsystem", name)
+	var wg sync.WaitGroup
+	wg.Go(func() { ssh.DiscardRequests(reqs) })
+	began := s.cfg.Now()
+	err := runHandler(ctx, handler, Session{
+		SessionID:   sc.SessionID(),
+		HostKeyBlob: s.cfg.HostKey.PublicKey().Marshal(),
+		Grant:       p.grant,
+		Validator:   p.validator,
+		Channel:     halfCloser{ch},
+	})
+	var status uint32
+	if err != nil {
+		status = 1
+		log.Info("SSH subsystem ended with an error", "err", err, "seconds", s.cfg.Now().Sub(began).Seconds())
+		if _, werr := io.WriteString(ch.Stderr(), encodeRefusal(err)); werr != nil {
+			log.Debug("SSH refusal not sent", "err", werr)
+		}
+	} else {
+		log.Info("SSH subsystem served", "seconds", s.cfg.Now().Sub(began).Seconds())
+	}
+	if _, serr := ch.SendRequest("exit-status", false, ssh.Marshal(struct{ Status uint32 }{status})); serr != nil {
+		log.Debug("SSH exit status not sent", "err", serr)
+	}
+	closeChannel(log, ch)
+	wg.Wait()
+}
+
+// runHandler keeps a handler's panic from taking the door down.
+func runHandler(ctx context.Context, h Handler, s Session) (err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			err = fmt.Errorf("subsystem panicked: %v", r)
+		}
+	}()
+	return h(ctx, s)
+}
+
+func (s *Server) awaitSubsystem(ctx context.Context, log *slog.Logger, p *permitted, reqs <-chan *ssh.Request) (string, Handler) {
+	patience := time.NewTimer(s.cfg.Handshake)
+	defer patience.Stop()
+	for range maxRequests {
+		var req *ssh.Request
+		select {
+		case <-ctx.Done():
+			return "", nil
+		case <-patience.C:
+			log.Info("SSH session without a subsystem closed")
+			return "", nil
+		case r, open := <-reqs:
+			if !open {
+				return "", nil
+			}
+			req = r
+		}
+		name, ok := subsystemName(req)
+		handler := s.cfg.Handlers[name]
+		ok = ok && handler != nil && slices.Contains(p.subsystems, name)
+		if !ok {
+			log.Info("SSH request refused", "request", printable(req.Type, 64), "subsystem", printable(name, 64))
+		}
+		if req.WantReply {
+			if err := req.Reply(ok, nil); err != nil {
+				return "", nil
+			}
+		}
+		if ok {
+			return name, handler
+		}
+	}
+	return "", nil
+}
+
+// subsystemName reads the payload of a subsystem request (RFC 4254 section 6.5).
+func subsystemName(req *ssh.Request) (string, bool) {
+	if req.Type != "subsystem" || len(req.Payload) > maxSubsystem+4 {
+		return "", false
+	}
+	var p struct{ Name string }
+	if err := ssh.Unmarshal(req.Payload, &p); err != nil || p.Name == "" {
+		return "", false
+	}
+	return p.Name, true
+}
+
+func closeChannel(log *slog.Logger, ch ssh.Channel) {
+	if err := ch.Close(); err != nil && !errors.Is(err, io.EOF) {
+		log.Debug("SSH channel not closed", "err", err)
+	}
+}
+
+// halfCloser ends the handler's own direction, so that the refusal and the exit status can still follow.
+type halfCloser struct{ ssh.Channel }
+
+// Close sends end of file.
+func (h halfCloser) Close() error { return h.CloseWrite() }
