@@ -1,0 +1,51 @@
+package node
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"basilica"
+	"basilica/keys"
+)
+
+// LoadKey reads a signing key by its reference: the path of a plain key file in the Bittensor layout, or a derivation
+// path from the development phrase, such as //Alice, which everybody knows and only a development chain should see.
+// A leading ~/ is the home directory. what names the key in errors, e.g. "miner.hotkey".
+func LoadKey(what, ref string) (*keys.Pair, error) {
+	if strings.HasPrefix(ref, "//") {
+		pair, err := keys.FromURI(keys.Sr25519, ref)
+		if err != nil {
+			return nil, basilica.E(basilica.Invalid, "KEY_INVALID", fmt.Sprintf("%s: %.40q is not a derivation path", what, ref), "write it like //Alice or //Alice//miner").With(err)
+		}
+		return pair, nil
+	}
+	path, err := expandHome(ref)
+	if err != nil {
+		return nil, err
+	}
+	if ref == "" {
+		return nil, basilica.E(basilica.Invalid, "KEY_MISSING", what+" is not set", "give the path of a key file, e.g. ~/.bittensor/wallets/default/hotkeys/default")
+	}
+	file, err := keys.ReadKeyfile(path)
+	if err != nil {
+		return nil, basilica.E(basilica.Invalid, "KEY_UNREADABLE", fmt.Sprintf("%s: key file %s cannot be used", what, path), "give the path of a plain key file that this user may read").With(err)
+	}
+	if file.Pair == nil {
+		return nil, basilica.E(basilica.Invalid, "KEY_PUBLIC", fmt.Sprintf("%s: key file %s holds no secret", what, path), "give the key file itself, not its public part")
+	}
+	return file.Pair, nil
+}
+
+func expandHome(path string) (string, error) {
+	rest, ok := strings.CutPrefix(path, "~/")
+	if !ok {
+		return path, nil
+	}
+	home, err := os.UserHomeDir()
+	if err != nil {
+		return "", fmt.Errorf("find home directory for %s: %w", path, err)
+	}
+	return filepath.Join(home, rest), nil
+}
