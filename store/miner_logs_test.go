@@ -1,0 +1,107 @@
+package store
+
+import (
+	"bytes"
+	"math/rand/v2"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"basilica"
+)
+
+func readLog(t *testing.T, l *TaskLogs, offset int64) (string, int64) {
+	t.Helper()
+	var b strings.Builder
+	next, err := l.Read("t", offset, func(c basilica.LogChunk) error {
+		if c.Offset != offset+int64(b.Len()) {
+			t.Fatalf("chunk at %d, want %d", c.Offset, offset+int64(b.Len()))
+		}
+		b.Write(c.Data)
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b.String(), next
+}
+
+func TestTaskLogs(t *testing.T) {
+	dir := t.TempDir()
+	l, err := OpenTaskLogs(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	add := func(offset int64, data string) error {
+		return l.Append("t", basilica.LogChunk{Offset: offset, Stream: basilica.Stdout, Data: []byte(data)})
+	}
+	for _, c := range []struct {
+		offset int64
+		data   string
+		code   string
+	}{{0, "hello ", ""}, {0, "hello ", ""}, {3, "lo world", ""}, {12, "gap", "LOG_GAP"}, {-1, "x", "LOG_GAP"}, {11, "", ""}} {
+		if err := add(c.offset, c.data); basilica.CodeOf(err) != c.code {
+			t.Fatalf("append %d %q: %v", c.offset, c.data, err)
+		}
+	}
+	if got, next := readLog(t, l, 4); got != "o world" || next != 11 {
+		t.Fatalf("read %q, next %d", got, next)
+	}
+	if got, next := readLog(t, l, 40); got != "" || next != 40 {
+		t.Fatalf("read past the end: %q, next %d", got, next)
+	}
+
+	// A crash in the middle of a record: the next process overwrites the rest of it.
+	raw, err := os.ReadFile(l.path("t"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(l.path("t"), raw[:len(raw)-2], 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if l, err = OpenTaskLogs(dir); err != nil {
+		t.Fatal(err)
+	}
+	if err := add(6, "again"); err != nil {
+		t.Fatal(err)
+	}
+	if got, _ := readLog(t, l, 0); got != "hello again" {
+		t.Fatalf("after the crash: %q", got)
+	}
+	if err := l.ForgetBefore(time.Now().Add(time.Hour)); err != nil {
+		t.Fatal(err)
+	}
+	if size, err := l.Size("t"); size != 0 || err != nil {
+		t.Fatalf("forgotten log: %d %v", size, err)
+	}
+}
+
+func TestTaskLogsMarks(t *testing.T) {
+	l, err := OpenTaskLogs(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := rand.New(rand.NewPCG(1, 2))
+	var want []byte
+	for len(want) < 3<<20 {
+		data := bytes.Repeat([]byte{byte(r.Uint32())}, 1+r.IntN(60<<10))
+		if err := l.Append("t", basilica.LogChunk{Offset: int64(len(want)), Stream: basilica.Stderr, Data: data}); err != nil {
+			t.Fatal(err)
+		}
+		want = append(want, data...)
+	}
+	for range 50 {
+		from := r.IntN(len(want))
+		if got, next := readLog(t, l, int64(from)); got != string(want[from:]) || next != int64(len(want)) {
+			t.Fatalf("read from %d differs", from)
+		}
+	}
+	again, err := OpenTaskLogs(l.dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, _ := readLog(t, again, 2<<20); got != string(want[2<<20:]) {
+		t.Fatal("read after reopening differs")
+	}
+}
