@@ -1,0 +1,45 @@
+package basilica
+
+import "time"
+
+// ExecutorKey names one executor in the whole subnet: ids are unique inside one miner only.
+type ExecutorKey struct {
+	Miner    Hotkey     `json:"miner"`
+	Executor ExecutorID `json:"executor"`
+}
+
+// Round is one validator's look at the whole subnet. It is open until Ended is set.
+type Round struct {
+	First   BlockNumber `json:"first"` // block at which it begins
+	Hash    Hash        `json:"hash"`  // of that block
+	Slot    int         `json:"slot"`  // which part of the round this validator looks in
+	Started time.Time   `json:"started"`
+	Ended   time.Time   `json:"ended,omitzero"`
+	Outcome Reason      `json:"outcome,omitzero"` // COMPLETED, or why it was not
+	Scores  []Score     `json:"scores,omitempty"` // after it
+}
+
+// Pin is what a validator knows an executor by since it first proved something.
+type Pin struct {
+	ExecutorKey
+	KeySPKI    []byte      `json:"key_spki"`    // DER of the receipt and TLS key
+	AttestSPKI []byte      `json:"attest_spki"` // DER of the attestation key
+	HostKey    []byte      `json:"host_key"`    // SSH wire encoding
+	Since      BlockNumber `json:"since"`       // round in which it was pinned
+}
+
+// VerificationQuery selects verifications, newest first. Zero fields select everything.
+type VerificationQuery struct {
+	Miner    Hotkey
+	Executor ExecutorID
+	Round    *BlockNumber
+	Result   Result // of gpu_proof
+	Before   int64  // only those stored before this place, as VerificationPage.Next gave it; 0: from the newest
+	Limit    int    // at most 500; 0: 50
+}
+
+// VerificationPage is one page of an answer. Next is 0 where nothing follows.
+type VerificationPage struct {
+	Verifications []Verification `json:"verifications"`
+	Next          int64          `json:"next"`
+}
