@@ -1,0 +1,28 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"syscall"
+
+	"basilica"
+)
+
+// listen opens a TCP door. what names it in errors, key is the configuration key that holds addr.
+func listen(ctx context.Context, what, key, addr string) (net.Listener, error) {
+	ln, err := (&net.ListenConfig{}).Listen(ctx, "tcp", addr)
+	switch {
+	case err == nil:
+		return ln, nil
+	case errors.Is(err, syscall.EADDRINUSE):
+		_, port, _ := net.SplitHostPort(addr)
+		return nil, basilica.E(basilica.Conflict, "PORT_TAKEN", fmt.Sprintf("the %s cannot listen on %s: another process uses that port", what, addr),
+			fmt.Sprintf("find it with `ss -ltnp 'sport = :%s'` and stop it, or set %s to another port; port 0 takes any free one", port, key))
+	case errors.Is(err, syscall.EACCES):
+		return nil, basilica.E(basilica.Denied, "PORT_DENIED", fmt.Sprintf("the %s may not listen on %s", what, addr), fmt.Sprintf("set %s to a port from 1024 up", key)).With(err)
+	default:
+		return nil, basilica.E(basilica.Invalid, "LISTEN_ADDRESS", fmt.Sprintf("the %s cannot listen on %.80q", what, addr), fmt.Sprintf("set %s to an address of this machine, e.g. 127.0.0.1:0", key)).With(err)
+	}
+}
