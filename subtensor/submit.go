@@ -1,0 +1,425 @@
+package subtensor
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"basilica"
+	"basilica/keys"
+	"basilica/pallet"
+)
+
+// eraPeriod is how many blocks a transaction of ours may wait; afterwards it
+// is dead and cannot surprise anybody.
+const eraPeriod = 64
+
+// receipt is a successful inclusion with the events of the extrinsic.
+type receipt struct {
+	basilica.Inclusion
+	events []pallet.Event
+}
+
+// sent is a signed extrinsic on its way.
+type sent struct {
+	bytes  hexBytes
+	hash   basilica.Hash
+	anchor basilica.BlockNumber // finalized head when it was signed
+	death  basilica.BlockNumber // first block that cannot hold it any more
+}
+
+// submit signs a call, sends it and returns once its block is final and its
+// events say success. One key has one submission at a time, so that nonces
+// never race.
+func (c *Client) submit(ctx context.Context, signer keys.Signer, palletName, call string, args map[string]any) (*receipt, error) {
+	what := palletName + "." + call
+	release, err := c.enter(ctx, signer.PublicKey())
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", what, err)
+	}
+	defer release()
+	for attempt := 0; ; attempt++ {
+		x, err := c.sign(ctx, signer, palletName, call, args)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", what, err)
+		}
+		r, err := c.send(ctx, x)
+		if code := basilica.CodeOf(err); attempt < 3 && (code == codeStale || code == codeFuture) {
+			c.log.Info("transaction's nonce was taken, signing again", "call", what, "err", err)
+			continue // another program used the key between our question and our answer
+		}
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", what, err)
+		}
+		c.log.Info("transaction is final", "call", what, "block", r.Block, "extrinsic", r.Extrinsic)
+		return r, nil
+	}
+}
+
+// enter waits for the key's turn.
+func (c *Client) enter(ctx context.Context, key [32]byte) (release func(), err error) {
+	c.mu.Lock()
+	q, ok := c.queues[key]
+	if !ok {
+		q = make(chan struct{}, 1)
+		c.queues[key] = q
+	}
+	c.mu.Unlock()
+	select {
+	case q <- struct{}{}:
+		return func() { <-q }, nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+func (c *Client) sign(ctx context.Context, signer keys.Signer, palletName, call string, args map[string]any) (*sent, error) {
+	v, head, err := c.head(ctx)
+	if err != nil {
+		return nil, err
+	}
+	data, err := v.rt.words.Call(palletName, call, args)
+	if err != nil {
+		return nil, err
+	}
+	var nonce uint64
+	if err := c.call(ctx, &nonce, "account_nextIndex", signer.SS58()); err != nil {
+		return nil, fmt.Errorf("nonce: %w", err)
+	}
+	genesis, err := c.Genesis(ctx)
+	if err != nil {
+		return nil, err
+	}
+	s := pallet.Signing{
+		SpecVersion: v.rt.spec, TxVersion: v.rt.tx, Genesis: genesis, Nonce: nonce,
+		Era: pallet.MortalEra(eraPeriod, uint64(head.Number)), BirthHash: head.Hash,
+	}
+	x := &sent{anchor: head.Number, death: basilica.BlockNumber(s.Era.Death(uint64(head.Number)))}
+	// The period is below the quantum of 4096, so the era is born at the head.
+	if x.bytes, err = v.rt.words.Sign(data, s, signer); err != nil {
+		return nil, err
+	}
+	x.hash = pallet.ExtrinsicHash(x.bytes)
+	return x, nil
+}
+
+// send submits and follows x to its end. Where the subscription cannot tell
+// the end, the chain itself is searched.
+func (c *Client) send(ctx context.Context, x *sent) (*receipt, error) {
+	cur, err := c.connect(ctx)
+	if err != nil {
+		return nil, err
+	}
+	rctx, cancel := context.WithTimeout(ctx, c.cfg.RequestTimeout)
+	sub, err := cur.subscribe(rctx, "author_submitAndWatchExtrinsic", "author_unwatchExtrinsic", x.bytes)
+	cancel()
+	var refused *rpcError
+	switch {
+	case err == nil:
+		defer sub.close()
+		hash, err := c.follow(ctx, sub, x)
+		if err != nil || hash != nil {
+			return c.settle(ctx, x, hash, err)
+		}
+	case errors.As(err, &refused) && refused.Code == codeMethodNotFound:
+		if err := c.call(ctx, nil, "author_submitExtrinsic", x.bytes); err != nil && !errors.Is(err, errLost) {
+			return nil, poolError(err)
+		}
+	case errors.As(err, &refused) && refused.Code == codeAlreadyImported:
+	case errors.Is(err, errLost):
+		c.log.Warn("connection lost while a transaction was sent, looking for it on the chain", "extrinsic", x.hash)
+	default:
+		return nil, poolError(err)
+	}
+	hash, err := c.search(ctx, x)
+	return c.settle(ctx, x, hash, err)
+}
+
+func (c *Client) settle(ctx context.Context, x *sent, hash *basilica.Hash, err error) (*receipt, error) {
+	if err != nil {
+		return nil, err
+	}
+	return c.outcome(ctx, x, *hash)
+}
+
+// follow reads the node's notices. It gives the final block, or nil where the
+// notices ended without one.
+func (c *Client) follow(ctx context.Context, sub *subscription, x *sent) (*basilica.Hash, error) {
+	expired := time.NewTicker(max(c.cfg.PollInterval, time.Second))
+	defer expired.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-expired.C:
+			// A node that forgot the transaction sends nothing more.
+			if head, err := c.Head(ctx); err == nil && head.Number >= x.death {
+				return nil, nil
+			}
+		case raw, ok := <-sub.ch:
+			if !ok {
+				return nil, nil
+			}
+			final, over, err := readStatus(raw)
+			if err != nil || final != nil {
+				return final, err
+			}
+			if over {
+				return nil, nil
+			}
+		}
+	}
+}
+
+// readStatus reads one notice. over says that no more will come although the
+// transaction may still be in a block.
+func readStatus(raw json.RawMessage) (final *basilica.Hash, over bool, err error) {
+	var word string
+	if json.Unmarshal(raw, &word) == nil {
+		switch word {
+		case "dropped", "invalid":
+			return nil, false, basilica.E(basilica.Unavailable, "TRANSACTION_DROPPED", "the node gave the transaction up ("+word+")",
+				"try again; if it goes on, ask another node")
+		}
+		return nil, false, nil // future, ready
+	}
+	var status struct {
+		Finalized       *basilica.Hash  `json:"finalized"`
+		FinalityTimeout json.RawMessage `json:"finalityTimeout"`
+		Usurped         json.RawMessage `json:"usurped"`
+	}
+	if err := json.Unmarshal(raw, &status); err != nil {
+		return nil, false, fmt.Errorf("transaction status: %w", err)
+	}
+	if status.Usurped != nil {
+		return nil, false, basilica.E(basilica.Conflict, "TRANSACTION_USURPED", "another transaction of the same key took this one's place",
+			"make sure that only one program uses this key, and try again")
+	}
+	return status.Finalized, status.FinalityTimeout != nil, nil
+}
+
+// search looks for x in every finalized block in which it may stand.
+func (c *Client) search(ctx context.Context, x *sent) (*basilica.Hash, error) {
+	next := x.anchor + 1
+	for {
+		head, err := c.Head(ctx)
+		if err != nil {
+			return nil, err
+		}
+		for ; next <= head.Number && next < x.death; next++ {
+			hash, err := c.blockHash(ctx, next)
+			if err != nil {
+				return nil, err
+			}
+			index, err := c.indexIn(ctx, x, hash)
+			if err != nil {
+				return nil, err
+			}
+			if index >= 0 {
+				return &hash, nil
+			}
+		}
+		if next >= x.death {
+			return nil, basilica.E(basilica.Unavailable, "TRANSACTION_LOST",
+				fmt.Sprintf("the transaction is in no block up to %d, its last", x.death-1), "try again; it can take no effect any more")
+		}
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-time.After(c.cfg.PollInterval):
+		}
+	}
+}
+
+// block is what we read of a block.
+type block struct {
+	Block struct {
+		Header     jsonHeader `json:"header"`
+		Extrinsics []hexBytes `json:"extrinsics"`
+	} `json:"block"`
+}
+
+func (c *Client) blockAt(ctx context.Context, hash basilica.Hash) (*block, error) {
+	var b *block
+	if err := c.call(ctx, &b, "chain_getBlock", hash); err != nil {
+		return nil, fmt.Errorf("block %s: %w", hash, err)
+	}
+	if b == nil {
+		return nil, basilica.E(basilica.NotFound, "BLOCK_UNKNOWN", "the node does not know block "+hash.String(), "")
+	}
+	return b, nil
+}
+
+// indexIn is x's place in a block, -1 where it is not in it.
+func (c *Client) indexIn(ctx context.Context, x *sent, hash basilica.Hash) (int, error) {
+	b, err := c.blockAt(ctx, hash)
+	if err != nil {
+		return -1, err
+	}
+	return x.index(b), nil
+}
+
+func (x *sent) index(b *block) int {
+	for i, raw := range b.Block.Extrinsics {
+		if pallet.ExtrinsicHash(raw) == x.hash {
+			return i
+		}
+	}
+	return -1
+}
+
+// outcome reads the block of x and what its events say of x.
+func (c *Client) outcome(ctx context.Context, x *sent, hash basilica.Hash) (*receipt, error) {
+	b, err := c.blockAt(ctx, hash)
+	if err != nil {
+		return nil, err
+	}
+	index := x.index(b)
+	if index < 0 {
+		return nil, fmt.Errorf("block %s does not hold the transaction that the node said it holds", hash)
+	}
+	// A block's events are written by the runtime of its parent's state.
+	rt, err := c.runtimeAt(ctx, b.Block.Header.ParentHash)
+	if err != nil {
+		return nil, err
+	}
+	key, err := rt.words.StorageKey("System", "Events")
+	if err != nil {
+		return nil, err
+	}
+	var raw *hexBytes
+	if err := c.call(ctx, &raw, "state_getStorage", hexBytes(key), hash); err != nil {
+		return nil, fmt.Errorf("events: %w", err)
+	}
+	if raw == nil {
+		raw = &hexBytes{0}
+	}
+	events, err := rt.words.Events(*raw)
+	if err != nil {
+		return nil, fmt.Errorf("events: %w", err)
+	}
+	if err := rt.words.Outcome(events, index); err != nil {
+		return nil, dispatchError(err)
+	}
+	r := &receipt{Inclusion: basilica.Inclusion{
+		Block: basilica.BlockNumber(b.Block.Header.Number), BlockHash: hash, Index: index, Extrinsic: x.hash,
+	}}
+	for _, e := range events {
+		if e.Extrinsic == index {
+			r.events = append(r.events, e)
+		}
+	}
+	return r, nil
+}
+
+// Codes of JSON-RPC errors.
+const (
+	codeMethodNotFound  = -32601
+	codeInvalid         = 1010
+	codeAlreadyImported = 1013
+)
+
+// Codes of refusals that a new signature may cure.
+const (
+	codeStale  = "Pool.Stale"
+	codeFuture = "Pool.Future"
+)
+
+// poolError names the pool's refusal of a transaction; other errors pass.
+func poolError(err error) error {
+	var refused *rpcError
+	if !errors.As(err, &refused) {
+		return err
+	}
+	if refused.Code != codeInvalid {
+		return basilica.E(basilica.Unavailable, fmt.Sprintf("Pool.%d", refused.Code), "the node did not take the transaction", "try again in a moment").With(err)
+	}
+	text := refused.text()
+	var n uint8
+	if _, scanErr := fmt.Sscanf(text, "Custom error: %d", &n); scanErr == nil {
+		name := pallet.PoolError(n)
+		return basilica.E(kindOf(name), "Pool."+name, fmt.Sprintf("the chain refuses the transaction: %s (custom error %d)", name, n), fixFor(name)).With(err)
+	}
+	for _, known := range []struct {
+		text, code, fix string
+		kind            basilica.Kind
+	}{
+		{"outdated", codeStale, "try again", basilica.Conflict},
+		{"valid in the future", codeFuture, "try again", basilica.Conflict},
+		{"bad signature", "Pool.BadProof", "the node may have been upgraded just now: try again; check that the key is the right one", basilica.Denied},
+		{"Inability to pay", "Pool.Payment", "send some TAO to the signing key", basilica.Exhausted},
+		{"ancient birth block", "Pool.AncientBirthBlock", "try again", basilica.Conflict},
+		{"not expected", "Pool.Call", "the chain does not take this call now", basilica.Denied},
+	} {
+		if strings.Contains(text, known.text) {
+			return basilica.E(known.kind, known.code, "the chain refuses the transaction: "+text, known.fix).With(err)
+		}
+	}
+	return basilica.E(basilica.Invalid, "Pool.Invalid", "the chain refuses the transaction: "+text, "").With(err)
+}
+
+// dispatchError turns the chain's own error into ours, code and all.
+func dispatchError(err error) error {
+	var d *pallet.DispatchError
+	if !errors.As(err, &d) {
+		return err
+	}
+	sentence := "the chain included the transaction and refused its call: " + d.Name
+	if docs := strings.TrimRight(d.Docs, ". "); docs != "" {
+		sentence += " (" + docs + ")"
+	}
+	_, name, ok := strings.Cut(d.Name, ".")
+	if !ok {
+		name = d.Name
+	}
+	return basilica.E(kindOf(name), d.Name, sentence, fixFor(name)).With(err)
+}
+
+// kindOf sorts the chain's names by what a caller can do about them.
+func kindOf(name string) basilica.Kind {
+	has := func(parts ...string) bool {
+		for _, p := range parts {
+			if strings.Contains(name, p) {
+				return true
+			}
+		}
+		return false
+	}
+	switch {
+	case has("RateLimit", "TooFast", "TooMany", "NotEnough", "TooLow", "PriceLimit", "Insufficient", "FundsUnavailable"):
+		return basilica.Exhausted
+	case has("NotRegistered", "NotExist", "DoesntExist", "NotFound"):
+		return basilica.NotFound
+	case has("AlreadyRegistered", "InSwapSchedule", "CommitReveal"):
+		return basilica.Conflict
+	case has("NoValidatorPermit", "NonAssociated", "NotPermitted", "Disabled", "BadOrigin", "Disallowed"):
+		return basilica.Denied
+	}
+	return basilica.Invalid
+}
+
+// fixFor is the next step for the refusals that people meet most.
+func fixFor(name string) string {
+	switch name {
+	case "NeuronNoValidatorPermit":
+		return "stake more on this hotkey and wait for the next epoch, which gives the permits"
+	case "RateLimitExceeded", "SettingWeightsTooFast", "ServingRateLimitExceeded":
+		return "wait until the rate limit of the subnet has passed and try again"
+	case "HotKeyNotRegisteredInNetwork", "HotKeyNotRegisteredInSubNet":
+		return "register the hotkey on the subnet first"
+	case "RegistrationPriceLimitExceeded":
+		return "raise the highest price, or wait until the price has fallen"
+	case "NotEnoughBalanceToStake", "FundsUnavailable", "BalanceTooLow":
+		return "send some TAO to the signing coldkey"
+	case "StakeAmountTooLow", "NotEnoughStakeToSetWeights":
+		return "stake more on this hotkey"
+	case "InvalidIpAddress":
+		return "announce an address that others can reach; the chain refuses 127.0.0.1"
+	case "NonAssociatedColdKey":
+		return "sign with the coldkey that owns the hotkey"
+	}
+	return ""
+}
