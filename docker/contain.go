@@ -1,0 +1,198 @@
+package docker
+
+import (
+	"fmt"
+	"os"
+	"path"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/moby/moby/api/types/container"
+	"github.com/moby/moby/api/types/mount"
+
+	"basilica"
+)
+
+// Where a stranger's container finds its files.
+const (
+	inputDir  = "/in"
+	outputDir = "/out"
+	homeDir   = "/home/job"
+	tempDir   = "/tmp"
+)
+
+// strangerID is the user and group of every stranger: no account of any host, and high enough to be none's subordinate.
+const strangerID = "1987654321"
+
+const (
+	minMemory  = 16 << 20 // less than this does not even hold the tmpfs mounts
+	maxVolumes = 16
+	nofile     = 65536
+)
+
+// tmpfsPlan divides at most half of a container's memory among what lives in memory and counts in it.
+type tmpfsPlan struct {
+	temp, home, shm, volume int64 // bytes; volume is one of the image's VOLUMEs
+}
+
+func planTmpfs(memory, output int64, volumes int) (tmpfsPlan, error) {
+	if memory < minMemory {
+		return tmpfsPlan{}, basilica.E(basilica.Invalid, "MEMORY_TOO_SMALL", fmt.Sprintf("a container needs at least %d bytes of memory, the task gives %d", minMemory, memory), "ask for more with --memory")
+	}
+	if output < 0 || output > memory/4 {
+		return tmpfsPlan{}, basilica.E(basilica.Invalid, "OUTPUT_TOO_LARGE", fmt.Sprintf("outputs of %d bytes are over a quarter of the task's memory of %d bytes, in which they are kept", output, memory), "ask for more memory or for less output")
+	}
+	p := tmpfsPlan{
+		temp: min(memory/16, 1<<30),
+		home: min(memory/32, 256<<20),
+		shm:  min(memory/32, 1<<30),
+	}
+	if volumes > 0 {
+		p.volume = max(memory/32/int64(volumes), 4<<10)
+	}
+	return p, nil
+}
+
+// contained is the container of a stranger: everything that DESIGN section 5 says of it stands here.
+func contained(spec basilica.ContainerSpec, volumes []string) (*container.Config, *container.HostConfig, error) {
+	if spec.CPUMillis <= 0 || spec.Pids <= 0 || spec.LogBytes <= 0 {
+		return nil, nil, basilica.E(basilica.Invalid, "CONTAINER_LIMITS", "a container without limits of CPU, processes or log is not made", "")
+	}
+	volumes, err := maskable(volumes)
+	if err != nil {
+		return nil, nil, err
+	}
+	plan, err := planTmpfs(spec.MemoryBytes, spec.OutputBytes, len(volumes))
+	if err != nil {
+		return nil, nil, err
+	}
+	cfg := &container.Config{
+		Image:           spec.Image,
+		User:            strangerID + ":" + strangerID,
+		Env:             environment(spec.Env),
+		Labels:          spec.Labels,
+		Hostname:        "job",
+		NetworkDisabled: true,
+		Healthcheck:     &container.HealthConfig{Test: []string{"NONE"}},
+		StopSignal:      "SIGTERM",
+	}
+	if len(spec.Command) > 0 {
+		cfg.Entrypoint, cfg.Cmd = spec.Command[:1], spec.Command[1:]
+	}
+	mounts := []mount.Mount{
+		tmpfs(tempDir, plan.temp),
+		tmpfs(homeDir, plan.home),
+	}
+	for _, v := range volumes {
+		mounts = append(mounts, tmpfs(v, plan.volume))
+	}
+	if spec.Input != "" {
+		mounts = append(mounts, bind(spec.Input, inputDir, true))
+	}
+	if spec.Output != "" {
+		mounts = append(mounts, bind(spec.Output, outputDir, false))
+	}
+	yes := true
+	pids := spec.Pids
+	host := &container.HostConfig{
+		NetworkMode:    "none",
+		IpcMode:        "private",
+		CgroupnsMode:   "private",
+		CapDrop:        []string{"ALL"},
+		SecurityOpt:    []string{"no-new-privileges:true"}, // seccomp: the engine's default profile, which Available insists on
+		ReadonlyRootfs: true,
+		Init:           &yes,
+		ShmSize:        plan.shm,
+		Mounts:         mounts,
+		RestartPolicy:  container.RestartPolicy{Name: "no"},
+		LogConfig: container.LogConfig{Type: "json-file", Config: map[string]string{
+			"max-size": strconv.FormatInt(spec.LogBytes, 10), "max-file": "2",
+		}},
+		Resources: container.Resources{
+			Memory:     spec.MemoryBytes,
+			MemorySwap: spec.MemoryBytes, // the sum of memory and swap: no swap
+			NanoCPUs:   spec.CPUMillis * 1_000_000,
+			PidsLimit:  &pids,
+			Ulimits: []*container.Ulimit{
+				{Name: "core"}, // no core file anywhere
+				{Name: "nofile", Soft: nofile, Hard: nofile},
+			},
+			DeviceRequests: deviceRequests(spec.GPUs),
+		},
+	}
+	return cfg, host, nil
+}
+
+// environment puts the caller's variables after ours, which they may replace. Sorted: the same task gives the same
+// container.
+func environment(env map[string]string) []string {
+	out := []string{"HOME=" + homeDir, "TMPDIR=" + tempDir}
+	for k, v := range env {
+		out = append(out, k+"="+v)
+	}
+	slices.Sort(out[2:])
+	return out
+}
+
+func tmpfs(target string, size int64) mount.Mount {
+	return mount.Mount{Type: mount.TypeTmpfs, Target: target, TmpfsOptions: &mount.TmpfsOptions{SizeBytes: size, Mode: os.ModeSticky | 0o777}}
+}
+
+func bind(source, target string, readOnly bool) mount.Mount {
+	return mount.Mount{Type: mount.TypeBind, Source: source, Target: target, ReadOnly: readOnly, BindOptions: &mount.BindOptions{Propagation: mount.PropagationRPrivate}}
+}
+
+// maskable checks the VOLUMEs of an image, which would be written on the host's disk and outlive the container, and
+// leaves out those that our own mounts cover already.
+func maskable(volumes []string) ([]string, error) {
+	bad := func(v, why string) error {
+		return basilica.E(basilica.Invalid, "IMAGE_VOLUME", fmt.Sprintf("the image's VOLUME %.100q cannot be masked: %s", v, why), "use an image without that VOLUME")
+	}
+	if len(volumes) > maxVolumes {
+		return nil, bad(volumes[0], fmt.Sprintf("the image has more than %d of them", maxVolumes))
+	}
+	ours := []string{inputDir, outputDir, homeDir, tempDir}
+	var out []string
+	for _, v := range volumes {
+		clean := path.Clean(v)
+		if !path.IsAbs(v) || clean == "/" || strings.ContainsAny(v, ":,\x00") {
+			return nil, bad(v, "it is no plain absolute path below /")
+		}
+		for _, kernel := range []string{"/proc", "/sys", "/dev"} {
+			if clean == kernel || strings.HasPrefix(clean, kernel+"/") {
+				return nil, bad(v, "it covers "+kernel)
+			}
+		}
+		switch {
+		case slices.Contains(ours, clean):
+			continue
+		case slices.ContainsFunc(ours, func(o string) bool {
+			return strings.HasPrefix(clean, o+"/") || strings.HasPrefix(o, clean+"/")
+		}):
+			return nil, bad(v, "it overlaps "+strings.Join(ours, ", "))
+		}
+		if !slices.Contains(out, clean) {
+			out = append(out, clean)
+		}
+	}
+	return out, nil
+}
+
+// deviceRequests names real GPUs to the engine's GPU hook; a software device is computed on the CPU and needs none.
+func deviceRequests(gpus []basilica.GPU) []container.DeviceRequest {
+	var ids []string
+	for _, g := range gpus {
+		switch g.Kind {
+		case basilica.GPUSoftware:
+		case basilica.GPUMIG:
+			ids = append(ids, "MIG-"+g.UUID)
+		default:
+			ids = append(ids, "GPU-"+g.UUID)
+		}
+	}
+	if len(ids) == 0 {
+		return nil
+	}
+	return []container.DeviceRequest{{DeviceIDs: ids, Capabilities: [][]string{{"gpu", "compute", "utility"}}}}
+}

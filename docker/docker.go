@@ -1,0 +1,278 @@
+// Package docker is the container engine: it turns a stranger's container into an engine's settings that give it
+// nothing, and follows its life. It knows no task, no lease and no miner.
+package docker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/moby/moby/api/pkg/stdcopy"
+	"github.com/moby/moby/api/types/container"
+	"github.com/moby/moby/client"
+
+	"basilica"
+)
+
+// DefaultHost is where the engine listens unless the configuration says otherwise.
+const DefaultHost = "unix:///var/run/docker.sock"
+
+const callTimeout = 30 * time.Second
+
+// Engine is one Docker engine on this machine. Its methods may be called at the same time.
+type Engine struct {
+	api *client.Client
+	log *slog.Logger
+}
+
+// New makes a client of the engine at host, a unix:// address; the engine need not run yet. Bind mounts need the engine
+// on the same machine, so no other scheme is taken.
+func New(host string, log *slog.Logger) (*Engine, error) {
+	if host == "" {
+		host = DefaultHost
+	}
+	if !strings.HasPrefix(host, "unix://") {
+		return nil, basilica.E(basilica.Invalid, "DOCKER_REMOTE", fmt.Sprintf("the engine %q is not a Unix socket of this machine", host), "set executor.docker_host to unix:///var/run/docker.sock or another local socket")
+	}
+	api, err := client.New(client.WithHost(host))
+	if err != nil {
+		return nil, fmt.Errorf("make engine client: %w", err)
+	}
+	return &Engine{api: api, log: log}, nil
+}
+
+// Close gives the connections to the engine back.
+func (e *Engine) Close() error { return e.api.Close() }
+
+// Available says which engine answers. An engine that is away is Unavailable (DOCKER_ABSENT), one that cannot contain a
+// stranger Denied (ENGINE_UNSAFE).
+func (e *Engine) Available(ctx context.Context) (name, version string, err error) {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	res, err := e.api.Info(ctx, client.InfoOptions{})
+	if err != nil {
+		return "", "", e.mapped("ask the engine", err)
+	}
+	info := res.Info
+	if !info.MemoryLimit || !info.PidsLimit || !(info.CPUCfsQuota || info.CPUCfsPeriod) {
+		return "", "", unsafe("limits of memory, processes or CPU do not work")
+	}
+	seccomp := slices.ContainsFunc(info.SecurityOptions, func(o string) bool {
+		return strings.HasPrefix(o, "name=seccomp") && !strings.Contains(o, "profile=unconfined")
+	})
+	if !seccomp {
+		return "", "", unsafe("no seccomp profile applies by default")
+	}
+	return "docker", info.ServerVersion, nil
+}
+
+func unsafe(what string) error {
+	return basilica.E(basilica.Denied, "ENGINE_UNSAFE", "the container engine cannot contain a stranger: "+what, "use an engine and a kernel with cgroup limits and the default seccomp profile; docker info names what is missing")
+}
+
+// mapped gives the kind of an engine's failure.
+func (e *Engine) mapped(doing string, err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case client.IsErrConnectionFailed(err):
+		return basilica.E(basilica.Unavailable, "DOCKER_ABSENT", "the container engine does not answer at "+e.api.DaemonHost(), "install Docker and start it (Debian: apt-get install docker.io; then scripts/dockerd.sh start or systemctl start docker)").With(err)
+	case errdefs.IsNotFound(err):
+		return basilica.E(basilica.NotFound, "CONTAINER_GONE", "the container does not exist", "").With(fmt.Errorf("%s: %w", doing, err))
+	}
+	return fmt.Errorf("%s: %w", doing, err)
+}
+
+// Create makes a container without starting it. Its image must be local.
+func (e *Engine) Create(ctx context.Context, spec basilica.ContainerSpec) (id string, err error) {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	img, err := e.api.ImageInspect(ctx, spec.Image)
+	if err != nil {
+		return "", e.imageError(spec.Image, err)
+	}
+	var volumes map[string]struct{}
+	if img.Config != nil {
+		volumes = img.Config.Volumes
+	}
+	cfg, host, err := contained(spec, slices.Sorted(maps.Keys(volumes)))
+	if err != nil {
+		return "", err
+	}
+	res, err := e.api.ContainerCreate(ctx, client.ContainerCreateOptions{Config: cfg, HostConfig: host, Name: spec.Name})
+	if err != nil {
+		return "", e.mapped("create container", err)
+	}
+	for _, w := range res.Warnings {
+		e.log.Warn("the engine warns of a new container", "container", res.ID, "warning", w)
+	}
+	return res.ID, nil
+}
+
+// Start starts a created container and gives the function that waits for its witnessed end. An entry point that cannot
+// be executed is Invalid (CONTAINER_START).
+func (e *Engine) Start(ctx context.Context, id string) (wait func(context.Context) (basilica.ContainerEnd, error), err error) {
+	// The wait is registered before the start, else a short container could end unseen.
+	waiting, stopWaiting := context.WithCancel(context.WithoutCancel(ctx))
+	exit := e.api.ContainerWait(waiting, id, client.ContainerWaitOptions{Condition: container.WaitConditionNextExit})
+	starting, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	if _, err := e.api.ContainerStart(starting, id, client.ContainerStartOptions{}); err != nil {
+		stopWaiting()
+		if errdefs.IsInvalidArgument(err) || strings.Contains(err.Error(), "OCI runtime create failed") {
+			return nil, basilica.E(basilica.Invalid, "CONTAINER_START", "the container could not start: "+startSentence(err), "check the command and the image").With(err)
+		}
+		return nil, e.mapped("start container", err)
+	}
+	kills := e.watchMemory(starting, id)
+	return func(ctx context.Context) (basilica.ContainerEnd, error) {
+		defer stopWaiting()
+		defer kills.stop()
+		select {
+		case <-ctx.Done():
+			return basilica.ContainerEnd{}, ctx.Err()
+		case err := <-exit.Error:
+			return basilica.ContainerEnd{}, e.mapped("wait for container", err)
+		case res := <-exit.Result:
+			return e.ended(ctx, id, res, kills)
+		}
+	}, nil
+}
+
+// startSentence takes the end of the runtime's own words: they name the file that could not be executed.
+func startSentence(err error) string {
+	text := err.Error()
+	if i := strings.LastIndex(text, "exec: "); i >= 0 {
+		text = text[i+len("exec: "):]
+	}
+	if len(text) > 200 {
+		text = text[len(text)-200:]
+	}
+	return strings.TrimSuffix(text, ": unknown")
+}
+
+func (e *Engine) ended(ctx context.Context, id string, res container.WaitResponse, kills *memoryWatch) (basilica.ContainerEnd, error) {
+	end := basilica.ContainerEnd{ExitCode: int(res.StatusCode), MemoryKilled: kills.count() > 0}
+	if res.Error != nil {
+		end.Error = res.Error.Message
+	}
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	got, err := e.api.ContainerInspect(ctx, id, client.ContainerInspectOptions{})
+	if err != nil {
+		return end, e.mapped("inspect ended container", err)
+	}
+	if st := got.Container.State; st != nil {
+		end.MemoryKilled = end.MemoryKilled || st.OOMKilled
+		if end.Error == "" {
+			end.Error = st.Error
+		}
+	}
+	return end, nil
+}
+
+// Logs follows a container's output from its first byte, in the order in which the engine read it, until the container
+// has ended or f fails.
+func (e *Engine) Logs(ctx context.Context, id string, f func(basilica.LogStream, []byte) error) error {
+	r, err := e.api.ContainerLogs(ctx, id, client.ContainerLogsOptions{ShowStdout: true, ShowStderr: true, Follow: true})
+	if err != nil {
+		return e.mapped("follow log", err)
+	}
+	defer r.Close()
+	if _, err := stdcopy.StdCopy(streamWriter{basilica.Stdout, f}, streamWriter{basilica.Stderr, f}, r); err != nil {
+		return fmt.Errorf("follow log: %w", err)
+	}
+	return nil
+}
+
+type streamWriter struct {
+	stream basilica.LogStream
+	f      func(basilica.LogStream, []byte) error
+}
+
+func (w streamWriter) Write(p []byte) (int, error) {
+	if err := w.f(w.stream, p); err != nil {
+		return 0, err
+	}
+	return len(p), nil
+}
+
+// Stop asks the container to end and kills it after grace. One that has ended or is gone is no error.
+func (e *Engine) Stop(ctx context.Context, id string, grace time.Duration) error {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout+grace)
+	defer cancel()
+	seconds := int(grace.Round(time.Second) / time.Second)
+	var err error
+	if seconds == 0 {
+		_, err = e.api.ContainerKill(ctx, id, client.ContainerKillOptions{Signal: "SIGKILL"})
+	} else {
+		_, err = e.api.ContainerStop(ctx, id, client.ContainerStopOptions{Timeout: &seconds})
+	}
+	if err == nil || errdefs.IsNotFound(err) || errdefs.IsConflict(err) || errdefs.IsNotModified(err) {
+		return nil
+	}
+	return e.mapped("stop container", err)
+}
+
+// Remove kills the container where it runs and removes it with its volumes. One that is gone is no error.
+func (e *Engine) Remove(ctx context.Context, id string) error {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	_, err := e.api.ContainerRemove(ctx, id, client.ContainerRemoveOptions{RemoveVolumes: true, Force: true})
+	for errdefs.IsConflict(err) { // another removal of the same container is under way
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("remove container: %w", ctx.Err())
+		case <-time.After(50 * time.Millisecond):
+		}
+		_, err = e.api.ContainerInspect(ctx, id, client.ContainerInspectOptions{})
+		if err == nil {
+			_, err = e.api.ContainerRemove(ctx, id, client.ContainerRemoveOptions{RemoveVolumes: true, Force: true})
+		}
+	}
+	if errdefs.IsNotFound(err) {
+		return nil
+	}
+	return e.mapped("remove container", err)
+}
+
+// List gives every container, ended ones too, that carries label=value.
+func (e *Engine) List(ctx context.Context, label, value string) ([]basilica.ContainerState, error) {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	res, err := e.api.ContainerList(ctx, client.ContainerListOptions{All: true, Filters: client.Filters{}.Add("label", label+"="+value)})
+	if err != nil {
+		return nil, e.mapped("list containers", err)
+	}
+	out := make([]basilica.ContainerState, 0, len(res.Items))
+	for _, c := range res.Items {
+		out = append(out, basilica.ContainerState{ID: c.ID, Image: c.ImageID, Labels: c.Labels, Running: c.State == container.StateRunning})
+	}
+	return out, nil
+}
+
+// Inspect gives one container's state.
+func (e *Engine) Inspect(ctx context.Context, id string) (basilica.ContainerState, error) {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	res, err := e.api.ContainerInspect(ctx, id, client.ContainerInspectOptions{})
+	if err != nil {
+		return basilica.ContainerState{}, e.mapped("inspect container", err)
+	}
+	st := basilica.ContainerState{ID: res.Container.ID, Image: res.Container.Image}
+	if res.Container.Config != nil {
+		st.Labels = res.Container.Config.Labels
+	}
+	if res.Container.State == nil {
+		return st, errors.New("the engine gave no state of the container")
+	}
+	st.Running = res.Container.State.Running
+	return st, nil
+}
+
