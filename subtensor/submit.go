@@ -125,12 +125,18 @@ func (c *Client) send(ctx context.Context, x *sent) (*receipt, error) {
 			return c.settle(ctx, x, hash, err)
 		}
 	case errors.As(err, &refused) && refused.Code == codeMethodNotFound:
-		if err := c.call(ctx, nil, "author_submitExtrinsic", x.bytes); err != nil && !errors.Is(err, errLost) {
+		err := c.callOn(ctx, cur, nil, "author_submitExtrinsic", x.bytes)
+		if err != nil && !errors.Is(err, errLost) {
 			return nil, poolError(err)
 		}
 	case errors.As(err, &refused) && refused.Code == codeAlreadyImported:
 	case errors.Is(err, errLost):
-		c.log.Warn("connection lost while a transaction was sent, looking for it on the chain", "extrinsic", x.hash)
+		c.log.Warn("connection lost while a transaction was sent, sending the same one again", "extrinsic", x.hash)
+		// The same bytes cannot take effect twice. Whatever the node answers,
+		// the chain decides: it may have the first copy already.
+		if err := c.call(ctx, nil, "author_submitExtrinsic", x.bytes); err != nil && !errors.As(err, &refused) {
+			return nil, err
+		}
 	default:
 		return nil, poolError(err)
 	}
