@@ -1,0 +1,309 @@
+package client
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/json"
+	"io"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+
+	"basilica"
+	"basilica/keys"
+)
+
+func TestPick(t *testing.T) {
+	box := func(gpus, free int, kind basilica.GPUKind) basilica.OfferedBox {
+		return basilica.OfferedBox{Executor: "x", Ready: true, GPUs: gpus, GPUsFree: free, GPUKind: kind, CPUs: 4, MemoryBytes: 8 << 30}
+	}
+	miner := func(uid basilica.UID, incentive uint16, queue int, boxes ...basilica.OfferedBox) Offered {
+		return Offered{Neuron: basilica.Neuron{UID: uid, Incentive: incentive}, Offer: &basilica.Offer{Compute: "open", Queue: queue, Executors: boxes}}
+	}
+	whole, soft := basilica.GPUWhole, basilica.GPUSoftware
+	closed := miner(9, 65535, 0, box(8, 8, whole))
+	closed.Offer.Compute = "closed"
+	unready := box(8, 8, whole)
+	unready.Ready = false
+	cases := map[string]struct {
+		offers []Offered
+		spec   basilica.TaskSpec
+		want   basilica.UID
+		code   string
+	}{
+		"free before queue":      {[]Offered{miner(1, 9, 0, box(2, 0, whole)), miner(2, 1, 5, box(2, 2, whole))}, basilica.TaskSpec{GPUs: 1}, 2, ""},
+		"short queue":            {[]Offered{miner(1, 9, 3, box(2, 2, whole)), miner(2, 1, 1, box(2, 2, whole))}, basilica.TaskSpec{GPUs: 1}, 2, ""},
+		"incentive":              {[]Offered{miner(1, 1, 0, box(2, 2, whole)), miner(2, 9, 0, box(2, 2, whole))}, basilica.TaskSpec{GPUs: 1}, 2, ""},
+		"lowest uid":             {[]Offered{miner(4, 1, 0, box(2, 2, whole)), miner(3, 1, 0, box(2, 2, whole))}, basilica.TaskSpec{}, 3, ""},
+		"closed is out":          {[]Offered{closed, miner(1, 1, 0, box(1, 1, whole))}, basilica.TaskSpec{GPUs: 1}, 1, ""},
+		"nobody":                 {nil, basilica.TaskSpec{}, 0, "NO_MINERS"},
+		"nobody answers":         {[]Offered{{Error: "away"}}, basilica.TaskSpec{}, 0, "NO_MINER_READY"},
+		"nobody ready":           {[]Offered{miner(1, 1, 0, unready)}, basilica.TaskSpec{}, 0, "NO_MINER_READY"},
+		"too many gpus":          {[]Offered{miner(1, 1, 0, box(2, 2, whole))}, basilica.TaskSpec{GPUs: 3}, 0, "TASK_TOO_LARGE"},
+		"too much memory":        {[]Offered{miner(1, 1, 0, box(2, 2, whole))}, basilica.TaskSpec{MemoryBytes: 9 << 30}, 0, "TASK_TOO_LARGE"},
+		"too many cpus":          {[]Offered{miner(1, 1, 0, box(2, 2, whole))}, basilica.TaskSpec{CPUMillis: 4001}, 0, "TASK_TOO_LARGE"},
+		"software refused":       {[]Offered{miner(1, 1, 0, box(2, 2, soft))}, basilica.TaskSpec{GPUs: 1}, 0, "ONLY_SOFTWARE_GPUS"},
+		"software allowed":       {[]Offered{miner(1, 1, 0, box(2, 2, soft))}, basilica.TaskSpec{GPUs: 1, AllowSoftware: true}, 1, ""},
+		"software without a gpu": {[]Offered{miner(1, 1, 0, box(2, 2, soft))}, basilica.TaskSpec{}, 1, ""},
+	}
+	for name, tc := range cases {
+		t.Run(name, func(t *testing.T) {
+			got, err := pick(tc.offers, &tc.spec)
+			if basilica.CodeOf(err) != tc.code || got.UID != tc.want {
+				t.Fatalf("picked %d, %v; want %d, %q", got.UID, err, tc.want, tc.code)
+			}
+		})
+	}
+}
+
+// A log cut into any pieces, and begun again from anywhere at or before what came, is written once and whole.
+func TestFollowerWritesOnce(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		whole := rapid.SliceOfN(rapid.Byte(), 0, 200).Draw(t, "log")
+		var out bytes.Buffer
+		f := newFollower(&out, io.Discard)
+		for at := 0; at < len(whole); {
+			from := rapid.IntRange(0, at).Draw(t, "from")
+			to := rapid.IntRange(from, len(whole)).Draw(t, "to")
+			if err := f.event(basilica.TaskEvent{Log: &basilica.LogChunk{Offset: int64(from), Stream: basilica.Stdout, Data: whole[from:to]}}); err != nil {
+				t.Fatal(err)
+			}
+			at = max(at, to)
+		}
+		stdout, stderr := f.sums()
+		if !bytes.Equal(out.Bytes(), whole) || stdout != sha256.Sum256(whole) || stderr != sha256.Sum256(nil) {
+			t.Fatalf("wrote %q, want %q", out.Bytes(), whole)
+		}
+		gap := basilica.TaskEvent{Log: &basilica.LogChunk{Offset: int64(len(whole)) + 1, Stream: basilica.Stdout, Data: []byte("x")}}
+		if basilica.CodeOf(f.event(gap)) != "LOG_GAP" {
+			t.Fatal("a gap went unnoticed")
+		}
+	})
+}
+
+// signedResult is a result whose receipt is true in everything.
+func signedResult(t *testing.T, edit func(*basilica.Receipt)) (r Result, self basilica.Hotkey, spec basilica.TaskSpec, specBytes []byte) {
+	t.Helper()
+	miner, err := keys.FromURI(keys.Sr25519, "//Bob//miner")
+	if err != nil {
+		t.Fatal(err)
+	}
+	machine, err := keys.GenerateP256()
+	if err != nil {
+		t.Fatal(err)
+	}
+	self = "5DAAnrj7VHTznn2AWBemMuyBwZWs6FNFjdyVXUeYum3PTXFy"
+	spec = basilica.TaskSpec{Image: "img", Inputs: []basilica.TaskFile{{Name: "a", Blob: basilica.Blob{Size: 1}}}}
+	if specBytes, err = json.Marshal(spec); err != nil {
+		t.Fatal(err)
+	}
+	code := 0
+	receipt := basilica.Receipt{
+		Task: "t1", Attempt: 1, Client: self, Executor: "box", Image: "img", SpecDigest: sha256.Sum256(specBytes), State: basilica.TaskSucceeded,
+		ExitCode: &code, Inputs: spec.Inputs, Outputs: []basilica.TaskFile{{Name: "o", Blob: basilica.Blob{Size: 2}}}, Started: time.Unix(1, 0).UTC(), Ended: time.Unix(2, 0).UTC(),
+	}
+	edit(&receipt)
+	endorsement, err := basilica.Endorse(basilica.Endorsement{Executor: "box", KeySPKI: machine.SPKI()}, miner)
+	if err != nil {
+		t.Fatal(err)
+	}
+	signed, err := basilica.SignReceipt(receipt, endorsement, machine.Sign)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if signed, err = signed.Countersign(miner); err != nil {
+		t.Fatal(err)
+	}
+	zero := 0
+	r = Result{Miner: basilica.Hotkey(miner.SS58()), Task: basilica.Task{
+		ID: "t1", State: basilica.TaskSucceeded, ExitCode: &zero, Receipt: &signed, Outputs: []basilica.TaskFile{{Name: "o", Blob: basilica.Blob{Size: 2}}},
+	}}
+	return r, self, spec, specBytes
+}
+
+func TestCheckReceipt(t *testing.T) {
+	cases := map[string]struct {
+		receipt func(*basilica.Receipt)
+		result  func(*Result)
+		code    string
+	}{
+		"true":            {code: ""},
+		"other miner":     {result: func(r *Result) { r.Miner = "5other" }, code: "RECEIPT_MINER"},
+		"other client":    {receipt: func(r *basilica.Receipt) { r.Client = "5other" }, code: "RECEIPT_CLIENT"},
+		"other task":      {receipt: func(r *basilica.Receipt) { r.Task = "t2" }, code: "RECEIPT_TASK"},
+		"other spec":      {receipt: func(r *basilica.Receipt) { r.SpecDigest[0]++ }, code: "RECEIPT_SPEC"},
+		"other image":     {receipt: func(r *basilica.Receipt) { r.Image = "evil" }, code: "RECEIPT_SPEC"},
+		"other exit code": {receipt: func(r *basilica.Receipt) { r.ExitCode = nil }, code: "RECEIPT_STATE"},
+		"other state":     {receipt: func(r *basilica.Receipt) { r.State = basilica.TaskFailed }, code: "RECEIPT_STATE"},
+		"other input":     {receipt: func(r *basilica.Receipt) { r.Inputs = nil }, code: "RECEIPT_INPUTS"},
+		"other output":    {receipt: func(r *basilica.Receipt) { r.Outputs = []basilica.TaskFile{{Name: "p"}} }, code: "RECEIPT_OUTPUTS"},
+		"no receipt":      {result: func(r *Result) { r.Task.Receipt = nil }, code: "RECEIPT_MISSING"},
+		"changed payload": {result: func(r *Result) { r.Task.Receipt.Payload = append(r.Task.Receipt.Payload, ' ') }, code: "RECEIPT_EXECUTOR_SIGNATURE"},
+		"no miner's half": {result: func(r *Result) { r.Task.Receipt.MinerSig = nil }, code: "RECEIPT_MINER_SIGNATURE"},
+		"never began":     {result: func(r *Result) { r.Task.Receipt, r.Task.State = nil, basilica.TaskCancelled }, code: ""},
+	}
+	for name, tc := range cases {
+		t.Run(name, func(t *testing.T) {
+			if tc.receipt == nil {
+				tc.receipt = func(*basilica.Receipt) {}
+			}
+			r, self, spec, raw := signedResult(t, tc.receipt)
+			if tc.result != nil {
+				tc.result(&r)
+			}
+			if _, err := r.checkReceipt(self, spec, raw); basilica.CodeOf(err) != tc.code {
+				t.Fatalf("got %v, want %q", err, tc.code)
+			}
+		})
+	}
+}
+
+// blobs is the one method of a miner that fetching needs.
+type blobs struct {
+	basilica.Miner
+	content map[basilica.Digest]string
+}
+
+func (b blobs) GetBlob(_ context.Context, _ basilica.Hotkey, sum basilica.Digest, w io.Writer) error {
+	_, err := io.WriteString(w, b.content[sum])
+	return err
+}
+
+func TestSaveOutputs(t *testing.T) {
+	sum := basilica.Digest(sha256.Sum256([]byte("hello")))
+	good := []basilica.TaskFile{{Name: "d/e/hello", Blob: basilica.Blob{SHA256: sum, Size: 5}}}
+	cases := map[string]struct {
+		sent  string
+		files []basilica.TaskFile
+		code  string
+	}{
+		"whole":   {"hello", good, ""},
+		"short":   {"hell", good, "BLOB_MISMATCH"},
+		"long":    {"hello!", good, "BLOB_SIZE"},
+		"changed": {"hallo", good, "BLOB_MISMATCH"},
+	}
+	for name, tc := range cases {
+		t.Run(name, func(t *testing.T) {
+			dir := filepath.Join(t.TempDir(), "out")
+			door := blobs{content: map[basilica.Digest]string{sum: tc.sent}}
+			err := saveOutputs(t.Context(), door, "", dir, tc.files, false)
+			if basilica.CodeOf(err) != tc.code {
+				t.Fatalf("got %v, want %q", err, tc.code)
+			}
+			left, err := os.ReadDir(filepath.Join(dir, "d", "e"))
+			if err != nil || len(left) != map[bool]int{true: 1, false: 0}[tc.code == ""] {
+				t.Fatalf("left %v, %v", left, err)
+			}
+			if tc.code != "" {
+				return
+			}
+			if err := saveOutputs(t.Context(), door, "", dir, tc.files, false); basilica.CodeOf(err) != "FILE_EXISTS" {
+				t.Fatalf("second time: %v", err)
+			}
+			if err := saveOutputs(t.Context(), door, "", dir, tc.files, true); err != nil {
+				t.Fatalf("overwriting: %v", err)
+			}
+		})
+	}
+}
+
+// A link that stands in the output directory leads no output out of it.
+func TestSaveOutputsStaysBeneath(t *testing.T) {
+	dir, outside := t.TempDir(), t.TempDir()
+	if err := os.Symlink(outside, filepath.Join(dir, "d")); err != nil {
+		t.Fatal(err)
+	}
+	sum := basilica.Digest(sha256.Sum256([]byte("hello")))
+	door := blobs{content: map[basilica.Digest]string{sum: "hello"}}
+	err := saveOutputs(t.Context(), door, "", dir, []basilica.TaskFile{{Name: "d/hello", Blob: basilica.Blob{SHA256: sum, Size: 5}}}, true)
+	if left, _ := os.ReadDir(outside); err == nil || len(left) != 0 {
+		t.Fatalf("wrote %v outside, error %v", left, err)
+	}
+}
+
+func TestIndex(t *testing.T) {
+	index, err := OpenIndex(filepath.Join(t.TempDir(), "client"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, id := range []basilica.TaskID{"a", "b"} {
+		if err := index.Add(Entry{Task: id, Miner: "5m", Image: "i", Created: time.Unix(5, 0).UTC()}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	entries, err := index.Entries()
+	if err != nil || len(entries) != 2 || entries[1].Task != "b" {
+		t.Fatalf("entries %v, %v", entries, err)
+	}
+}
+
+func TestExitCodes(t *testing.T) {
+	seven := 7
+	for _, c := range []struct {
+		state basilica.TaskState
+		code  *int
+		want  int
+	}{
+		{basilica.TaskSucceeded, new(int), 0},
+		{basilica.TaskFailed, &seven, 7},
+		{basilica.TaskFailed, nil, ExitFailure},
+		{basilica.TaskLost, &seven, ExitFailure},
+		{basilica.TaskTimedOut, &seven, ExitTimedOut},
+		{basilica.TaskCancelled, nil, ExitCancelled},
+	} {
+		if got := (Result{Task: basilica.Task{State: c.state, ExitCode: c.code}}).ExitCode(); got != c.want {
+			t.Errorf("%s gives %d, want %d", c.state, got, c.want)
+		}
+	}
+}
+
+type graph basilica.Metagraph
+
+func (g graph) Metagraph(context.Context, basilica.NetUID) (*basilica.Metagraph, error) {
+	m := basilica.Metagraph(g)
+	return &m, nil
+}
+
+func TestUnknownTaskAndMiner(t *testing.T) {
+	index, err := OpenIndex(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := New(Config{Chain: graph{Neurons: []basilica.Neuron{{Hotkey: "5m", Axon: basilica.Axon{Addr: netip.AddrPort{}}}}}, Index: index})
+	if _, err := c.Cancel(t.Context(), "nope", ""); basilica.CodeOf(err) != "TASK_UNKNOWN" || !strings.Contains(basilica.FixOf(err), "--miner") {
+		t.Fatalf("unknown task: %v", err)
+	}
+	if _, err := c.Cancel(t.Context(), "nope", "5m"); basilica.CodeOf(err) != "NO_SUCH_MINER" {
+		t.Fatalf("miner without an address: %v", err)
+	}
+	if _, err := c.Run(t.Context(), Request{Spec: basilica.TaskSpec{Image: "i"}, Inputs: []Input{{Name: "a", Path: "/does/not/exist"}}}, io.Discard, io.Discard); basilica.CodeOf(err) != "INPUT_UNREADABLE" {
+		t.Fatalf("absent input: %v", err)
+	}
+}
+
+func FuzzParseReceipt(f *testing.F) {
+	f.Add([]byte(`{"payload":"e30=","executor_signature":"AA==","endorsement":{"payload":"e30=","signature":"AA=="}}`))
+	f.Add([]byte(`null`))
+	f.Fuzz(func(t *testing.T, text []byte) {
+		if _, _, err := parseReceipt(text); err == nil {
+			t.Fatal("a receipt without signatures passed")
+		}
+	})
+}
+
+func FuzzParseIndex(f *testing.F) {
+	f.Add([]byte("{\"task\":\"a\",\"miner\":\"5\"}\n{"))
+	f.Fuzz(func(t *testing.T, text []byte) {
+		for _, e := range parseIndex(text) {
+			if e.Task == "" || e.Miner == "" {
+				t.Fatal("an empty entry passed")
+			}
+		}
+	})
+}
