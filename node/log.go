@@ -15,7 +15,7 @@ import (
 // elsewhere. Attributes whose names say that they hold a secret are replaced.
 func NewLog(out *os.File, level slog.Leveler) *slog.Logger {
 	if term.IsTerminal(int(out.Fd())) {
-		return slog.New(tint.NewHandler(out, &tint.Options{Level: level, TimeFormat: time.TimeOnly, ReplaceAttr: redact}))
+		return slog.New(tint.NewTextHandler(out, &tint.Options{Level: level, TimeFormat: time.TimeOnly, ReplaceAttr: redact}))
 	}
 	return newJSONLog(out, level)
 }
