@@ -1,0 +1,74 @@
+package wire
+
+import (
+	"net"
+	"sync"
+)
+
+// cappedListener closes at once what comes over its caps: a waiting stranger must not keep others out.
+type cappedListener struct {
+	net.Listener
+	max, maxPerHost int
+
+	mu    sync.Mutex
+	total int
+	hosts map[string]int
+}
+
+func newCappedListener(ln net.Listener, limit, perHost int) *cappedListener {
+	return &cappedListener{Listener: ln, max: limit, maxPerHost: perHost, hosts: make(map[string]int)}
+}
+
+// Accept implements net.Listener.
+func (l *cappedListener) Accept() (net.Conn, error) {
+	for {
+		c, err := l.Listener.Accept()
+		if err != nil {
+			return nil, err
+		}
+		host := hostOf(c.RemoteAddr())
+		if l.enter(host) {
+			return &cappedConn{Conn: c, leave: sync.OnceFunc(func() { l.leave(host) })}, nil
+		}
+		c.Close()
+	}
+}
+
+func (l *cappedListener) enter(host string) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.total >= l.max || l.hosts[host] >= l.maxPerHost {
+		return false
+	}
+	l.total++
+	l.hosts[host]++
+	return true
+}
+
+func (l *cappedListener) leave(host string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.total--
+	if l.hosts[host]--; l.hosts[host] == 0 {
+		delete(l.hosts, host)
+	}
+}
+
+type cappedConn struct {
+	net.Conn
+	leave func()
+}
+
+// Close implements net.Conn.
+func (c *cappedConn) Close() error {
+	c.leave()
+	return c.Conn.Close()
+}
+
+func hostOf(a net.Addr) string {
+	host, _, err := net.SplitHostPort(a.String())
+	if err != nil {
+		return a.String()
+	}
+	return host
+}
