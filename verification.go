@@ -108,7 +108,7 @@ type WeightSet struct {
 	Block     BlockNumber `json:"block"`   // of the metagraph it was computed on
 	Formula   string      `json:"formula"` // version of the score formula
 	Scores    []Score     `json:"scores"`
-	Rounds    int         `json:"rounds"`  // N of the formula
+	Rounds    int         `json:"rounds"` // N of the formula
 	Software  bool        `json:"allow_software"`
 	BurnShare float64     `json:"burn_share"`
 	Burn      *UID        `json:"burn,omitempty"` // of the subnet's owner; nil where it is not registered

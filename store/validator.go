@@ -1,0 +1,275 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"basilica"
+	"basilica/score"
+)
+
+// Validator is a validator's database and its directory of evidence.
+type Validator struct {
+	*DB
+	evidence string
+}
+
+// OpenValidator opens or makes the validator's database in dir; evidence goes to dir/evidence.
+func OpenValidator(ctx context.Context, dir string) (*Validator, error) {
+	db, err := open(ctx, dir, "validator")
+	if err != nil {
+		return nil, err
+	}
+	v := &Validator{DB: db, evidence: filepath.Join(dir, "evidence")}
+	if err := os.MkdirAll(v.evidence, 0o700); err != nil {
+		return nil, errors.Join(fmt.Errorf("make evidence directory: %w", err), db.Close())
+	}
+	return v, nil
+}
+
+// Book is what one validator wrote about one subnet of one chain. Its methods may be called at the same time.
+type Book struct {
+	v         *Validator
+	id        int64
+	genesis   basilica.Hash
+	netuid    basilica.NetUID
+	validator basilica.Hotkey
+}
+
+// Book opens the book of a chain, a subnet and a hotkey; a new one is empty.
+func (v *Validator) Book(ctx context.Context, genesis basilica.Hash, netuid basilica.NetUID, validator basilica.Hotkey) (*Book, error) {
+	b := &Book{v: v, genesis: genesis, netuid: netuid, validator: validator}
+	err := v.tx(ctx, func(tx *sql.Tx) error {
+		if _, err := tx.ExecContext(ctx, `INSERT INTO books (genesis, netuid, validator) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING`, genesis[:], netuid, validator); err != nil {
+			return err
+		}
+		return tx.QueryRowContext(ctx, `SELECT id FROM books WHERE genesis = $1 AND netuid = $2 AND validator = $3`, genesis[:], netuid, validator).Scan(&b.id)
+	})
+	if err != nil {
+		return nil, fmt.Errorf("open the validator's book: %w", err)
+	}
+	return b, nil
+}
+
+// OpenRound records that a round began. A round that was recorded before is a Conflict.
+func (b *Book) OpenRound(ctx context.Context, r basilica.Round) error {
+	return b.v.tx(ctx, func(tx *sql.Tx) error {
+		_, err := tx.ExecContext(ctx, `INSERT INTO rounds (book, first, hash, slot, started) VALUES ($1, $2, $3, $4, $5)`, b.id, r.First, r.Hash[:], r.Slot, micros(r.Started))
+		return err
+	})
+}
+
+// CloseRound records an open round's end with all that it brought, in one transaction: verifications, the pins of
+// executors that were met for the first time, and the standings after it. A round that is not open is a Conflict and
+// stores nothing.
+func (b *Book) CloseRound(ctx context.Context, r basilica.Round, verifications []basilica.Verification, pins []basilica.Pin, standings map[basilica.ExecutorKey]score.Standing) error {
+	return b.v.tx(ctx, func(tx *sql.Tx) error {
+		outcome, scores, err := encode2(r.Outcome, nonNil(r.Scores))
+		if err != nil {
+			return err
+		}
+		res, err := tx.ExecContext(ctx, `UPDATE rounds SET ended = $3, outcome = $4, scores = $5 WHERE book = $1 AND first = $2 AND ended = 0`, b.id, r.First, micros(r.Ended), outcome, scores)
+		if err != nil {
+			return err
+		}
+		if n, err := res.RowsAffected(); err != nil || n != 1 {
+			return errors.Join(err, basilica.E(basilica.Conflict, "ROUND_NOT_OPEN", fmt.Sprintf("round %d is not open", r.First), ""))
+		}
+		for i := range verifications {
+			if err := b.insert(ctx, tx, &verifications[i]); err != nil {
+				return fmt.Errorf("store verification %s: %w", verifications[i].ID, err)
+			}
+		}
+		for _, p := range pins {
+			if _, err := tx.ExecContext(ctx, `INSERT INTO pins (book, miner, executor, key_spki, attest_spki, host_key, since) VALUES ($1, $2, $3, $4, $5, $6, $7)`, b.id, p.Miner, p.Executor, p.KeySPKI, p.AttestSPKI, p.HostKey, p.Since); err != nil {
+				return fmt.Errorf("store pin of %s: %w", p.Executor, err)
+			}
+		}
+		for k, s := range standings {
+			text, err := json.Marshal(s)
+			if err != nil {
+				return err
+			}
+			if _, err := tx.ExecContext(ctx, `INSERT INTO standings (book, miner, executor, seen, standing) VALUES ($1, $2, $3, $4, $5)
+				ON CONFLICT (book, miner, executor) DO UPDATE SET seen = excluded.seen, standing = excluded.standing`, b.id, k.Miner, k.Executor, r.First, string(text)); err != nil {
+				return fmt.Errorf("store standing of %s: %w", k.Executor, err)
+			}
+		}
+		return nil
+	})
+}
+
+func (b *Book) insert(ctx context.Context, tx *sql.Tx, v *basilica.Verification) error {
+	gpus, facts, err := encode2(nonNil(v.GPUs), v.Facts)
+	if err != nil {
+		return err
+	}
+	res, err := tx.ExecContext(ctx, `INSERT INTO verifications (id, book, round, block, miner, miner_uid, executor, started, ended, result, strength, after_open, holder, gpus, facts)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)`,
+		v.ID, b.id, v.Round, v.Block, v.Miner, v.MinerUID, v.Executor, micros(v.Started), micros(v.Ended), v.Verdict(basilica.CheckGPUProof).Result, v.Strength, v.AfterOpen, v.Holder, gpus, facts)
+	if err != nil {
+		return err
+	}
+	seq, err := res.LastInsertId()
+	if err != nil {
+		return err
+	}
+	for i, d := range v.Verdicts {
+		var sum []byte
+		var e basilica.Evidence
+		if d.Evidence != nil {
+			e, sum = *d.Evidence, d.Evidence.SHA256[:]
+			if _, err := tx.ExecContext(ctx, `INSERT INTO evidence (sha256, size, stored) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING`, sum, e.Size, micros(v.Ended)); err != nil {
+				return err
+			}
+		}
+		if _, err := tx.ExecContext(ctx, `INSERT INTO verdicts (verification, place, check_name, result, reason, detail, evidence, class, signed) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)`,
+			seq, i, d.Check, d.Result, d.Reason, d.Detail, sum, e.Class, e.Signed); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// CloseInterrupted ends every round that is still open, with a reason and without verifications, and says how many.
+func (b *Book) CloseInterrupted(ctx context.Context, at time.Time, why basilica.Reason) (int, error) {
+	outcome, err := json.Marshal(why)
+	if err != nil {
+		return 0, err
+	}
+	var n int64
+	err = b.v.tx(ctx, func(tx *sql.Tx) error {
+		res, err := tx.ExecContext(ctx, `UPDATE rounds SET ended = $2, outcome = $3 WHERE book = $1 AND ended = 0`, b.id, micros(at), string(outcome))
+		if err != nil {
+			return err
+		}
+		n, err = res.RowsAffected()
+		return err
+	})
+	return int(n), err
+}
+
+// Rounds lists the latest rounds, newest first.
+func (b *Book) Rounds(ctx context.Context, limit int) ([]basilica.Round, error) {
+	rows, err := b.v.read.QueryContext(ctx, `SELECT first, hash, slot, started, ended, outcome, scores FROM rounds WHERE book = $1 ORDER BY first DESC LIMIT $2`, b.id, limit)
+	return scanRows(rows, err, func(scan func(...any) error) (r basilica.Round, err error) {
+		var hash []byte
+		var started, ended int64
+		var outcome, scores string
+		if err := scan(&r.First, &hash, &r.Slot, &started, &ended, &outcome, &scores); err != nil {
+			return r, err
+		}
+		copy(r.Hash[:], hash)
+		r.Started, r.Ended = fromMicros(started), fromMicros(ended)
+		return r, errors.Join(json.Unmarshal([]byte(outcome), &r.Outcome), json.Unmarshal([]byte(scores), &r.Scores))
+	})
+}
+
+// Scores are those after the latest completed round; none before the first.
+func (b *Book) Scores(ctx context.Context) ([]basilica.Score, error) {
+	var text string
+	err := b.v.read.QueryRowContext(ctx, `SELECT scores FROM rounds WHERE book = $1 AND ended != 0 AND scores != '[]' ORDER BY first DESC LIMIT 1`, b.id).Scan(&text)
+	if errors.Is(err, sql.ErrNoRows) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, mapped(err)
+	}
+	var out []basilica.Score
+	return out, json.Unmarshal([]byte(text), &out)
+}
+
+// Standings are those of all executors that were ever seen, and the round in which each was seen last.
+func (b *Book) Standings(ctx context.Context) (map[basilica.ExecutorKey]score.Standing, map[basilica.ExecutorKey]basilica.BlockNumber, error) {
+	standings, seen := map[basilica.ExecutorKey]score.Standing{}, map[basilica.ExecutorKey]basilica.BlockNumber{}
+	rows, err := b.v.read.QueryContext(ctx, `SELECT miner, executor, seen, standing FROM standings WHERE book = $1`, b.id)
+	_, err = scanRows(rows, err, func(scan func(...any) error) (struct{}, error) {
+		var k basilica.ExecutorKey
+		var at basilica.BlockNumber
+		var text string
+		if err := scan(&k.Miner, &k.Executor, &at, &text); err != nil {
+			return struct{}{}, err
+		}
+		var s score.Standing
+		err := json.Unmarshal([]byte(text), &s)
+		standings[k], seen[k] = s, at
+		return struct{}{}, err
+	})
+	return standings, seen, err
+}
+
+// Pins are those of all executors.
+func (b *Book) Pins(ctx context.Context) (map[basilica.ExecutorKey]basilica.Pin, error) {
+	rows, err := b.v.read.QueryContext(ctx, `SELECT miner, executor, key_spki, attest_spki, host_key, since FROM pins WHERE book = $1`, b.id)
+	pins, err := scanRows(rows, err, func(scan func(...any) error) (p basilica.Pin, err error) {
+		return p, scan(&p.Miner, &p.Executor, &p.KeySPKI, &p.AttestSPKI, &p.HostKey, &p.Since)
+	})
+	out := make(map[basilica.ExecutorKey]basilica.Pin, len(pins))
+	for _, p := range pins {
+		out[p.ExecutorKey] = p
+	}
+	return out, err
+}
+
+// SaveWeightSet records a weight vector, submitted or refused.
+func (b *Book) SaveWeightSet(ctx context.Context, w basilica.WeightSet) error {
+	text, err := json.Marshal(w)
+	if err != nil {
+		return err
+	}
+	return b.v.tx(ctx, func(tx *sql.Tx) error {
+		_, err := tx.ExecContext(ctx, `INSERT INTO weight_sets (book, block, at, submitted, content) VALUES ($1, $2, $3, $4, $5)`, b.id, w.Block, micros(w.At), w.Submitted != nil, string(text))
+		return err
+	})
+}
+
+// WeightSets lists the latest weight vectors, newest first.
+func (b *Book) WeightSets(ctx context.Context, limit int) ([]basilica.WeightSet, error) {
+	rows, err := b.v.read.QueryContext(ctx, `SELECT content FROM weight_sets WHERE book = $1 ORDER BY seq DESC LIMIT $2`, b.id, limit)
+	return scanRows(rows, err, func(scan func(...any) error) (w basilica.WeightSet, err error) {
+		var text string
+		if err := scan(&text); err != nil {
+			return w, err
+		}
+		return w, json.Unmarshal([]byte(text), &w)
+	})
+}
+
+func nonNil[T any](s []T) []T {
+	if s == nil {
+		return []T{}
+	}
+	return s
+}
+
+func encode2(a, b any) (string, string, error) {
+	x, err := json.Marshal(a)
+	if err != nil {
+		return "", "", err
+	}
+	y, err := json.Marshal(b)
+	return string(x), string(y), err
+}
+
+// scanRows reads all rows of a query, whose own error it takes too.
+func scanRows[T any](rows *sql.Rows, err error, one func(scan func(...any) error) (T, error)) ([]T, error) {
+	if err != nil {
+		return nil, mapped(err)
+	}
+	defer rows.Close()
+	var out []T
+	for rows.Next() {
+		v, err := one(rows.Scan)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, v)
+	}
+	return out, mapped(rows.Err())
+}

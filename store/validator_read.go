@@ -1,0 +1,146 @@
+package store
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"strconv"
+	"strings"
+
+	"basilica"
+)
+
+const (
+	defaultPage = 50
+	maxPage     = 500
+)
+
+const verificationColumns = `v.seq, v.id, v.round, v.block, v.miner, v.miner_uid, v.executor, v.started, v.ended, v.strength, v.after_open, v.holder, v.gpus, v.facts`
+
+type verificationRow struct {
+	seq int64
+	basilica.Verification
+}
+
+func (b *Book) scanVerification(scan func(...any) error) (r verificationRow, err error) {
+	var started, ended int64
+	var gpus, facts string
+	v := &r.Verification
+	if err := scan(&r.seq, &v.ID, &v.Round, &v.Block, &v.Miner, &v.MinerUID, &v.Executor, &started, &ended, &v.Strength, &v.AfterOpen, &v.Holder, &gpus, &facts); err != nil {
+		return r, err
+	}
+	v.Genesis, v.NetUID, v.Validator = b.genesis, b.netuid, b.validator
+	v.Started, v.Ended = fromMicros(started), fromMicros(ended)
+	err = errors.Join(json.Unmarshal([]byte(gpus), &v.GPUs), json.Unmarshal([]byte(facts), &v.Facts))
+	if len(v.GPUs) == 0 {
+		v.GPUs = nil
+	}
+	return r, err
+}
+
+// withVerdicts reads the verdicts of verifications.
+func (b *Book) withVerdicts(ctx context.Context, rows []verificationRow) ([]basilica.Verification, error) {
+	out := make([]basilica.Verification, len(rows))
+	for i, r := range rows {
+		q, err := b.v.read.QueryContext(ctx, `SELECT d.check_name, d.result, d.reason, d.detail, d.evidence, coalesce(e.size, 0), d.class, d.signed
+			FROM verdicts d LEFT JOIN evidence e ON e.sha256 = d.evidence WHERE d.verification = $1 ORDER BY d.place`, r.seq)
+		r.Verdicts, err = scanRows(q, err, func(scan func(...any) error) (d basilica.Verdict, err error) {
+			var sum []byte
+			var e basilica.Evidence
+			if err := scan(&d.Check, &d.Result, &d.Reason, &d.Detail, &sum, &e.Size, &e.Class, &e.Signed); err != nil {
+				return d, err
+			}
+			if sum != nil {
+				copy(e.SHA256[:], sum)
+				d.Evidence = &e
+			}
+			return d, nil
+		})
+		if err != nil {
+			return nil, err
+		}
+		out[i] = r.Verification
+	}
+	return out, nil
+}
+
+// Verifications gives one page, newest first.
+func (b *Book) Verifications(ctx context.Context, q basilica.VerificationQuery) (basilica.VerificationPage, error) {
+	limit := q.Limit
+	if limit <= 0 {
+		limit = defaultPage
+	}
+	limit = min(limit, maxPage)
+	where, args := []string{"v.book = $1"}, []any{b.id}
+	and := func(column string, value any) {
+		args = append(args, value)
+		where = append(where, column+" $"+strconv.Itoa(len(args)))
+	}
+	if q.Miner != "" {
+		and("v.miner =", q.Miner)
+	}
+	if q.Executor != "" {
+		and("v.executor =", q.Executor)
+	}
+	if q.Round != nil {
+		and("v.round =", *q.Round)
+	}
+	if q.Result != "" {
+		and("v.result =", q.Result)
+	}
+	if q.Before > 0 {
+		and("v.seq <", q.Before)
+	}
+	and("1 = 1 ORDER BY v.seq DESC LIMIT", limit+1)
+	rows, err := b.v.read.QueryContext(ctx, `SELECT `+verificationColumns+` FROM verifications v WHERE `+strings.Join(where, " AND "), args...)
+	found, err := scanRows(rows, err, b.scanVerification)
+	if err != nil {
+		return basilica.VerificationPage{}, err
+	}
+	var page basilica.VerificationPage
+	if len(found) > limit {
+		found = found[:limit]
+		page.Next = found[limit-1].seq
+	}
+	page.Verifications, err = b.withVerdicts(ctx, found)
+	return page, err
+}
+
+// Verification reads one; an unknown id is NotFound.
+func (b *Book) Verification(ctx context.Context, id basilica.VerificationID) (basilica.Verification, error) {
+	rows, err := b.v.read.QueryContext(ctx, `SELECT `+verificationColumns+` FROM verifications v WHERE v.book = $1 AND v.id = $2`, b.id, id)
+	rowsFound, err := scanRows(rows, err, b.scanVerification)
+	if err != nil {
+		return basilica.Verification{}, err
+	}
+	if len(rowsFound) == 0 {
+		return basilica.Verification{}, basilica.E(basilica.NotFound, "NO_SUCH_VERIFICATION", "this validator has no verification of that id", "list them at /api/v1/verifications")
+	}
+	out, err := b.withVerdicts(ctx, rowsFound)
+	if err != nil {
+		return basilica.Verification{}, err
+	}
+	return out[0], nil
+}
+
+// LatestVerifications gives the newest verification of every executor, by miner and executor, at most limit of them.
+func (b *Book) LatestVerifications(ctx context.Context, limit int) ([]basilica.Verification, error) {
+	rows, err := b.v.read.QueryContext(ctx, `SELECT `+verificationColumns+` FROM standings s
+		JOIN verifications v ON v.seq = (SELECT max(w.seq) FROM verifications w WHERE w.book = s.book AND w.miner = s.miner AND w.executor = s.executor)
+		WHERE s.book = $1 ORDER BY v.miner_uid, v.executor LIMIT $2`, b.id, limit)
+	latest, err := scanRows(rows, err, b.scanVerification)
+	if err != nil {
+		return nil, err
+	}
+	return b.withVerdicts(ctx, latest)
+}
+
+// History gives all verifications of one executor, oldest first: what its standing is the fold of.
+func (b *Book) History(ctx context.Context, k basilica.ExecutorKey) ([]basilica.Verification, error) {
+	rows, err := b.v.read.QueryContext(ctx, `SELECT `+verificationColumns+` FROM verifications v WHERE v.book = $1 AND v.miner = $2 AND v.executor = $3 ORDER BY v.seq`, b.id, k.Miner, k.Executor)
+	all, err := scanRows(rows, err, b.scanVerification)
+	if err != nil {
+		return nil, err
+	}
+	return b.withVerdicts(ctx, all)
+}
