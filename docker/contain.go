@@ -28,7 +28,6 @@ const strangerID = "1987654321"
 const (
 	minMemory  = 16 << 20 // less than this does not even hold the tmpfs mounts
 	maxVolumes = 16
-	nofile     = 65536
 )
 
 // tmpfsPlan divides at most half of a container's memory among what lives in memory and counts in it.
@@ -116,7 +115,6 @@ func contained(spec basilica.ContainerSpec, volumes []string) (*container.Config
 			PidsLimit:  &pids,
 			Ulimits: []*container.Ulimit{
 				{Name: "core"}, // no core file anywhere
-				{Name: "nofile", Soft: nofile, Hard: nofile},
 			},
 			DeviceRequests: deviceRequests(spec.GPUs),
 		},

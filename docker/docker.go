@@ -125,8 +125,9 @@ func (e *Engine) Start(ctx context.Context, id string) (wait func(context.Contex
 	defer cancel()
 	if _, err := e.api.ContainerStart(starting, id, client.ContainerStartOptions{}); err != nil {
 		stopWaiting()
-		if errdefs.IsInvalidArgument(err) || strings.Contains(err.Error(), "OCI runtime create failed") {
-			return nil, basilica.E(basilica.Invalid, "CONTAINER_START", "the container could not start: "+startSentence(err), "check the command and the image").With(err)
+		if i := strings.LastIndex(err.Error(), "exec: "); i >= 0 { // the runtime's word on the program, not on the host
+			why := tail(strings.TrimSuffix(err.Error()[i+len("exec: "):], ": unknown"))
+			return nil, basilica.E(basilica.Invalid, "CONTAINER_START", "the container could not start: "+why, "check the command and the image").With(err)
 		}
 		return nil, e.mapped("start container", err)
 	}
@@ -143,18 +144,6 @@ func (e *Engine) Start(ctx context.Context, id string) (wait func(context.Contex
 			return e.ended(ctx, id, res, kills)
 		}
 	}, nil
-}
-
-// startSentence takes the end of the runtime's own words: they name the file that could not be executed.
-func startSentence(err error) string {
-	text := err.Error()
-	if i := strings.LastIndex(text, "exec: "); i >= 0 {
-		text = text[i+len("exec: "):]
-	}
-	if len(text) > 200 {
-		text = text[len(text)-200:]
-	}
-	return strings.TrimSuffix(text, ": unknown")
 }
 
 func (e *Engine) ended(ctx context.Context, id string, res container.WaitResponse, kills *memoryWatch) (basilica.ContainerEnd, error) {
@@ -275,4 +264,3 @@ func (e *Engine) Inspect(ctx context.Context, id string) (basilica.ContainerStat
 	st.Running = res.Container.State.Running
 	return st, nil
 }
-
