@@ -16,11 +16,11 @@ func Serial(n int, f func(i int)) {
 	}
 }
 
-// Shortcuts leave work out of a CPU prover. The honest device has none; package attest/adversary supplies them, so
+// Shortcuts replace work of a CPU prover. The honest device has none; package attest/adversary supplies them, so
 // that the checks are tested against provers that are consistent in everything but the work. They must be functions
 // of their arguments alone: replays have to give the same bytes.
 type Shortcuts struct {
-	Element func(l, i, j int) (byte, bool) // a made-up value of a product element
+	Element func(l, i, j int) (byte, bool) // another value for a product element
 	Lane    func(batch, lane int) bool     // leave the lane where it is
 	Cell    func(round, cell int) bool     // keep the cell of the round before
 }
@@ -88,23 +88,55 @@ func (c *CPU) layer(l int) []byte {
 	return c.fill[l*n2 : (l+1)*n2]
 }
 
-// product makes layer l >= 2.
+// product makes layer l >= 2. Two rows of B share each 64-bit multiplication: their sums stay below 2^30 in size, so the
+// lower one is the low half, sign included, and what is left is the upper one.
 func (c *CPU) product(l int) {
 	n := c.p.N
 	from, roundKey := schedule(&c.seed, l)
 	a, b, x := c.layer(from), c.layer(l-1), c.layer(l)
-	c.parallel(n, func(i int) {
-		row, out := a[i*n:(i+1)*n], x[i*n:(i+1)*n]
-		for j := range n {
-			if c.skip.Element != nil {
-				if v, ok := c.skip.Element(l, i, j); ok {
-					out[j] = v
-					continue
-				}
-			}
-			out[j] = phi(uint32(dot(row, b[j*n:(j+1)*n])), uint32(i), uint32(j), roundKey)
+	pairs := make([]int64, n/2*n)
+	c.parallel(n/2, func(j int) {
+		lo, hi, out := b[2*j*n:][:n], b[(2*j+1)*n:][:n], pairs[j*n:][:n]
+		for k := range out {
+			out[k] = int64(int8(lo[k])) + int64(int8(hi[k]))<<32
 		}
 	})
+	c.parallel(n, func(i int) {
+		row, out := make([]int64, n), x[i*n:(i+1)*n]
+		for k, v := range a[i*n : (i+1)*n] {
+			row[k] = int64(int8(v))
+		}
+		for j := 0; j < n; j += 8 {
+			s := dotPairs(row, pairs[j/2*n:][:4*n])
+			for k, v := range s {
+				lo := int32(v)
+				hi := int32((v - int64(lo)) >> 32)
+				out[j+2*k] = phi(uint32(lo), uint32(i), uint32(j+2*k), roundKey)
+				out[j+2*k+1] = phi(uint32(hi), uint32(i), uint32(j+2*k+1), roundKey)
+			}
+		}
+		if c.skip.Element != nil {
+			for j := range out {
+				if v, ok := c.skip.Element(l, i, j); ok {
+					out[j] = v
+				}
+			}
+		}
+	})
+}
+
+// dotPairs multiplies a row with four rows of pairs.
+func dotPairs(a, p []int64) [4]int64 {
+	n := len(a)
+	p0, p1, p2, p3 := p[:n], p[n:2*n], p[2*n:3*n], p[3*n:4*n]
+	var s0, s1, s2, s3 int64
+	for k, v := range a {
+		s0 += v * p0[k]
+		s1 += v * p1[k]
+		s2 += v * p2[k]
+		s3 += v * p3[k]
+	}
+	return [4]int64{s0, s1, s2, s3}
 }
 
 // chunk is how many lanes or cells go to one call of a Parallel.

@@ -81,7 +81,7 @@ func (s *lane) step(block []byte) {
 	for m := 1; m < len(s); m <<= 1 {
 		o := *s
 		for q := range s {
-			s[q] = bits.RotateLeft32(2*o[q]+o[q^m], 7) * 0x9E3779B1
+			s[q] = bits.RotateLeft32(2*o[q]+o[(q^m)&7], 7) * 0x9E3779B1
 		}
 	}
 }
@@ -128,9 +128,12 @@ func join(a, b, c *cell, i, r int) (x cell) {
 		x[k] = bits.RotateLeft32((v^c[k])*0x85EBCA77, 11) + t
 	}
 	for m := 1; m < len(x); m <<= 1 {
-		o := x
-		for k := range x {
-			x[k] = bits.RotateLeft32(2*o[k]+o[k^m], 7) * 0x9E3779B1
+		for h := 0; h < len(x); h += 2 * m {
+			for k := h; k < h+m; k++ { // all at once from the old values: each pair needs itself only
+				u, v := x[k&31], x[(k+m)&31]
+				x[k&31] = bits.RotateLeft32(2*u+v, 7) * 0x9E3779B1
+				x[(k+m)&31] = bits.RotateLeft32(2*v+u, 7) * 0x9E3779B1
+			}
 		}
 	}
 	return x

@@ -1,0 +1,255 @@
+package attestor
+
+import (
+	"bytes"
+	"context"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/exec"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"basilica"
+	"basilica/attest"
+)
+
+// Environment of the child.
+const (
+	EnvBinding      = "BASILICA_ATTEST_BINDING" // JSON of Channel
+	EnvKey          = "BASILICA_ATTEST_KEY"     // path of the attestation key
+	EnvSoftwareGPUs = "BASILICA_SOFTWARE_GPUS"  // number of software devices
+	EnvCheat        = "BASILICA_CHEAT"          // adversary builds only
+)
+
+const (
+	maxStderr  = 64 << 10 // bytes of the child's log that are passed on per run
+	maxOutput  = 1 << 20  // bytes of a child's JSON answer
+	maxSession = 4 << 30  // bytes of all frames of a run, each way
+	killWait   = 5 * time.Second
+)
+
+// Channel is what the SSH server knows of the channel that a proof runs over.
+type Channel struct {
+	SessionID       string `json:"session_id"`       // hex
+	HostKey         string `json:"host_key"`         // hex of the SSH wire encoding
+	MinerHotkey     string `json:"miner_hotkey"`     // hex, 32 bytes
+	ValidatorHotkey string `json:"validator_hotkey"` // hex, 32 bytes
+}
+
+// NewChannel writes a binding in the child's form.
+func NewChannel(b attest.Binding) Channel {
+	return Channel{
+		SessionID: hex.EncodeToString(b.SessionID), HostKey: hex.EncodeToString(b.HostKey),
+		MinerHotkey: hex.EncodeToString(b.MinerHotkey[:]), ValidatorHotkey: hex.EncodeToString(b.ValidatorHotkey[:]),
+	}
+}
+
+// ParseChannel reads the JSON of EnvBinding. Both hotkeys are needed and 32 bytes long.
+func ParseChannel(text string) (*attest.Binding, error) {
+	var c Channel
+	dec := json.NewDecoder(strings.NewReader(text))
+	dec.DisallowUnknownFields()
+	if err := dec.Decode(&c); err != nil {
+		return nil, fmt.Errorf("parse %s: %w", EnvBinding, err)
+	}
+	b := &attest.Binding{}
+	var err error
+	if b.SessionID, err = hex.DecodeString(c.SessionID); err != nil || len(b.SessionID) == 0 {
+		return nil, fmt.Errorf("parse %s: session_id is not hex", EnvBinding)
+	}
+	if b.HostKey, err = hex.DecodeString(c.HostKey); err != nil || len(b.HostKey) == 0 {
+		return nil, fmt.Errorf("parse %s: host_key is not hex", EnvBinding)
+	}
+	if err := b.MinerHotkey.UnmarshalText([]byte(c.MinerHotkey)); err != nil {
+		return nil, fmt.Errorf("parse %s: miner_hotkey: %w", EnvBinding, err)
+	}
+	if err := b.ValidatorHotkey.UnmarshalText([]byte(c.ValidatorHotkey)); err != nil {
+		return nil, fmt.Errorf("parse %s: validator_hotkey: %w", EnvBinding, err)
+	}
+	return b, nil
+}
+
+// Version is what `gpu-attestor version --json` prints.
+type Version struct {
+	Version   string `json:"version"`
+	Adversary bool   `json:"adversary"` // a build that can cheat: refused outside localnet
+}
+
+// Detection is what `gpu-attestor detect --json` prints.
+type Detection struct {
+	SPKI   []byte         `json:"spki"` // attestation key, base64 of the DER SubjectPublicKeyInfo
+	Driver string         `json:"driver,omitempty"`
+	GPUs   []basilica.GPU `json:"gpus"`
+	Notes  []string       `json:"notes,omitempty"` // what was not found, in plain words
+}
+
+// Child starts gpu-attestor. The zero values of the optional fields are fine.
+type Child struct {
+	Path         string // of the binary
+	Key          string // path of the attestation key; made by the child where it does not exist
+	SoftwareGPUs int
+	Parallel     int    // goroutines of a software device; 0: all processors
+	Cheat        string // optional, for adversary builds
+	Log          *slog.Logger
+}
+
+// ErrAttestor says that the binary cannot be run.
+var errAttestor = basilica.E(basilica.Unavailable, "ATTESTOR_FAILED", "gpu-attestor could not be run",
+	"build it with `make build` and give its path with --attestor")
+
+// command prepares a run in its own process group with an environment that holds nothing of ours but what it needs.
+func (c Child) command(ctx context.Context, env []string, args ...string) *exec.Cmd {
+	cmd := exec.CommandContext(ctx, c.Path, args...)
+	for _, name := range []string{"PATH", "HOME", "TMPDIR", "LD_LIBRARY_PATH"} {
+		if v, ok := os.LookupEnv(name); ok {
+			cmd.Env = append(cmd.Env, name+"="+v)
+		}
+	}
+	cmd.Env = append(cmd.Env, EnvKey+"="+c.Key, EnvSoftwareGPUs+"="+strconv.Itoa(c.SoftwareGPUs))
+	if c.Cheat != "" {
+		cmd.Env = append(cmd.Env, EnvCheat+"="+c.Cheat)
+	}
+	cmd.Env = append(cmd.Env, env...)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
+	cmd.WaitDelay = killWait
+	return cmd
+}
+
+// answer runs a verb that prints one JSON value.
+func (c Child) answer(ctx context.Context, into any, args ...string) error {
+	cmd := c.command(ctx, nil, args...)
+	var out, log capped
+	out.left, log.left = maxOutput, maxStderr
+	cmd.Stdout, cmd.Stderr = &out, &log
+	if err := cmd.Run(); err != nil {
+		return errAttestor.With(fmt.Errorf("%s %s: %w: %s", c.Path, args[0], err, bytes.TrimSpace(log.b)))
+	}
+	if err := json.Unmarshal(out.b, into); err != nil {
+		return errAttestor.With(fmt.Errorf("%s %s: %w", c.Path, args[0], err))
+	}
+	return nil
+}
+
+// capped keeps the first bytes and drops the rest, so that a child never blocks on it.
+type capped struct {
+	b    []byte
+	left int
+}
+
+// Write never fails.
+func (c *capped) Write(p []byte) (int, error) {
+	n := min(len(p), c.left)
+	c.b, c.left = append(c.b, p[:n]...), c.left-n
+	return len(p), nil
+}
+
+// Version asks the binary what it is.
+func (c Child) Version(ctx context.Context) (v Version, err error) {
+	return v, c.answer(ctx, &v, "version", "--json")
+}
+
+// Detect asks the binary for the machine's devices and its attestation key.
+func (c Child) Detect(ctx context.Context) (d Detection, err error) {
+	return d, c.answer(ctx, &d, "detect", "--json")
+}
+
+// Serve runs one challenge: it relays frames between the channel and a fresh child until either ends, closes the
+// channel, and returns when the child is gone. An error says what went wrong on this machine; how the challenge came
+// out is the validator's to know.
+func (c Child) Serve(ctx context.Context, ch io.ReadWriteCloser, b attest.Binding) error {
+	channel, err := json.Marshal(NewChannel(b))
+	if err != nil {
+		return fmt.Errorf("encode channel: %w", err)
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	cmd := c.command(ctx, []string{EnvBinding + "=" + string(channel)}, "prove", "--parallel", strconv.Itoa(c.Parallel))
+	stdin, err := cmd.StdinPipe()
+	if err != nil {
+		return fmt.Errorf("start attestor: %w", err)
+	}
+	stdout, err := cmd.StdoutPipe()
+	if err != nil {
+		return fmt.Errorf("start attestor: %w", err)
+	}
+	cmd.Stderr = &lines{log: c.Log, left: maxStderr}
+	if err := cmd.Start(); err != nil {
+		return errors.Join(errAttestor.With(err), ch.Close())
+	}
+	var group errgroup.Group
+	group.Go(func() error { // ends when the channel is closed, by the validator or below
+		err := relay(stdin, ch, toAttestor)
+		cancel() // without a validator there is nothing left to prove
+		return err
+	})
+	errOut := relay(ch, stdout, attest.RelayCap)
+	errClose := ch.Close()
+	errIn := group.Wait()
+	errWait := cmd.Wait()
+	if ctx.Err() != nil && errOut == nil {
+		errWait = nil // the validator hung up, or we did: the kill was ours
+	}
+	if errWait == nil && errIn != nil && !errors.Is(errIn, attest.ErrFrame) {
+		errIn = nil // the channel's own end
+	}
+	return errors.Join(errOut, ignoreClosed(errClose), errIn, errWait)
+}
+
+func ignoreClosed(err error) error {
+	if errors.Is(err, io.EOF) || errors.Is(err, os.ErrClosed) || errors.Is(err, io.ErrClosedPipe) {
+		return nil
+	}
+	return err
+}
+
+// relay passes whole frames on until the end of from.
+func relay(to io.Writer, from io.Reader, limit attest.Cap) error {
+	for total := 0; ; {
+		f, err := attest.ReadFrame(from, limit)
+		if errors.Is(err, io.EOF) || errors.Is(err, os.ErrClosed) || errors.Is(err, io.ErrClosedPipe) {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("relay: %w", err)
+		}
+		if total += len(f); total > maxSession {
+			return fmt.Errorf("relay: %w: more than %d bytes in one run", attest.ErrFrame, maxSession)
+		}
+		if _, err := to.Write(f); err != nil {
+			return fmt.Errorf("relay %v: %w", f.Type(), err)
+		}
+	}
+}
+
+// lines passes the child's stderr to the log, line by line, up to a number of bytes.
+type lines struct {
+	log  *slog.Logger
+	left int
+	part []byte
+}
+
+// Write never fails: a full log must not stop a proof.
+func (l *lines) Write(p []byte) (int, error) {
+	n := len(p)
+	p = p[:min(n, l.left)]
+	l.left -= len(p)
+	l.part = append(l.part, p...)
+	for {
+		i := bytes.IndexByte(l.part, '\n')
+		if i < 0 {
+			return n, nil
+		}
+		l.log.Info("gpu-attestor", "line", string(l.part[:i]))
+		l.part = l.part[i+1:]
+	}
+}
