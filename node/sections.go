@@ -1,0 +1,85 @@
+package node
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"reflect"
+	"slices"
+
+	"github.com/pelletier/go-toml/v2"
+
+	"basilica"
+)
+
+// Config is one configuration file: a section per role, and [chain] for all of them.
+type Config struct {
+	Chain  ChainConfig  `toml:"chain"`
+	Client ClientConfig `toml:"client"`
+}
+
+// DefaultConfig is what holds where neither file, environment nor flag says otherwise.
+func DefaultConfig() Config {
+	return Config{
+		Chain:  ChainConfig{URL: "ws://127.0.0.1:9944", NetUID: 39},
+		Client: ClientConfig{Data: "~/.basilica/client"},
+	}
+}
+
+// CheckConfig reads a file as a role would, checks every section that the file has, and names these sections.
+func CheckConfig(path string, environ []string) ([]string, error) {
+	cfg := DefaultConfig()
+	if err := LoadConfig(path, environ, &cfg); err != nil {
+		return nil, err
+	}
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("read %s again: %w", path, err)
+	}
+	var present map[string]any
+	if err := toml.Unmarshal(text, &present); err != nil {
+		return nil, fmt.Errorf("read %s again: %w", path, err)
+	}
+	var names []string
+	var errs []error
+	v := reflect.ValueOf(&cfg).Elem()
+	for i := range v.NumField() {
+		name := v.Type().Field(i).Tag.Get("toml")
+		if _, ok := present[name]; !ok {
+			continue
+		}
+		names = append(names, name)
+		if section, ok := v.Field(i).Addr().Interface().(interface{ Validate() error }); ok {
+			errs = append(errs, section.Validate())
+		}
+	}
+	if err := errors.Join(errs...); err != nil {
+		return nil, err
+	}
+	if len(names) == 0 {
+		return nil, basilica.E(basilica.Invalid, "CONFIG_EMPTY", fmt.Sprintf("%s has no section", path), "write at least [chain] and the section of a role")
+	}
+	slices.Sort(names)
+	return names, nil
+}
+
+// ClientConfig is section [client].
+type ClientConfig struct {
+	// Hotkey signs the client's requests: the path of a plain key file, or //Name on a development chain.
+	Hotkey string `toml:"hotkey"`
+	// Data is the directory that remembers own tasks.
+	Data string `toml:"data"`
+	// AllowPlain speaks plain HTTP to miners that published no TLS key: anybody on the way reads and changes what is sent.
+	AllowPlain bool `toml:"allow_plain"`
+}
+
+// Validate checks what can be checked without a network.
+func (c *ClientConfig) Validate() error {
+	if c.Hotkey == "" {
+		return invalid("client.hotkey", "is not set", "give the path of a key file with --hotkey or in the configuration file")
+	}
+	if c.Data == "" {
+		return invalid("client.data", "is empty", "name a directory")
+	}
+	return nil
+}
