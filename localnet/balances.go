@@ -1,0 +1,157 @@
+package localnet
+
+import (
+	"math"
+
+	"basilica/scale"
+)
+
+const existentialDeposit = 500 // rao
+
+type balancesStore struct{ totalIssuance value[uint64] }
+
+func (rt *runtime) balancesPallet() module {
+	p := &prefix{pallet: "Balances"}
+	rt.balances = &balancesStore{totalIssuance: newValue(p, "TotalIssuance", cU64, 0)}
+	dest := field{"dest", tMultiAddress, "AccountIdLookupOf<T>"}
+	amount := field{"value", compact(tU64), "T::Balance"}
+	who := func(name string) field { return field{name, tAccount, "T::AccountId"} }
+	rao := func(name string) field { return field{name, tU64, "T::Balance"} }
+	transfer := func(keepAlive bool) func(*runtime, *scale.Reader) dispatch {
+		return func(rt *runtime, r *scale.Reader) dispatch {
+			to, amount := readAddress(r), r.Compact()
+			return dispatch{run: func(x *execution, from origin) error {
+				if from.root {
+					return badOrigin
+				}
+				return rt.transfer(x, from.who, to, amount, keepAlive)
+			}}
+		}
+	}
+	return module{
+		name: "Balances", crate: "pallet_balances", index: 5, storage: p,
+		calls: []call{
+			{0, "transfer_allow_death", []field{dest, amount}, false, weight{339791000, 7791}, transfer(false)},
+			{3, "transfer_keep_alive", []field{dest, amount}, false, weight{339791000, 7791}, transfer(true)},
+			{4, "transfer_all", []field{dest, {"keep_alive", tBool, "bool"}}, false, weight{348949000, 7791}, func(rt *runtime, r *scale.Reader) dispatch {
+				to, keepAlive := readAddress(r), r.Bool()
+				return dispatch{run: func(x *execution, from origin) error {
+					if from.root {
+						return badOrigin
+					}
+					free := rt.system.account.get(x, from.who).free
+					if keepAlive {
+						free -= min(free, existentialDeposit)
+					}
+					return rt.transfer(x, from.who, to, free, keepAlive)
+				}}
+			}},
+		},
+		events: []arm{
+			eventEndowed.arm("Endowed", who("account"), rao("free_balance")),
+			eventTransfer.arm("Transfer", who("from"), who("to"), rao("amount")),
+			eventDeposit.arm("Deposit", who("who"), rao("amount")),
+			eventWithdraw.arm("Withdraw", who("who"), rao("amount")),
+			eventIssued.arm("Issued", rao("amount")),
+		},
+		errors: plainArms("VestingBalance", "LiquidityRestrictions", "InsufficientBalance", "ExistentialDeposit", "Expendability",
+			"ExistingVestingSchedule", "DeadAccount", "TooManyReserves", "TooManyHolds", "TooManyFreezes", "IssuanceDeactivated", "DeltaZero"),
+		constants: []constant{{"ExistentialDeposit", tU64, scale.AppendU64(nil, existentialDeposit)}},
+	}
+}
+
+// readAddress reads a MultiAddress; only accounts by their key exist here.
+func readAddress(r *scale.Reader) account {
+	if r.U8() != 0 {
+		r.Fail(errUndecodable)
+	}
+	return readAccount(r)
+}
+
+// transfer moves rao. The receiver must end with the existential deposit at least; the sender too where keepAlive is
+// set, and else loses its account when it ends below.
+func (rt *runtime) transfer(x *execution, from, to account, amount uint64, keepAlive bool) error {
+	if err := rt.withdraw(x, from, amount, keepAlive); err != nil {
+		return err
+	}
+	if err := rt.deposit(x, to, amount); err != nil {
+		return err
+	}
+	x.emit(eventTransfer, from[:], to[:], u64(amount))
+	return nil
+}
+
+// withdraw takes rao from an account.
+func (rt *runtime) withdraw(x *execution, who account, amount uint64, keepAlive bool) error {
+	info := rt.system.account.get(x, who)
+	switch {
+	case info.free < amount:
+		return fundsUnavailable
+	case info.free-amount < existentialDeposit && keepAlive:
+		return notExpendable
+	}
+	info.free -= amount
+	if info.free < existentialDeposit {
+		rt.burnDust(x, info.free)
+		rt.system.account.del(x, who)
+		x.emit(eventKilledAccount, who[:])
+		return nil
+	}
+	rt.system.account.set(x, who, info)
+	return nil
+}
+
+func (rt *runtime) burnDust(x *execution, rao uint64) {
+	rt.balances.totalIssuance.set(x, rt.balances.totalIssuance.get(x)-rao)
+}
+
+// deposit gives rao to an account and creates it where needed.
+func (rt *runtime) deposit(x *execution, who account, amount uint64) error {
+	info, known := rt.system.account.find(x, who)
+	if known && info.providers > 0 {
+		if info.free > math.MaxUint64-amount {
+			return fundsUnavailable
+		}
+		info.free += amount
+		rt.system.account.set(x, who, info)
+		return nil
+	}
+	if amount < existentialDeposit {
+		return belowMinimum
+	}
+	info.free, info.providers, info.flags = info.free+amount, 1, newLogic
+	rt.system.account.set(x, who, info)
+	x.emit(eventNewAccount, who[:])
+	x.emit(eventEndowed, who[:], u64(amount))
+	return nil
+}
+
+type paymentStore struct{ multiplier value[[2]uint64] }
+
+// Fees as spec 425 charges them, in rao.
+const (
+	baseWeight = 108157000 // ref_time of an extrinsic without its call
+	baseFee    = 54078     // of that weight
+)
+
+func (rt *runtime) paymentPallet() module {
+	p := &prefix{pallet: "TransactionPayment"}
+	multiplier := composite("sp_arithmetic::fixed_point::FixedU128", nil, field{"", tU128, "u128"})
+	rt.payment = &paymentStore{multiplier: newValue(p, "NextFeeMultiplier", as(multiplier, cU128), [2]uint64{0, 1e18})}
+	return module{
+		name: "TransactionPayment", crate: "pallet_transaction_payment", index: 6, storage: p,
+		events: []arm{eventFeePaid.arm("TransactionFeePaid", field{"who", tAccount, "T::AccountId"},
+			field{"actual_fee", tU64, "BalanceOf<T>"}, field{"tip", tU64, "BalanceOf<T>"})},
+		constants: []constant{{"OperationalFeeMultiplier", tU8, []byte{5}}},
+	}
+}
+
+// fee is the price of an extrinsic in rao: its weight at 0.0005 rao (rounded to nearest, half down), plus its length
+// in bytes with the length prefix.
+func (c *call) fee(length int) uint64 {
+	if c.free {
+		return 0
+	}
+	own := c.weight.refTime - min(c.weight.refTime, baseWeight)
+	return baseFee + (own*5+4999)/10000 + uint64(length)
+}

@@ -1,0 +1,298 @@
+package localnet
+
+import (
+	"errors"
+	"fmt"
+	"sort"
+
+	"basilica/scale"
+)
+
+// What the chain answers as. Clients cache by these and by the genesis hash.
+const (
+	specName       = "node-subtensor"
+	specVersion    = 425
+	txVersion      = 1
+	ss58Prefix     = 42
+	blockHashCount = 2400
+)
+
+// pallet is one pallet's declaration: all of its metadata, and the code behind each call.
+type module struct {
+	name, crate string // as in metadata, and the Rust crate of its types
+	index       uint8
+	storage     *prefix
+	calls       []call
+	events      []arm
+	errors      []arm
+	constants   []constant
+}
+
+// call is one dispatchable. decode reads the arguments in the order of args; what is left in the reader is not its own.
+type call struct {
+	index  uint8
+	name   string
+	args   []field
+	free   bool // Pays::No
+	weight weight
+	decode func(rt *runtime, r *scale.Reader) dispatch
+}
+
+// dispatch is a decoded call, ready to run. guard, which may be nil, is what the pool asks before inclusion.
+type dispatch struct {
+	run   func(x *execution, from origin) error
+	guard func(x *execution, who account) error
+}
+
+// weight is the cost of a call as the runtime of spec 425 was seen to report it, base of an extrinsic included.
+type weight struct{ refTime, proofSize uint64 }
+
+type constant struct {
+	name  string
+	shape shape
+	value []byte
+}
+
+// origin says on whose behalf a call runs.
+type origin struct {
+	root bool
+	who  account
+}
+
+// runtime is the set of pallets with their storage handles, and the metadata generated from them.
+type runtime struct {
+	system   *systemStore
+	time     *timeStore
+	aura     *auraStore
+	balances *balancesStore
+	payment  *paymentStore
+	subnets  *subtensorStore
+	sudo     *sudoStore
+
+	pallets []module
+	v14     []byte
+	v15     []byte
+}
+
+// decoded is a call found in its pallet.
+type decoded struct {
+	module *module
+	call   *call
+	dispatch
+}
+
+// newRuntime declares the pallets. slot is the block time in milliseconds; it stands in the metadata.
+func newRuntime(slot uint64) (*runtime, error) {
+	rt := &runtime{}
+	rt.pallets = []module{
+		rt.systemPallet(), rt.timestampPallet(slot), rt.auraPallet(slot), rt.balancesPallet(), rt.paymentPallet(),
+		rt.subtensorPallet(), rt.sudoPallet(), rt.adminPallet(),
+	}
+	for version, blob := range map[uint8]*[]byte{14: &rt.v14, 15: &rt.v15} {
+		var err error
+		if *blob, err = scale.EncodeMetadata(rt.metadata(version)); err != nil {
+			return nil, fmt.Errorf("generate metadata: %w", err)
+		}
+	}
+	return rt, nil
+}
+
+var errUndecodable = errors.New("the call does not decode")
+
+// decodeCall reads one call.
+func (rt *runtime) decodeCall(r *scale.Reader) (decoded, error) { return rt.decodeCallBut(r, noPallet) }
+
+const noPallet = 0xff
+
+// decodeCallBut reads one call of any pallet but one.
+func (rt *runtime) decodeCallBut(r *scale.Reader, except uint8) (decoded, error) {
+	module, index := r.U8(), r.U8()
+	if r.Err() != nil || module == except {
+		return decoded{}, errUndecodable
+	}
+	for i := range rt.pallets {
+		p := &rt.pallets[i]
+		if p.index != module {
+			continue
+		}
+		for k := range p.calls {
+			if p.calls[k].index != index {
+				continue
+			}
+			d := p.calls[k].decode(rt, r)
+			if r.Err() != nil {
+				return decoded{}, errUndecodable
+			}
+			return decoded{p, &p.calls[k], d}, nil
+		}
+	}
+	return decoded{}, errUndecodable
+}
+
+// palletEnum is one of the outer enums: a variant for each pallet that has the inner one.
+func (rt *runtime) palletEnum(name string, inner func(p *module) (shape, bool)) shape {
+	return named("node_subtensor_runtime::"+name, nil, func(r *registry) scale.TypeDef {
+		var arms []arm
+		for i := range rt.pallets {
+			if s, ok := inner(&rt.pallets[i]); ok {
+				arms = append(arms, arm{rt.pallets[i].index, rt.pallets[i].name, []field{{"", s, ""}}})
+			}
+		}
+		return variants(r, arms)
+	})
+}
+
+func (p *module) callShape() (shape, bool) {
+	return p.inner("Call", len(p.calls), func(r *registry) scale.TypeDef {
+		arms := make([]arm, len(p.calls))
+		for i, c := range p.calls {
+			arms[i] = arm{c.index, c.name, c.args}
+		}
+		return variants(r, arms)
+	})
+}
+
+func (p *module) eventShape() (shape, bool) {
+	return p.inner("Event", len(p.events), func(r *registry) scale.TypeDef { return variants(r, p.events) })
+}
+
+func (p *module) errorShape() (shape, bool) {
+	return p.inner("Error", len(p.errors), func(r *registry) scale.TypeDef { return variants(r, p.errors) })
+}
+
+func (p *module) inner(name string, n int, def func(r *registry) scale.TypeDef) (shape, bool) {
+	return named(p.crate+"::pallet::"+name, []param{{"T", nil}}, def), n > 0
+}
+
+func (rt *runtime) callShape() shape {
+	return rt.palletEnum("RuntimeCall", func(p *module) (shape, bool) { return p.callShape() })
+}
+
+func (rt *runtime) eventShape() shape {
+	return rt.palletEnum("RuntimeEvent", func(p *module) (shape, bool) { return p.eventShape() })
+}
+
+func (rt *runtime) errorShape() shape {
+	return rt.palletEnum("RuntimeError", func(p *module) (shape, bool) { return p.errorShape() })
+}
+
+// metadata describes the pallets; version is 14 or 15.
+func (rt *runtime) metadata(version uint8) *scale.Metadata {
+	r := &registry{ids: map[string]uint32{}}
+	m := &scale.Metadata{Version: version}
+	for i := range rt.pallets {
+		m.Pallets = append(m.Pallets, rt.pallets[i].describe(r))
+	}
+	call := rt.callShape()
+	extra, extensions := rt.extensions(r)
+	m.Extrinsic = scale.ExtrinsicMeta{
+		Version: 4, Address: r.id(tMultiAddress), Call: r.id(call), Signature: r.id(tMultiSignature), Extra: r.id(extra),
+		Extensions: extensions,
+	}
+	extrinsic := composite("sp_runtime::generic::unchecked_extrinsic::UncheckedExtrinsic", []param{
+		{"Address", &tMultiAddress}, {"Call", &call}, {"Signature", &tMultiSignature}, {"Extra", &extra},
+	}, field{"", tBytes, ""})
+	m.Extrinsic.Ty = r.id(extrinsic)
+	m.Ty = r.id(composite("node_subtensor_runtime::Runtime", nil))
+	if version == 15 {
+		m.APIs = rt.apis(r, extrinsic)
+		m.Outer = scale.OuterEnums{Call: r.id(call), Event: r.id(rt.eventShape()), Error: r.id(rt.errorShape())}
+	}
+	m.Types = r.types
+	return m
+}
+
+func (p *module) describe(r *registry) scale.PalletMeta {
+	out := scale.PalletMeta{Name: p.name, Index: p.index}
+	if p.storage != nil {
+		out.HasStorage, out.Storage.Prefix = true, p.name
+		for _, e := range p.storage.entries {
+			out.Storage.Entries = append(out.Storage.Entries, e.describe(r))
+		}
+	}
+	if s, ok := p.callShape(); ok {
+		out.HasCalls, out.Calls = true, r.id(s)
+	}
+	if s, ok := p.eventShape(); ok {
+		out.HasEvent, out.Event = true, r.id(s)
+	}
+	if s, ok := p.errorShape(); ok {
+		out.HasError, out.Error = true, r.id(s)
+	}
+	for _, c := range p.constants {
+		out.Constants = append(out.Constants, scale.ConstantMeta{Name: c.name, Ty: r.id(c.shape), Value: c.value})
+	}
+	return out
+}
+
+func (e storageEntry) describe(r *registry) scale.StorageEntry {
+	out := scale.StorageEntry{Name: e.name, Modifier: scale.Default, Value: r.id(e.value), Default: e.fallback}
+	if e.optional {
+		out.Modifier = scale.Optional
+	}
+	if len(e.keys) > 0 {
+		out.IsMap, out.Hashers = true, e.hashers
+		k := e.keys[0]
+		if len(e.keys) > 1 {
+			k = tuple(e.keys...)
+		}
+		out.Key = r.id(k)
+	}
+	return out
+}
+
+// extensions declares the transaction extensions in their order. Their paths are the runtime's own: some clients
+// know an extension by the last segment.
+func (rt *runtime) extensions(r *registry) (shape, []scale.SignedExtension) {
+	generic := []param{{"T", nil}}
+	node := composite("node_subtensor_runtime::Runtime", nil)
+	ours := []param{{"T", &node}}
+	era := enum("sp_runtime::generic::era::Era", nil, eraArms()...)
+	mode := enum("frame_metadata_hash_extension::Mode", nil, plainArms("Disabled", "Enabled")...)
+	list := []struct {
+		name       string
+		extra      shape
+		additional shape
+	}{
+		{"CheckNonZeroSender", composite("frame_system::extensions::check_non_zero_sender::CheckNonZeroSender", generic), tUnit},
+		{"CheckSpecVersion", composite("frame_system::extensions::check_spec_version::CheckSpecVersion", generic), tU32},
+		{"CheckTxVersion", composite("frame_system::extensions::check_tx_version::CheckTxVersion", generic), tU32},
+		{"CheckGenesis", composite("frame_system::extensions::check_genesis::CheckGenesis", generic), tHash},
+		{"CheckMortality", composite("node_subtensor_runtime::check_mortality::CheckMortality", generic, field{"", era, "Era"}), tHash},
+		{"CheckNonce", composite("node_subtensor_runtime::check_nonce::CheckNonce", generic, field{"", compact(tU32), "T::Nonce"}), tUnit},
+		{"CheckWeight", composite("frame_system::extensions::check_weight::CheckWeight", generic), tUnit},
+		{"ChargeTransactionPayment", composite("pallet_transaction_payment::ChargeTransactionPayment", generic, field{"", compact(tU64), "BalanceOf<T>"}), tUnit},
+		{"SudoTransactionExtension", composite("node_subtensor_runtime::sudo_wrapper::SudoTransactionExtension", ours), tUnit},
+		{"CheckShieldedTxValidity", composite("pallet_shield::extension::CheckShieldedTxValidity", ours), tUnit},
+		{"SubtensorTransactionExtension", composite("pallet_subtensor::extensions::subtensor::SubtensorTransactionExtension", ours), tUnit},
+		{"DrandPriority", composite("pallet_drand::drand_priority::DrandPriority", ours), tUnit},
+		{"CheckMetadataHash", composite("frame_metadata_hash_extension::CheckMetadataHash", generic, field{"mode", mode, "Mode"}), option(array(32, tU8))},
+	}
+	var shapes []shape
+	var out []scale.SignedExtension
+	for _, e := range list {
+		shapes = append(shapes, e.extra)
+		out = append(out, scale.SignedExtension{Identifier: e.name, Ty: r.id(e.extra), Additional: r.id(e.additional)})
+	}
+	return tuple(shapes...), out
+}
+
+func eraArms() []arm {
+	arms := []arm{{0, "Immortal", nil}}
+	for i := 1; i < 256; i++ {
+		arms = append(arms, arm{uint8(i), fmt.Sprintf("Mortal%d", i), []field{{"", tU8, ""}}})
+	}
+	return arms
+}
+
+// sortedNetuids reads the subnets in the order of their storage keys, which is the order in which the chain walks.
+func (rt *runtime) sortedNetuids(s reader) []uint16 {
+	keys := s.scan(rt.subnets.networksAdded.prefix)
+	sort.Strings(keys)
+	var out []uint16
+	for _, k := range keys {
+		tail := k[len(rt.subnets.networksAdded.prefix):]
+		out = append(out, scale.NewReader([]byte(tail)).U16())
+	}
+	return out
+}
