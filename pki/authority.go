@@ -37,6 +37,12 @@ const (
 	blockJWT  = "JWT PRIVATE KEY"
 )
 
+// dawn and never bound certificates without meaningful dates; never is RFC 5280's "no well-defined expiration".
+var (
+	dawn  = time.Date(2024, 1, 1, 0, 0, 0, 0, time.UTC)
+	never = time.Date(9999, 12, 31, 23, 59, 59, 0, time.UTC)
+)
+
 // Authority holds a miner's three signing keys: the fleet CA (X.509, P-256), the SSH CA (Ed25519) and the JWT key
 // (Ed25519). It is safe for use by many goroutines.
 type Authority struct {
@@ -87,7 +93,7 @@ func Create(dir string) (*Authority, error) {
 }
 
 // selfSign makes the root. It has no meaningful dates: it is in force until its miner makes another one, so that no
-// fleet dies of a forgotten day (99991231235959Z is RFC 5280's "no well-defined expiration").
+// fleet dies of a forgotten day.
 func selfSign(key *ecdsa.PrivateKey) ([]byte, error) {
 	serial, err := randomSerial()
 	if err != nil {
@@ -96,8 +102,8 @@ func selfSign(key *ecdsa.PrivateKey) ([]byte, error) {
 	template := &x509.Certificate{
 		SerialNumber:          serial,
 		Subject:               pkix.Name{CommonName: "basilica fleet CA"},
-		NotBefore:             time.Date(2024, 1, 1, 0, 0, 0, 0, time.UTC),
-		NotAfter:              time.Date(9999, 12, 31, 23, 59, 59, 0, time.UTC),
+		NotBefore:             dawn,
+		NotAfter:              never,
 		KeyUsage:              x509.KeyUsageCertSign | x509.KeyUsageCRLSign,
 		BasicConstraintsValid: true,
 		IsCA:                  true,

@@ -5,12 +5,9 @@ import (
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
-	"math/big"
 	"net"
 	"net/netip"
 	"sync"
@@ -18,6 +15,7 @@ import (
 	"time"
 
 	"basilica"
+	"basilica/pki"
 )
 
 const (
@@ -73,22 +71,17 @@ func checkDialled(address string, allowPrivate bool) error {
 	if err != nil {
 		return fmt.Errorf("parse address: %w", err)
 	}
-	if a := ap.Addr().Unmap(); !a.IsGlobalUnicast() || a.IsPrivate() || sharedSpace.Contains(a) {
-		if allowPrivate && !a.IsUnspecified() && !a.IsMulticast() {
-			return nil
-		}
-		return basilica.E(basilica.Denied, "ADDRESS_PRIVATE", fmt.Sprintf("address %s is not on the public internet", a), "name a public address, or allow private ones on the miner")
+	a := ap.Addr().Unmap()
+	if basilica.PublicAddr(a) || allowPrivate && !a.IsUnspecified() && !a.IsMulticast() {
+		return nil
 	}
-	return nil
+	return basilica.E(basilica.Denied, "ADDRESS_PRIVATE", fmt.Sprintf("address %s is not on the public internet", a), "name a public address, or allow private ones on the miner")
 }
-
-// sharedSpace is RFC 6598: carriers' private addresses.
-var sharedSpace = netip.MustParsePrefix("100.64.0.0/10")
 
 // ServeKey is the joining machine's side of the dial-back: it shows a self-signed certificate over key (ECDSA P-256) to
 // whoever comes to ln and says nothing else, until ctx ends. It closes ln.
 func ServeKey(ctx context.Context, ln net.Listener, key crypto.Signer) error {
-	cert, err := selfSigned(key)
+	cert, err := pki.SelfSigned(key)
 	if err != nil {
 		ln.Close()
 		return err
@@ -115,17 +108,4 @@ func ServeKey(ctx context.Context, ln net.Listener, key crypto.Signer) error {
 			_ = tls.Server(conn, conf).HandshakeContext(hctx)
 		})
 	}
-}
-
-func selfSigned(key crypto.Signer) (tls.Certificate, error) {
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1),
-		NotBefore:    time.Date(2024, 1, 1, 0, 0, 0, 0, time.UTC),
-		NotAfter:     time.Date(9999, 12, 31, 23, 59, 59, 0, time.UTC),
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
-	if err != nil {
-		return tls.Certificate{}, fmt.Errorf("make self-signed certificate: %w", err)
-	}
-	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, nil
 }
