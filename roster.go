@@ -75,3 +75,6 @@ type AttemptRecord struct {
 	TaskAttempt
 	Executor ExecutorID
 }
+
+// TaskRef names the record's current attempt.
+func (t *TaskRecord) TaskRef() TaskAttempt { return TaskAttempt{Task: t.ID, Attempt: t.Attempt} }

@@ -111,19 +111,22 @@ func (m *Miner) Remember(ctx context.Context, hotkey, nonce string, until time.T
 	return fresh && err == nil, err
 }
 
-// OwnBlob records that client holds a blob, which counts towards maxBytes of all its blobs (Exhausted, BLOB_QUOTA).
-func (m *Miner) OwnBlob(ctx context.Context, client basilica.Hotkey, blob basilica.Blob, now time.Time, maxBytes int64) error {
-	return m.tx(ctx, func(tx *sql.Tx) error {
-		var used int64
-		err := tx.QueryRowContext(ctx, `SELECT coalesce(sum(size), 0) FROM blob_owners WHERE client = $1 AND digest != $2`, string(client), blob.SHA256[:]).Scan(&used)
-		if err != nil {
-			return fmt.Errorf("measure blobs: %w", err)
-		}
-		if blob.Size > maxBytes-used {
-			return basilica.E(basilica.Exhausted, "BLOB_QUOTA", fmt.Sprintf("client %s has %d bytes of blobs here; %d more are over its %d", client, used, blob.Size, maxBytes), "wait until older files are forgotten, or use another miner")
-		}
-		return ownBlob(ctx, tx, client, blob, now)
-	})
+// BlobRoom refuses a blob that would take client over maxBytes of all its blobs (Exhausted, BLOB_QUOTA).
+func (m *Miner) BlobRoom(ctx context.Context, client basilica.Hotkey, blob basilica.Blob, maxBytes int64) error {
+	var used int64
+	err := m.read.QueryRowContext(ctx, `SELECT coalesce(sum(size), 0) FROM blob_owners WHERE client = $1 AND digest != $2`, string(client), blob.SHA256[:]).Scan(&used)
+	if err != nil {
+		return mapped(fmt.Errorf("measure blobs: %w", err))
+	}
+	if blob.Size > maxBytes-used {
+		return basilica.E(basilica.Exhausted, "BLOB_QUOTA", fmt.Sprintf("client %s has %d bytes of blobs here; %d more are over its %d", client, used, blob.Size, maxBytes), "wait until older files are forgotten, or use another miner")
+	}
+	return nil
+}
+
+// OwnBlob records that client holds a blob.
+func (m *Miner) OwnBlob(ctx context.Context, client basilica.Hotkey, blob basilica.Blob, now time.Time) error {
+	return m.tx(ctx, func(tx *sql.Tx) error { return ownBlob(ctx, tx, client, blob, now) })
 }
 
 func ownBlob(ctx context.Context, tx *sql.Tx, client basilica.Hotkey, blob basilica.Blob, now time.Time) error {

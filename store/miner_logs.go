@@ -87,6 +87,9 @@ func (l *TaskLogs) Append(id basilica.TaskID, c basilica.LogChunk) (err error) {
 	if err != nil {
 		return err
 	}
+	if size.data >= basilica.MaxLogBytes {
+		return nil
+	}
 	if c.Offset < 0 || c.Offset > size.data {
 		return basilica.E(basilica.Conflict, "LOG_GAP", fmt.Sprintf("log of task %s has %d bytes and cannot go on at %d", id, size.data, c.Offset), "")
 	}

@@ -13,7 +13,7 @@ import (
 
 const taskColumns = `id, client, idempotency_key, spec, spec_digest, state, reason, executor, attempt, accepted, lease_until, not_before, cancel,
 	gpus, created, started, ended, exit_code, outputs, log_bytes, receipt, worker_fence,
-	(SELECT json_group_object(executor, n) FROM (SELECT executor, count(*) AS n FROM attempts WHERE task = tasks.id AND outcome != '' GROUP BY executor))`
+	(SELECT json_group_object(executor, n) FROM (SELECT executor, count(*) AS n FROM attempts WHERE task = tasks.id AND outcome = 'abandoned' GROUP BY executor))`
 
 func scanTask(row scanner) (t basilica.TaskRecord, err error) {
 	var digest []byte
@@ -177,15 +177,27 @@ func (m *Miner) Accept(ctx context.Context, id basilica.TaskID, fence uint64, gp
 	})
 }
 
-// Requeue puts a placed task that no executor accepted back into the queue, not to be placed before the given time. The
-// attempt is abandoned: its executor is told to end it should it hold it after all.
-func (m *Miner) Requeue(ctx context.Context, id basilica.TaskID, fence uint64, notBefore time.Time, why basilica.Reason) error {
+// Requeue puts a placed task that no executor accepted back into the queue, not to be placed before the given time; it
+// is a Conflict where one has accepted it meanwhile. Unless the executor was only busy, the attempt is abandoned: it counts
+// as refused, and its executor is told to end it should it hold it after all.
+func (m *Miner) Requeue(ctx context.Context, id basilica.TaskID, fence uint64, notBefore time.Time, why basilica.Reason, busy bool) error {
 	reason, err := json.Marshal(why)
 	if err != nil {
 		return err
 	}
+	outcome := "abandoned"
+	if busy {
+		outcome = "busy"
+	}
 	return m.tx(ctx, func(tx *sql.Tx) error {
-		if err := endAttempt(ctx, tx, id, "abandoned"); err != nil {
+		var accepted bool
+		if err := tx.QueryRowContext(ctx, `SELECT accepted FROM tasks WHERE id = $1`, string(id)).Scan(&accepted); err != nil {
+			return fmt.Errorf("find task: %w", err)
+		}
+		if accepted {
+			return basilica.E(basilica.Conflict, "TASK_ACCEPTED", fmt.Sprintf("an executor holds task %s already", id), "")
+		}
+		if err := endAttempt(ctx, tx, id, outcome); err != nil {
 			return err
 		}
 		return fenced(ctx, tx, id, fence, `state = $3, executor = '', not_before = $4, reason = $5, worker = '', worker_until = 0`,
@@ -285,7 +297,7 @@ func (m *Miner) WantCancel(ctx context.Context, client basilica.Hotkey, id basil
 
 // Unreleased lists attempts that are over for the miner and that their executor has still to forget, oldest first.
 func (m *Miner) Unreleased(ctx context.Context, limit int) ([]basilica.AttemptRecord, error) {
-	rows, err := m.read.QueryContext(ctx, `SELECT task, attempt, executor FROM attempts WHERE outcome != '' AND released = 0 ORDER BY placed LIMIT $1`, limit)
+	rows, err := m.read.QueryContext(ctx, `SELECT task, attempt, executor FROM attempts WHERE outcome IN ('ended', 'abandoned') AND released = 0 ORDER BY placed LIMIT $1`, limit)
 	return collect(rows, err, func(row scanner) (a basilica.AttemptRecord, err error) {
 		return a, row.Scan(&a.Task, &a.Attempt, &a.Executor)
 	})

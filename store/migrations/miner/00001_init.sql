@@ -61,11 +61,11 @@ CREATE TABLE attempts (
     attempt INTEGER NOT NULL,
     executor TEXT NOT NULL,
     placed INTEGER NOT NULL,
-    outcome TEXT NOT NULL DEFAULT '',
+    outcome TEXT NOT NULL DEFAULT '', -- '': under way; busy, abandoned or ended
     released INTEGER NOT NULL DEFAULT 0,
     PRIMARY KEY (task, attempt)
 ) STRICT;
-CREATE INDEX attempts_unreleased ON attempts (executor) WHERE outcome != '' AND released = 0;
+CREATE INDEX attempts_unreleased ON attempts (executor) WHERE outcome IN ('ended', 'abandoned') AND released = 0;
 
 CREATE TABLE grants (
     id TEXT PRIMARY KEY,

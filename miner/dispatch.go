@@ -1,0 +1,249 @@
+package miner
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"basilica"
+)
+
+// Queue moves tasks through their life. A claim's fencing number stands in the record that Claim gives; a change under an
+// older number, or of an ended task, is a Conflict.
+type Queue interface {
+	OpenTasks(ctx context.Context) ([]basilica.TaskRecord, error)
+	Place(ctx context.Context, id basilica.TaskID, executor basilica.ExecutorID, now time.Time) error
+	EndQueued(ctx context.Context, id basilica.TaskID, state basilica.TaskState, why basilica.Reason, now time.Time) error
+	Claim(ctx context.Context, worker string, now, until time.Time, limit int) ([]basilica.TaskRecord, error)
+	KeepClaim(ctx context.Context, id basilica.TaskID, fence uint64, until time.Time) error
+	Accept(ctx context.Context, id basilica.TaskID, fence uint64, gpus []string, leaseUntil time.Time) error
+	Advance(ctx context.Context, id basilica.TaskID, fence uint64, state basilica.TaskState, started time.Time) error
+}
+
+// Attempts ends attempts and remembers those that an executor has still to forget.
+type Attempts interface {
+	Requeue(ctx context.Context, id basilica.TaskID, fence uint64, notBefore time.Time, why basilica.Reason, busy bool) error
+	End(ctx context.Context, t basilica.TaskRecord, abandoned bool) error
+	Unreleased(ctx context.Context, limit int) ([]basilica.AttemptRecord, error)
+	Released(ctx context.Context, a basilica.TaskAttempt) error
+}
+
+const (
+	claimLife    = 15 * time.Second
+	claimsAtOnce = 64
+	maxRetryWait = 10 * time.Second
+	callTimeout  = 20 * time.Second // of one short call to an executor
+	sweepEvery   = 10 * time.Minute
+	keepLogs     = 7 * 24 * time.Hour
+)
+
+// waits remembers why queued tasks wait, as the last round of placement found.
+type waits struct {
+	mu   sync.Mutex // guards last
+	last map[basilica.TaskID]basilica.Reason
+}
+
+func (w *waits) of(id basilica.TaskID) (basilica.Reason, bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	r, ok := w.last[id]
+	return r, ok
+}
+
+// set takes the new reasons and lists the tasks whose code has changed.
+func (w *waits) set(now map[basilica.TaskID]basilica.Reason) (changed []basilica.TaskID) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for id, why := range now {
+		if w.last[id].Code != why.Code {
+			changed = append(changed, id)
+		}
+	}
+	w.last = maps.Clone(now)
+	return changed
+}
+
+// dispatch places queued tasks and follows placed ones until ctx ends. What it has to do stands in the store, so that it
+// goes on where an earlier process stopped.
+func (m *Miner) dispatch(ctx context.Context) error {
+	worker := "w-" + randomName()
+	var followers sync.WaitGroup
+	defer followers.Wait()
+	for {
+		changed := m.bell.next("")
+		wait := m.cfg.Tick
+		next, err := m.placeQueued(ctx)
+		if err == nil {
+			wait = min(wait, next)
+			err = m.claim(ctx, worker, &followers)
+		}
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if err != nil {
+			m.Log.ErrorContext(ctx, "dispatch", "error", err)
+			changed = nil
+		}
+		timer := time.NewTimer(wait)
+		select {
+		case <-ctx.Done():
+		case <-changed:
+		case <-timer.C:
+		}
+		timer.Stop()
+	}
+}
+
+// placeQueued runs placement over the queue and gives the time until the next refused task may be offered again.
+func (m *Miner) placeQueued(ctx context.Context) (next time.Duration, err error) {
+	next = m.cfg.Tick
+	members, open, err := m.fleetAndTasks(ctx)
+	if err != nil {
+		return next, err
+	}
+	now := m.Now()
+	var queue []wanted
+	for _, t := range open {
+		if t.State != basilica.TaskQueued || t.Cancel {
+			continue
+		}
+		queue = append(queue, wanted{
+			id: t.ID, gpus: t.Spec.GPUs, allowSoftware: t.Spec.AllowSoftware, cpuMillis: t.Spec.CPUMillis, memoryBytes: t.Spec.MemoryBytes,
+			notBefore: t.NotBefore, refused: t.Refused,
+		})
+		if rest := t.NotBefore.Sub(now); rest > 0 {
+			next = min(next, rest)
+		}
+	}
+	p := place(m.boxes(members, open), queue, now)
+	for _, w := range p.placements {
+		if err := m.Store.Place(ctx, w.task, w.executor, now); err != nil && !isCode(err, "TASK_NOT_QUEUED") {
+			return next, fmt.Errorf("place task %s: %w", w.task, err)
+		}
+		m.Log.InfoContext(ctx, "task placed", "task", w.task, "executor", w.executor)
+		m.bell.ring(w.task)
+	}
+	for id, why := range p.impossible {
+		reason := reasonOf(why)
+		if err := m.Store.EndQueued(ctx, id, basilica.TaskFailed, reason, now); err != nil && !isCode(err, "TASK_NOT_QUEUED") {
+			return next, fmt.Errorf("end task %s: %w", id, err)
+		}
+		m.Log.InfoContext(ctx, "task ended", "task", id, "state", basilica.TaskFailed, "code", reason.Code)
+		m.bell.ring(id)
+	}
+	m.bell.ring(m.waits.set(p.waiting)...)
+	return next, nil
+}
+
+// claim starts a follower for every placed task that has none.
+func (m *Miner) claim(ctx context.Context, worker string, followers *sync.WaitGroup) error {
+	for {
+		now := m.Now()
+		claimed, err := m.Store.Claim(ctx, worker, now, now.Add(claimLife), claimsAtOnce)
+		if err != nil {
+			return fmt.Errorf("claim tasks: %w", err)
+		}
+		for _, t := range claimed {
+			followers.Go(func() { m.follow(ctx, t) })
+		}
+		if len(claimed) < claimsAtOnce {
+			return nil
+		}
+	}
+}
+
+// reasonOf makes a reason of an error: its code and its sentence with the fix, one word where it is a fault of ours.
+func reasonOf(err error) basilica.Reason {
+	code := basilica.CodeOf(err)
+	if code == "" {
+		return basilica.Reason{Code: "EXECUTOR_FAILED", Sentence: "the executor could not take the task"}
+	}
+	sentence := sentenceOf(err)
+	if fix := basilica.FixOf(err); fix != "" {
+		sentence += ". Fix: " + fix
+	}
+	return basilica.Reason{Code: code, Sentence: sentence}
+}
+
+// tidy has executors forget ended attempts, and forgets old blobs and logs, until ctx ends.
+func (m *Miner) tidy(ctx context.Context) error {
+	var swept time.Time
+	for {
+		if err := m.releaseEnded(ctx); err != nil && ctx.Err() == nil {
+			m.Log.ErrorContext(ctx, "release ended attempts", "error", err)
+		}
+		if now := m.Now(); now.Sub(swept) >= sweepEvery {
+			swept = now
+			if err := m.sweep(ctx, now); err != nil && ctx.Err() == nil {
+				m.Log.ErrorContext(ctx, "forget old content", "error", err)
+			}
+		}
+		if err := rest(ctx, m.cfg.ReleaseEvery); err != nil {
+			return err
+		}
+	}
+}
+
+func (m *Miner) sweep(ctx context.Context, now time.Time) error {
+	if err := m.Logs.ForgetBefore(now.Add(-keepLogs)); err != nil {
+		return err
+	}
+	if !m.blobUse.TryLock() { // content is on its way in; the next round comes
+		return nil
+	}
+	defer m.blobUse.Unlock()
+	n, err := m.Store.ForgetBlobs(ctx, now.Add(-m.cfg.KeepBlobs), 1000, m.Blobs.Delete)
+	if err == nil && n > 0 {
+		m.Log.InfoContext(ctx, "old content forgotten", "blobs", n)
+	}
+	return err
+}
+
+// releaseEnded goes through the attempts that executors have still to forget, every executor beside the others.
+func (m *Miner) releaseEnded(ctx context.Context) error {
+	left, err := m.Store.Unreleased(ctx, 1000)
+	if err != nil {
+		return fmt.Errorf("list ended attempts: %w", err)
+	}
+	byExecutor := map[basilica.ExecutorID][]basilica.TaskAttempt{}
+	for _, a := range left {
+		byExecutor[a.Executor] = append(byExecutor[a.Executor], a.TaskAttempt)
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(32)
+	for id, attempts := range byExecutor {
+		g.Go(func() error {
+			e, err := m.Store.Member(ctx, id)
+			if err != nil {
+				return err
+			}
+			if m.away(e) != nil {
+				return nil
+			}
+			for _, a := range attempts {
+				if err := m.release(ctx, m.Executor(e.Executor, e.Addr), a); err != nil {
+					m.Log.DebugContext(ctx, "attempt not released yet", "task", a.Task, "executor", id, "error", err)
+					if basilica.KindOf(err) == basilica.Unavailable {
+						return nil
+					}
+				}
+			}
+			return nil
+		})
+	}
+	return g.Wait()
+}
+
+// release has an executor forget an attempt; one that it does not know is forgotten already.
+func (m *Miner) release(ctx context.Context, peer basilica.Executor, a basilica.TaskAttempt) error {
+	call, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	if err := peer.Release(call, a.Task, a.Attempt); err != nil && basilica.KindOf(err) != basilica.NotFound {
+		return err
+	}
+	return m.Store.Released(ctx, a)
+}

@@ -1,0 +1,250 @@
+package miner
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"basilica"
+	"basilica/keys"
+	"basilica/pki"
+)
+
+// Who may submit tasks.
+const (
+	ComputeOpen      = "open"
+	ComputeAllowList = "allow-list"
+	ComputeClosed    = "closed"
+)
+
+// Config is what a miner is told. Zero limits take the defaults that stand beside them.
+type Config struct {
+	NetUID        basilica.NetUID
+	Axon          basilica.Axon // what is published on chain: Addr, Version, Protocol, TLSKey
+	FleetAddr     string        // host:port of the fleet door as executors reach it; it stands in join tokens
+	Version       string        // of Basilica
+	Compute       string        // ComputeOpen, ComputeAllowList or ComputeClosed
+	AllowList     []basilica.Hotkey
+	MinStake      basilica.Rao // a validator with less is refused
+	MaxGrants     int          // grants of one validator in ten minutes; 600
+	MaxOpenTasks  int          // unfinished tasks of one client; 64
+	MaxBlobBytes  int64        // stored blobs of one client; 32 GiB
+	KeepBlobs     time.Duration
+	BeatTTL       time.Duration // an executor silent for longer is not ready; 10 s
+	TaskLease     time.Duration // how long an executor keeps a task without a heartbeat's answer; 30 s
+	Grace         time.Duration // waited after a lease's end before an attempt counts as lost; 10 s
+	Retry         time.Duration // first wait before a refused or broken call is repeated; it doubles up to 10 s; 250 ms
+	Tick          time.Duration // longest rest of the dispatcher; 1 s
+	MaxAttempts   int           // placements of one task that no executor accepted, beside busy ones; 5
+	RefreshEvery  time.Duration // shortest time between two reads of the metagraph; 1 s
+	PublishAgain  time.Duration // wait after a failed publication of the axon; 12 s
+	ReleaseEvery  time.Duration // between two rounds of forgetting ended attempts; 2 s
+	MaxQueueTasks int           // tasks that may wait at once; 10000
+}
+
+func (c Config) withDefaults() Config {
+	c.MaxGrants = orElse(c.MaxGrants, 600)
+	c.MaxOpenTasks = orElse(c.MaxOpenTasks, 64)
+	c.MaxBlobBytes = orElse(c.MaxBlobBytes, 32<<30)
+	c.KeepBlobs = orElse(c.KeepBlobs, 24*time.Hour)
+	c.BeatTTL = orElse(c.BeatTTL, 10*time.Second)
+	c.TaskLease = orElse(c.TaskLease, 30*time.Second)
+	c.Grace = orElse(c.Grace, 10*time.Second)
+	c.Retry = orElse(c.Retry, 250*time.Millisecond)
+	c.Tick = orElse(c.Tick, time.Second)
+	c.MaxAttempts = orElse(c.MaxAttempts, 5)
+	c.RefreshEvery = orElse(c.RefreshEvery, time.Second)
+	c.PublishAgain = orElse(c.PublishAgain, 12*time.Second)
+	c.ReleaseEvery = orElse(c.ReleaseEvery, 2*time.Second)
+	c.MaxQueueTasks = orElse(c.MaxQueueTasks, 10_000)
+	c.Compute = orElse(c.Compute, ComputeOpen)
+	return c
+}
+
+func orElse[T comparable](v, other T) T {
+	var zero T
+	if v == zero {
+		return other
+	}
+	return v
+}
+
+// Parts is what a miner works with.
+type Parts struct {
+	Hotkey    keys.Signer
+	Chain     Chain
+	Authority *pki.Authority
+	Store     Store
+	Blobs     Blobs
+	Logs      Logs
+	// PeerKey dials addr and gives the DER SubjectPublicKeyInfo that the machine there holds.
+	PeerKey func(ctx context.Context, addr string) (spki []byte, err error)
+	// Executor speaks to the gRPC door of an enrolled executor.
+	Executor func(id basilica.ExecutorID, addr string) basilica.Executor
+	Now      func() time.Time
+	Log      *slog.Logger
+}
+
+// Store is all that a miner must not lose, by what for.
+type Store interface {
+	Enrollments
+	Fleet
+	Grants
+	Tasks
+	Queue
+	Attempts
+	BlobOwners
+}
+
+// Miner is the role. It implements basilica.Miner for its axon and basilica.Fleet for its executors.
+type Miner struct {
+	Parts
+	cfg    Config
+	self   basilica.Hotkey
+	subnet subnet
+	bell   *bell
+	waits  waits
+
+	// blobUse is held for reading while content and its owner are being recorded, so that content without an owner yet
+	// is not swept away.
+	blobUse sync.RWMutex
+}
+
+var (
+	_ basilica.Miner = (*Miner)(nil)
+	_ basilica.Fleet = (*Miner)(nil)
+)
+
+// New makes a miner; Run starts it.
+func New(cfg Config, parts Parts) *Miner {
+	return &Miner{Parts: parts, cfg: cfg.withDefaults(), self: basilica.Hotkey(parts.Hotkey.SS58()), bell: newBell()}
+}
+
+// Run follows the chain and dispatches tasks until ctx ends. It refuses to work for a hotkey that is not registered
+// (MINER_NOT_REGISTERED).
+func (m *Miner) Run(ctx context.Context) error {
+	if err := m.join(ctx); err != nil {
+		return err
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return m.followChain(ctx) })
+	g.Go(func() error { return m.dispatch(ctx) })
+	g.Go(func() error { return m.tidy(ctx) })
+	err := g.Wait()
+	if errors.Is(err, context.Canceled) {
+		return nil
+	}
+	return err
+}
+
+// Health gives nil where the miner is registered and has seen the chain lately.
+func (m *Miner) Health(context.Context) error {
+	snapshot, at := m.subnet.read()
+	if snapshot == nil {
+		return basilica.E(basilica.Unavailable, "CHAIN_NOT_READ", "the metagraph has not been read yet", "check [chain] url and that the node answers")
+	}
+	if age := m.Now().Sub(at); age > maxSnapshotAge {
+		return basilica.E(basilica.Unavailable, "CHAIN_STALE", fmt.Sprintf("the metagraph was last read %s ago", age.Round(time.Second)), "check [chain] url and that the node answers")
+	}
+	if _, ok := snapshot.ByHotkey(m.self); !ok {
+		return m.notRegistered()
+	}
+	return nil
+}
+
+// Status is what a miner says of itself.
+type Status struct {
+	Hotkey    basilica.Hotkey            `json:"hotkey"`
+	NetUID    basilica.NetUID            `json:"netuid"`
+	UID       *basilica.UID              `json:"uid,omitempty"`
+	Block     basilica.BlockNumber       `json:"block"`
+	Axon      string                     `json:"axon"`
+	Published bool                       `json:"published"` // the chain names Axon
+	Incentive uint16                     `json:"incentive"` // share of 65535
+	Executors int                        `json:"executors"`
+	Ready     int                        `json:"ready"`
+	Tasks     map[basilica.TaskState]int `json:"tasks"` // not yet ended
+	Grants    int                        `json:"grants"`
+}
+
+// Status reads what the miner is busy with.
+func (m *Miner) Status(ctx context.Context) (any, error) {
+	s := Status{Hotkey: m.self, NetUID: m.cfg.NetUID, Axon: m.cfg.Axon.Addr.String(), Tasks: map[basilica.TaskState]int{}}
+	if snapshot, _ := m.subnet.read(); snapshot != nil {
+		s.Block = snapshot.Block
+		if n, ok := snapshot.ByHotkey(m.self); ok {
+			s.UID, s.Incentive, s.Published = &n.UID, n.Incentive, m.published(n.Axon)
+		}
+	}
+	members, err := m.Store.Members(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("list executors: %w", err)
+	}
+	s.Executors = len(members)
+	for _, e := range members {
+		if m.notReady(e) == nil {
+			s.Ready++
+		}
+	}
+	open, err := m.Store.OpenTasks(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("list tasks: %w", err)
+	}
+	for _, t := range open {
+		s.Tasks[t.State]++
+	}
+	grants, err := m.Store.LiveGrants(ctx, m.Now())
+	if err != nil {
+		return nil, fmt.Errorf("list grants: %w", err)
+	}
+	s.Grants = len(grants)
+	return s, nil
+}
+
+// rest waits for d or the end of ctx.
+func rest(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-t.C:
+		return nil
+	}
+}
+
+// bell tells those who wait for a task that something about it has changed. The empty id is the whole queue.
+type bell struct {
+	mu      sync.Mutex // guards waiting
+	waiting map[basilica.TaskID]chan struct{}
+}
+
+func newBell() *bell { return &bell{waiting: map[basilica.TaskID]chan struct{}{}} }
+
+// next gives a channel that closes with the next ring for id.
+func (b *bell) next(id basilica.TaskID) <-chan struct{} {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if c, ok := b.waiting[id]; ok {
+		return c
+	}
+	c := make(chan struct{})
+	b.waiting[id] = c
+	return c
+}
+
+func (b *bell) ring(ids ...basilica.TaskID) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, id := range ids {
+		if c, ok := b.waiting[id]; ok {
+			close(c)
+			delete(b.waiting, id)
+		}
+	}
+}

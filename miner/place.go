@@ -1,0 +1,181 @@
+package miner
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"basilica"
+)
+
+// amounts is what a task asks for and what a box has. GPUs and software devices are counted apart: a software device
+// serves only a task that allows it.
+type amounts struct {
+	gpus        int
+	software    int
+	cpuMillis   int64
+	memoryBytes int64
+	slots       int // containers
+}
+
+// box is one executor as placement sees it.
+type box struct {
+	id       basilica.ExecutorID
+	notReady *basilica.Reason // why it takes nothing now; nil: it is ready
+	total    amounts
+	free     amounts
+}
+
+// wanted is one queued task as placement sees it.
+type wanted struct {
+	id            basilica.TaskID
+	gpus          int
+	allowSoftware bool
+	cpuMillis     int64
+	memoryBytes   int64
+	notBefore     time.Time
+	refused       map[basilica.ExecutorID]int // attempts that an executor did not take
+}
+
+// placement gives a task its executor.
+type placement struct {
+	task     basilica.TaskID
+	executor basilica.ExecutorID
+}
+
+// plan is what placement came to: every task of the queue stands in exactly one of its parts.
+type plan struct {
+	placements []placement
+	waiting    map[basilica.TaskID]basilica.Reason // why not now
+	impossible map[basilica.TaskID]*basilica.Error // no executor of the fleet could ever take it
+}
+
+// place gives the tasks of a queue, first come first, to executors with room. A task that has to wait reserves room on
+// the ready executor that is nearest to taking it, so that a later task never takes what an earlier one waits for. It has
+// no memory and no clock but its arguments.
+func place(fleet []box, queue []wanted, now time.Time) plan {
+	boxes := slices.Clone(fleet)
+	p := plan{waiting: map[basilica.TaskID]basilica.Reason{}, impossible: map[basilica.TaskID]*basilica.Error{}}
+	for _, w := range queue {
+		var able []*box // could take it when empty
+		for i := range boxes {
+			if _, ok := w.share(boxes[i].total); ok {
+				able = append(able, &boxes[i])
+			}
+		}
+		if len(able) == 0 {
+			p.impossible[w.id] = noFit(fleet, w)
+			continue
+		}
+		ready := slices.DeleteFunc(slices.Clone(able), func(b *box) bool { return b.notReady != nil })
+		if len(ready) == 0 {
+			p.waiting[w.id] = *able[0].notReady
+			continue
+		}
+		slices.SortStableFunc(ready, w.prefer)
+		if now.Before(w.notBefore) {
+			w.reserve(ready[0])
+			p.waiting[w.id] = basilica.Reason{Code: "RETRY_SOON", Sentence: fmt.Sprintf("an executor did not take it; it is offered again in %s", w.notBefore.Sub(now).Round(time.Millisecond))}
+			continue
+		}
+		taken := slices.IndexFunc(ready, func(b *box) bool { _, ok := w.share(b.free); return ok })
+		if taken < 0 {
+			w.reserve(ready[0])
+			p.waiting[w.id] = basilica.Reason{Code: "WAITS_FOR_ROOM", Sentence: fmt.Sprintf("it waits for room; %s has %s free", ready[0].id, missing(w, ready[0].free))}
+			continue
+		}
+		need, _ := w.share(ready[taken].free)
+		ready[taken].free = ready[taken].free.minus(need)
+		p.placements = append(p.placements, placement{task: w.id, executor: ready[taken].id})
+	}
+	return p
+}
+
+// share is the part of what a box has that w would take; false where it is not enough.
+func (w wanted) share(have amounts) (amounts, bool) {
+	need := amounts{cpuMillis: w.cpuMillis, memoryBytes: w.memoryBytes, slots: 1}
+	if w.allowSoftware {
+		need.software = min(w.gpus, max(have.software, 0))
+	}
+	need.gpus = w.gpus - need.software
+	ok := need.gpus <= max(have.gpus, 0) && need.cpuMillis <= have.cpuMillis && need.memoryBytes <= have.memoryBytes && need.slots <= have.slots
+	return need, ok
+}
+
+// reserve takes w's part from what is free, and where there is too little of a thing, all of it.
+func (w wanted) reserve(b *box) {
+	need, _ := w.share(b.free)
+	b.free = b.free.minus(need)
+}
+
+func (a amounts) minus(b amounts) amounts {
+	return amounts{
+		gpus: max(a.gpus-b.gpus, 0), software: max(a.software-b.software, 0), slots: max(a.slots-b.slots, 0),
+		cpuMillis: max(a.cpuMillis-b.cpuMillis, 0), memoryBytes: max(a.memoryBytes-b.memoryBytes, 0),
+	}
+}
+
+// prefer orders boxes for w: fewest refusals first, then for a task without GPUs the box with the fewest GPUs, for any
+// other the box with the most that are free, then the most free containers, then by id.
+func (w wanted) prefer(a, b *box) int {
+	order := cmp.Compare(w.refused[a.id], w.refused[b.id])
+	if order == 0 && w.gpus == 0 {
+		order = cmp.Compare(a.total.gpus+a.total.software, b.total.gpus+b.total.software)
+	}
+	if order == 0 && w.gpus > 0 {
+		order = cmp.Compare(w.usable(b.free), w.usable(a.free))
+	}
+	return cmp.Or(order, cmp.Compare(b.free.slots, a.free.slots), cmp.Compare(a.id, b.id))
+}
+
+func (w wanted) usable(a amounts) int {
+	if w.allowSoftware {
+		return a.gpus + a.software
+	}
+	return a.gpus
+}
+
+// noFit says that no box could ever take w, which is nearest, and what that lacks.
+func noFit(fleet []box, w wanted) *basilica.Error {
+	if len(fleet) == 0 {
+		return basilica.E(basilica.Exhausted, "NO_EXECUTOR_FITS", "this miner has no executor", "choose another miner: basilica ls")
+	}
+	best := slices.MinFunc(fleet, func(a, b box) int {
+		return cmp.Or(cmp.Compare(len(w.lacks(a.total)), len(w.lacks(b.total))), cmp.Compare(w.usable(b.total), w.usable(a.total)),
+			cmp.Compare(b.total.memoryBytes, a.total.memoryBytes), cmp.Compare(b.total.cpuMillis, a.total.cpuMillis), cmp.Compare(a.id, b.id))
+	})
+	fix := "ask for less, or choose another miner: basilica ls"
+	if !w.allowSoftware && w.gpus > best.total.gpus && w.gpus <= best.total.gpus+best.total.software {
+		fix = "its other devices are software; add --allow-software to use them, or choose another miner: basilica ls"
+	}
+	return basilica.E(basilica.Exhausted, "NO_EXECUTOR_FITS",
+		fmt.Sprintf("no executor of this miner has what the task asks for; the nearest, %s, has %s", best.id, missing(w, best.total)), fix)
+}
+
+// lacks names what have is short of for w, as "N of M things".
+func (w wanted) lacks(have amounts) []string {
+	var short []string
+	if n := w.usable(have); w.gpus > n {
+		short = append(short, fmt.Sprintf("%d of %d GPUs", max(n, 0), w.gpus))
+	}
+	if w.cpuMillis > have.cpuMillis {
+		short = append(short, fmt.Sprintf("%.3g of %.3g CPUs", float64(max(have.cpuMillis, 0))/1000, float64(w.cpuMillis)/1000))
+	}
+	if w.memoryBytes > have.memoryBytes {
+		short = append(short, fmt.Sprintf("%d of %d MiB of memory", max(have.memoryBytes, 0)>>20, (w.memoryBytes+1<<20-1)>>20))
+	}
+	if have.slots < 1 {
+		short = append(short, "0 of 1 containers")
+	}
+	return short
+}
+
+func missing(w wanted, have amounts) string {
+	short := w.lacks(have)
+	if len(short) == 0 {
+		return "room" // share and lacks count the same things
+	}
+	return strings.Join(short, " and ")
+}

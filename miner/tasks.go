@@ -1,0 +1,266 @@
+package miner
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"time"
+
+	"basilica"
+)
+
+// Tasks keeps what clients submitted.
+type Tasks interface {
+	// AddTask queues a task, or gives the one that has its idempotency key.
+	AddTask(ctx context.Context, t basilica.TaskRecord, maxOpen int) (basilica.Task, error)
+	Task(ctx context.Context, id basilica.TaskID) (basilica.TaskRecord, error)
+	TasksOf(ctx context.Context, client basilica.Hotkey, limit int) ([]basilica.TaskRecord, error)
+	Queued(ctx context.Context) (int, error)
+	WantCancel(ctx context.Context, client basilica.Hotkey, id basilica.TaskID, why basilica.Reason, now time.Time) (basilica.TaskRecord, error)
+}
+
+// BlobOwners keeps which client may read which content.
+type BlobOwners interface {
+	BlobRoom(ctx context.Context, client basilica.Hotkey, blob basilica.Blob, maxBytes int64) error
+	OwnBlob(ctx context.Context, client basilica.Hotkey, blob basilica.Blob, now time.Time) error
+	OwnsBlob(ctx context.Context, client basilica.Hotkey, sum basilica.Digest) (size int64, owns bool, err error)
+	ForgetBlobs(ctx context.Context, before time.Time, limit int, drop func(basilica.Digest) error) (int, error)
+}
+
+// Blobs keeps content by its SHA-256.
+type Blobs interface {
+	Put(ctx context.Context, blob basilica.Blob, content io.Reader) error
+	Open(sum basilica.Digest) (io.ReadCloser, int64, error)
+	Delete(sum basilica.Digest) error
+}
+
+// Logs keeps one log per task; offsets count the bytes of both streams together.
+type Logs interface {
+	Append(id basilica.TaskID, c basilica.LogChunk) error
+	Size(id basilica.TaskID) (int64, error)
+	Read(id basilica.TaskID, offset int64, f func(basilica.LogChunk) error) (next int64, err error)
+	ForgetBefore(before time.Time) error
+}
+
+const maxTasksListed = 1000
+
+// mayCompute refuses a client that the miner's policy does not serve.
+func (m *Miner) mayCompute(client basilica.Hotkey) error {
+	switch {
+	case m.cfg.Compute == ComputeOpen:
+		return nil
+	case m.cfg.Compute == ComputeAllowList && slices.Contains(m.cfg.AllowList, client):
+		return nil
+	case m.cfg.Compute == ComputeAllowList:
+		return basilica.E(basilica.Denied, "COMPUTE_NOT_ALLOWED", fmt.Sprintf("this miner runs tasks for listed clients only, and %.64s is not one", client), "ask its owner, or choose another miner: basilica ls")
+	}
+	return basilica.E(basilica.Denied, "COMPUTE_CLOSED", "this miner runs no tasks for clients", "choose another miner: basilica ls")
+}
+
+// Submit implements basilica.Miner.
+func (m *Miner) Submit(ctx context.Context, req basilica.Submission) (basilica.Task, error) {
+	if err := m.mayCompute(req.Caller); err != nil {
+		return basilica.Task{}, err
+	}
+	spec, err := parseSpec(req.Spec)
+	if err != nil {
+		return basilica.Task{}, err
+	}
+	if !printable(req.IdempotencyKey) {
+		return basilica.Task{}, basilica.E(basilica.Invalid, "IDEMPOTENCY_KEY_FORM", "the idempotency key is not 1 to 128 printable characters", "use a random name such as a UUID")
+	}
+	waiting, err := m.Store.Queued(ctx)
+	if err != nil {
+		return basilica.Task{}, fmt.Errorf("measure queue: %w", err)
+	}
+	if waiting >= m.cfg.MaxQueueTasks {
+		return basilica.Task{}, basilica.E(basilica.Exhausted, "QUEUE_FULL", fmt.Sprintf("%d tasks wait here already", waiting), "come again later, or choose another miner: basilica ls")
+	}
+	t, err := m.Store.AddTask(ctx, basilica.TaskRecord{
+		Task: basilica.Task{
+			ID: basilica.TaskID("t-" + randomName()), Client: req.Caller, IdempotencyKey: req.IdempotencyKey,
+			Spec: spec, SpecDigest: sha256.Sum256(req.Spec), Created: m.Now(),
+		},
+		SpecBytes: req.Spec,
+	}, m.cfg.MaxOpenTasks)
+	if err != nil {
+		return basilica.Task{}, err
+	}
+	m.Log.InfoContext(ctx, "task submitted", "task", t.ID, "client", t.Client, "gpus", spec.GPUs)
+	m.bell.ring("")
+	return t, nil
+}
+
+// parseSpec reads exactly one JSON object with known fields alone and checks it.
+func parseSpec(raw []byte) (basilica.TaskSpec, error) {
+	var spec basilica.TaskSpec
+	const fix = "use a client of the same version as the miner, or correct that field"
+	if len(raw) > basilica.MaxSpecBytes {
+		return spec, basilica.E(basilica.Invalid, "SPEC_SIZE", fmt.Sprintf("the task's spec has %d bytes, more than %d", len(raw), basilica.MaxSpecBytes), "send large data as an input file")
+	}
+	dec := json.NewDecoder(bytes.NewReader(raw))
+	dec.DisallowUnknownFields()
+	if err := dec.Decode(&spec); err != nil {
+		return spec, basilica.E(basilica.Invalid, "SPEC_JSON", fmt.Sprintf("the task's spec cannot be read: %.200s", err), fix).With(err)
+	}
+	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
+		return spec, basilica.E(basilica.Invalid, "SPEC_JSON", "the task's spec has bytes after its end", fix)
+	}
+	return spec, spec.Validate()
+}
+
+func printable(key string) bool {
+	if len(key) == 0 || len(key) > 128 {
+		return false
+	}
+	for _, c := range []byte(key) {
+		if c < 0x20 || c > 0x7e {
+			return false
+		}
+	}
+	return true
+}
+
+// owned reads a task of caller's; that of another is as unknown as one that does not exist.
+func (m *Miner) owned(ctx context.Context, caller basilica.Hotkey, id basilica.TaskID) (basilica.Task, error) {
+	t, err := m.Store.Task(ctx, id)
+	if err == nil && t.Client != caller {
+		err = basilica.E(basilica.NotFound, "TASK_UNKNOWN", fmt.Sprintf("no task %.64q of yours is here", id), "see basilica ps")
+	}
+	if err != nil {
+		return basilica.Task{}, err
+	}
+	return m.shown(t), nil
+}
+
+// shown adds what no row holds: the length of a living log, and why a queued task waits.
+func (m *Miner) shown(t basilica.TaskRecord) basilica.Task {
+	if t.State.Terminal() {
+		return t.Task
+	}
+	if size, err := m.Logs.Size(t.ID); err == nil {
+		t.LogBytes = size
+	}
+	if why, ok := m.waits.of(t.ID); ok && t.State == basilica.TaskQueued {
+		t.Reason = &why
+	}
+	return t.Task
+}
+
+// Task implements basilica.Miner.
+func (m *Miner) Task(ctx context.Context, caller basilica.Hotkey, id basilica.TaskID) (basilica.Task, error) {
+	return m.owned(ctx, caller, id)
+}
+
+// Tasks implements basilica.Miner; limit 0 gives 100, and there are never more than 1000.
+func (m *Miner) Tasks(ctx context.Context, caller basilica.Hotkey, limit int) ([]basilica.Task, error) {
+	if limit <= 0 {
+		limit = 100
+	}
+	records, err := m.Store.TasksOf(ctx, caller, min(limit, maxTasksListed))
+	if err != nil {
+		return nil, fmt.Errorf("list tasks: %w", err)
+	}
+	tasks := make([]basilica.Task, 0, len(records))
+	for _, t := range records {
+		tasks = append(tasks, m.shown(t))
+	}
+	return tasks, nil
+}
+
+// WatchTask implements basilica.Miner.
+func (m *Miner) WatchTask(ctx context.Context, caller basilica.Hotkey, id basilica.TaskID, logOffset int64, f func(basilica.TaskEvent) error) error {
+	if logOffset < 0 {
+		return basilica.E(basilica.Invalid, "LOG_OFFSET", "a log cannot be read from before its start", "use offset 0")
+	}
+	var last basilica.TaskEvent
+	for {
+		changed := m.bell.next(id)
+		t, err := m.owned(ctx, caller, id)
+		if err != nil {
+			return err
+		}
+		event := basilica.TaskEvent{Task: id, Attempt: t.Attempt, State: t.State, At: m.Now(), Reason: t.Reason}
+		if !t.State.Terminal() && (event.State != last.State || event.Attempt != last.Attempt || !sameReason(event.Reason, last.Reason)) {
+			if err := f(event); err != nil {
+				return err
+			}
+			last = event
+		}
+		logOffset, err = m.Logs.Read(id, logOffset, func(c basilica.LogChunk) error {
+			return f(basilica.TaskEvent{Task: id, Attempt: t.Attempt, State: basilica.TaskRunning, At: m.Now(), Log: &c})
+		})
+		if err != nil {
+			return err
+		}
+		if t.State.Terminal() {
+			event.At, event.ExitCode, event.Outputs, event.Receipt = *t.Ended, t.ExitCode, t.Outputs, t.Receipt
+			return f(event)
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-changed:
+		}
+	}
+}
+
+func sameReason(a, b *basilica.Reason) bool {
+	return a == b || a != nil && b != nil && a.Code == b.Code
+}
+
+// Cancel implements basilica.Miner.
+func (m *Miner) Cancel(ctx context.Context, caller basilica.Hotkey, id basilica.TaskID) (basilica.Task, error) {
+	t, err := m.Store.WantCancel(ctx, caller, id, cancelled(), m.Now())
+	if err != nil {
+		return basilica.Task{}, err
+	}
+	m.Log.InfoContext(ctx, "cancel wanted", "task", id, "state", t.State)
+	m.bell.ring(id, "")
+	return m.shown(t), nil
+}
+
+func cancelled() basilica.Reason {
+	return basilica.Reason{Code: "CANCELLED", Sentence: "the client cancelled the task"}
+}
+
+// PutBlob implements basilica.Miner.
+func (m *Miner) PutBlob(ctx context.Context, caller basilica.Hotkey, blob basilica.Blob, content io.Reader) error {
+	if err := m.mayCompute(caller); err != nil {
+		return err
+	}
+	if err := m.Store.BlobRoom(ctx, caller, blob, m.cfg.MaxBlobBytes); err != nil {
+		return err
+	}
+	m.blobUse.RLock()
+	defer m.blobUse.RUnlock()
+	if err := m.Blobs.Put(ctx, blob, content); err != nil {
+		return err
+	}
+	return m.Store.OwnBlob(ctx, caller, blob, m.Now())
+}
+
+// GetBlob implements basilica.Miner.
+func (m *Miner) GetBlob(ctx context.Context, caller basilica.Hotkey, sum basilica.Digest, w io.Writer) (err error) {
+	_, owns, err := m.Store.OwnsBlob(ctx, caller, sum)
+	if err != nil {
+		return err
+	}
+	if !owns {
+		return basilica.E(basilica.NotFound, "BLOB_UNKNOWN", fmt.Sprintf("none of your tasks put or produced blob %.12s…", sum), "send it first")
+	}
+	r, _, err := m.Blobs.Open(sum)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, r.Close()) }()
+	if _, err := io.Copy(w, r); err != nil {
+		return fmt.Errorf("send blob %s: %w", sum, err)
+	}
+	return nil
+}
