@@ -4,10 +4,11 @@ package scale
 // "meta" read as a little-endian u32.
 const MetadataMagic uint32 = 0x6174656d
 
-// Metadata is the decoded runtime metadata of version 14 or 15. Both versions
-// decode into this one shape: what a version lacks stays zero.
+// Metadata is the decoded runtime metadata of version 14, 15 or 16. All decode
+// into this one shape: what a version lacks stays zero, and what only 16 has
+// (deprecations, view functions, associated types) is read and left out.
 type Metadata struct {
-	Version   uint8 // 14 or 15
+	Version   uint8 // 14, 15 or 16
 	Types     []Type
 	Pallets   []PalletMeta
 	Extrinsic ExtrinsicMeta

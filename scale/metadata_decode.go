@@ -2,17 +2,17 @@ package scale
 
 import "fmt"
 
-// DecodeMetadata reads a runtime metadata blob of version 14 or 15 (the bytes
-// that begin with "meta") to its last byte. The four parts of the extrinsic
-// are filled for both versions.
+// DecodeMetadata reads a runtime metadata blob of version 14, 15 or 16 (the
+// bytes that begin with "meta") to its last byte. Address, Call and Signature
+// of the extrinsic are filled for each.
 func DecodeMetadata(blob []byte) (*Metadata, error) {
 	r := NewReader(blob)
 	if magic := r.U32(); r.Err() == nil && magic != MetadataMagic {
 		return nil, fmt.Errorf("metadata does not begin with meta: %w", ErrInvalid)
 	}
 	m := &Metadata{Version: r.U8()}
-	if r.Err() == nil && m.Version != 14 && m.Version != 15 {
-		return nil, fmt.Errorf("metadata version %d, want 14 or 15: %w", m.Version, ErrInvalid)
+	if r.Err() == nil && (m.Version < 14 || m.Version > 16) {
+		return nil, fmt.Errorf("metadata version %d, want 14 to 16: %w", m.Version, ErrInvalid)
 	}
 	m.Types = list(r, readType)
 	if r.Err() == nil {
@@ -20,11 +20,17 @@ func DecodeMetadata(blob []byte) (*Metadata, error) {
 			return nil, fmt.Errorf("metadata types: %w", err)
 		}
 	}
-	m.Pallets = list(r, func(r *Reader) PalletMeta { return readPallet(r, m.Version) })
-	if m.Version == 14 {
-		readExtrinsicV14(r, m)
-	} else {
-		readTailV15(r, m)
+	switch m.Version {
+	case 14, 15:
+		m.Pallets = list(r, func(r *Reader) PalletMeta { return readPallet(r, m.Version) })
+		if m.Version == 14 {
+			readExtrinsicV14(r, m)
+		} else {
+			readTailV15(r, m)
+		}
+	case 16:
+		m.Pallets = list(r, readPalletV16)
+		readTailV16(r, m)
 	}
 	if err := r.Done(); err != nil {
 		return nil, fmt.Errorf("metadata: %w", err)
@@ -213,6 +219,10 @@ func readTailV15(r *Reader, m *Metadata) {
 	m.APIs = list(r, func(r *Reader) RuntimeAPI {
 		return RuntimeAPI{Name: r.Text(), Methods: list(r, readMethod), Docs: r.Strings()}
 	})
+	readOuterAndCustom(r, m)
+}
+
+func readOuterAndCustom(r *Reader, m *Metadata) {
 	m.Outer = OuterEnums{Call: r.Compact32(), Event: r.Compact32(), Error: r.Compact32()}
 	m.Custom = list(r, func(r *Reader) CustomValue {
 		return CustomValue{Name: r.Text(), Ty: r.Compact32(), Value: r.Bytes()}

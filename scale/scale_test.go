@@ -194,7 +194,9 @@ func TestMetadataBlobVectors(t *testing.T) {
 			File            string
 			MetadataVersion int
 			Types           int
-			Pallets         []struct {
+
+			TransactionExtensions []struct{ Identifier string }
+			Pallets               []struct {
 				Name                                      string
 				Index                                     uint8
 				Storage, Calls, Events, Errors, Constants int
@@ -203,15 +205,15 @@ func TestMetadataBlobVectors(t *testing.T) {
 	}
 	unmarshal(t, "bittensor/metadata-expectations.json", &want)
 	for _, b := range want.Blobs {
-		if b.MetadataVersion > 15 {
-			continue
-		}
 		t.Run(b.File, func(t *testing.T) {
 			raw, err := os.ReadFile(filepath.Join("..", "..", "shared", "testdata", "bittensor", b.File))
 			if err != nil {
 				t.Skipf("the blob %s is not kept in this repository: %v", b.File, err)
 			}
-			blob := unhex(t, strings.TrimSpace(string(raw)))
+			blob := raw
+			if strings.HasSuffix(b.File, ".hex") {
+				blob = unhex(t, strings.TrimSpace(string(raw)))
+			}
 			decode := DecodeMetadata
 			if strings.Contains(b.File, "option") {
 				decode = DecodeOpaqueMetadata
@@ -222,6 +224,9 @@ func TestMetadataBlobVectors(t *testing.T) {
 			}
 			if int(m.Version) != b.MetadataVersion || len(m.Types) != b.Types || len(m.Pallets) != len(b.Pallets) {
 				t.Fatalf("version %d, %d types, %d pallets", m.Version, len(m.Types), len(m.Pallets))
+			}
+			if len(m.Extrinsic.Extensions) != len(b.TransactionExtensions) || m.Extrinsic.Version != 4 {
+				t.Errorf("extrinsic %+v", m.Extrinsic)
 			}
 			for i, w := range b.Pallets {
 				p := m.Pallets[i]
