@@ -1,0 +1,405 @@
+package validator
+
+import (
+	"cmp"
+	"context"
+	"crypto/ed25519"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"sync"
+
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sync/semaphore"
+
+	"basilica"
+	"basilica/attest"
+	"basilica/score"
+)
+
+// maxDoors bounds the miners that are asked at once.
+const maxDoors = 16
+
+// visit is one miner in one round.
+type visit struct {
+	neuron basilica.Neuron
+	known  []basilica.ExecutorID // that this validator has seen before and still counts
+	reason string                // why the miner cannot be asked; "" if it can
+	detail string
+}
+
+// round does everything of one round but the weights: discover, ask, inspect, score, store.
+func (v *Validator) round(ctx context.Context, r basilica.Round) error {
+	if head := v.Status().Head; uint64(head-r.First) >= v.cfg.RoundBlocks {
+		v.cfg.Log.Warn("round skipped: the one before took longer than a round", "round", r.First, "head", head)
+		return nil
+	}
+	mg, err := v.metagraph(ctx, r.First)
+	if err != nil {
+		return err
+	}
+	me, err := v.me(mg)
+	if err != nil {
+		return err
+	}
+	if !me.ValidatorPermit {
+		v.cfg.Log.Warn("round skipped: no validator permit", "round", r.First, "uid", me.UID)
+		return nil
+	}
+	r.Started = v.cfg.Now()
+	if err := v.cfg.Book.OpenRound(ctx, r); err != nil {
+		if basilica.KindOf(err) == basilica.Conflict {
+			v.cfg.Log.Warn("round skipped: it is recorded already", "round", r.First)
+			return nil
+		}
+		return fmt.Errorf("record round %d: %w", r.First, asInternal(err))
+	}
+	visits := v.discover(mg)
+	v.say(CodeVerifying, fmt.Sprintf("round %d: asking %d miners", r.First, len(visits)), "")
+	v.update(func(s *Status) { s.Round = &r.First })
+	v.cfg.Log.Info("round begins", "round", r.First, "slot", r.Slot, "miners", len(visits), "block", mg.Block)
+	limited, cancel := context.WithTimeout(ctx, v.cfg.RoundTimeout)
+	found, err := v.visitAll(limited, r, visits)
+	cancel()
+	if ctx.Err() != nil {
+		return nil // the round stays open; the next start closes it
+	}
+	if err != nil {
+		return err
+	}
+	return v.finish(ctx, r, mg, found)
+}
+
+// asInternal keeps a store's failure from being taken for the chain's.
+func asInternal(err error) error {
+	if basilica.KindOf(err) == basilica.Unavailable {
+		return basilica.E(basilica.Internal, basilica.CodeOf(err), "the validator's database does not answer", basilica.FixOf(err)).With(err)
+	}
+	return err
+}
+
+// discover lists the miners of the subnet: everyone who serves an axon or whose executors are known, but for this
+// validator itself and the owner's hotkey, to which is burned.
+func (v *Validator) discover(mg *basilica.Metagraph) []visit {
+	known := map[basilica.Hotkey][]basilica.ExecutorID{}
+	for k, s := range v.standings {
+		if v.counts(s) {
+			known[k.Miner] = append(known[k.Miner], k.Executor)
+		}
+	}
+	var out []visit
+	for _, n := range mg.Neurons {
+		if n.Hotkey == v.self || n.Hotkey == mg.OwnerHotkey {
+			continue
+		}
+		slices.Sort(known[n.Hotkey])
+		x := visit{neuron: n, known: known[n.Hotkey]}
+		switch addr := n.Axon.Addr; {
+		case !addr.IsValid() || addr.Port() == 0:
+			x.reason, x.detail = reasonNoAxon, "the miner serves no axon"
+		case !v.cfg.AllowPrivate && !basilica.PublicAddr(addr.Addr()):
+			x.reason, x.detail = reasonAxonAddr, fmt.Sprintf("the miner's axon is at %s, which no stranger may have us dial", addr.Addr())
+		case len(n.Axon.TLSKey) != 64 && !v.cfg.AllowPlain:
+			x.reason, x.detail = reasonAxonTLS, "the miner published no TLS key with its axon"
+		}
+		if x.reason != "" && len(x.known) == 0 {
+			continue
+		}
+		out = append(out, x)
+	}
+	return out
+}
+
+// counts says whether an executor that its miner no longer names is still worth a row: not once its whole window is empty.
+func (v *Validator) counts(s score.Standing) bool {
+	return len(s.Recent) < max(v.cfg.Policy.Rounds, 1) || slices.ContainsFunc(s.Recent, func(c float64) bool { return c > 0 })
+}
+
+// findings collects what all miners' executors brought.
+type findings struct {
+	mu  sync.Mutex
+	all []inspection
+}
+
+func (f *findings) add(x inspection, err error) error {
+	if err != nil {
+		return err
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.all = append(f.all, x)
+	return nil
+}
+
+func (v *Validator) visitAll(ctx context.Context, r basilica.Round, visits []visit) ([]inspection, error) {
+	var trapdoor []byte
+	if v.cfg.Squarings > 0 {
+		// One modulus per round: its factors are in the records, which are published when the round is over.
+		t, err := attest.NewTrapdoor(v.cfg.Random)
+		if err != nil {
+			return nil, fmt.Errorf("draw the round's modulus: %w", err)
+		}
+		trapdoor = t.Bytes()
+	}
+	slots := semaphore.NewWeighted(int64(v.cfg.Parallel))
+	var found findings
+	group := errgroup.Group{}
+	group.SetLimit(maxDoors)
+	for _, x := range visits {
+		group.Go(func() error { return v.visitMiner(ctx, r, x, trapdoor, slots, &found) })
+	}
+	if err := group.Wait(); err != nil {
+		return nil, err
+	}
+	return found.all, nil
+}
+
+// visitMiner asks one miner for access and inspects its executors, as many at once as the limits allow, the GPUs of each
+// such group starting near one instant.
+func (v *Validator) visitMiner(ctx context.Context, r basilica.Round, x visit, trapdoor []byte, slots *semaphore.Weighted, found *findings) error {
+	missing := func(ids []basilica.ExecutorID, reason, detail string) error {
+		for _, id := range ids {
+			if err := found.add(v.unmeasured(r, x.neuron, id, reason, detail)); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	if x.reason != "" {
+		return missing(x.known, x.reason, x.detail)
+	}
+	public, private, err := ed25519.GenerateKey(v.cfg.Random)
+	if err != nil {
+		return fmt.Errorf("draw an SSH key: %w", err)
+	}
+	grant, err := v.openDoor(ctx, x.neuron, basilica.ValidationRequest{Validator: v.self, SSHPublicKey: sshPublicKey(public), Round: r.First})
+	if err != nil {
+		reason, detail, _ := reasonOf(ctx, err)
+		v.cfg.Log.Warn("miner gave no access", "miner", x.neuron.Hotkey, "uid", x.neuron.UID, "axon", x.neuron.Axon.Addr, "reason", reason, "error", err)
+		if reason == score.ReasonBusy {
+			reason = reasonRefused // a miner's door has no ledger
+		}
+		if basilica.KindOf(err) == basilica.Unavailable {
+			reason = reasonMinerAway
+		}
+		return missing(x.known, reason, detail)
+	}
+	accesses, rest := v.plan(x, grant)
+	v.cfg.Log.Info("miner gave access", "miner", x.neuron.Hotkey, "uid", x.neuron.UID, "grant", grant.ID, "executors", len(accesses), "skipped", len(rest))
+	for _, s := range rest {
+		if err := missing([]basilica.ExecutorID{s.Executor}, s.Reason.Code, s.Reason.Sentence); err != nil {
+			return err
+		}
+	}
+	waiting := score.ReasonLocal // for other miners' machines; after the first group it is for this miner's own
+	for batch := range slices.Chunk(accesses, v.cfg.Parallel) {
+		if err := slots.Acquire(ctx, int64(len(batch))); err != nil {
+			if err := missing(idsOf(batch), waiting, "the round ended before this executor's turn"); err != nil {
+				return err
+			}
+			continue
+		}
+		waiting = "TIMEOUT"
+		group, together := errgroup.Group{}, newGate(len(batch))
+		for _, access := range batch {
+			key := basilica.ExecutorKey{Miner: x.neuron.Hotkey, Executor: access.Executor}
+			t := target{round: r, neuron: x.neuron, access: access, standing: v.standings[key], key: private, trapdoor: trapdoor, gate: together}
+			if pin, ok := v.pins[key]; ok {
+				t.pin = &pin
+			}
+			group.Go(func() error { return found.add(v.inspect(ctx, t)) })
+		}
+		err := group.Wait()
+		slots.Release(int64(len(batch)))
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (v *Validator) openDoor(ctx context.Context, n basilica.Neuron, req basilica.ValidationRequest) (_ basilica.ValidationGrant, err error) {
+	ctx, cancel := context.WithTimeout(ctx, v.cfg.ConnectTimeout)
+	defer cancel()
+	door, err := v.cfg.Door(n)
+	if err != nil {
+		return basilica.ValidationGrant{}, err
+	}
+	if c, ok := door.(io.Closer); ok {
+		defer func() { err = errors.Join(err, c.Close()) }()
+	}
+	grant, err := door.OpenValidation(ctx, req)
+	if err != nil {
+		return basilica.ValidationGrant{}, fmt.Errorf("open validation: %w", asUnavailable(err))
+	}
+	return grant, nil
+}
+
+// plan picks the executors to inspect out of a grant, and says of the others why not. A miner's word on an executor that
+// it skipped is no reason of ours: it counts as a miss.
+func (v *Validator) plan(x visit, grant basilica.ValidationGrant) ([]basilica.GrantedAccess, []basilica.SkippedBox) {
+	var take []basilica.GrantedAccess
+	var rest []basilica.SkippedBox
+	seen, addrs := map[basilica.ExecutorID]bool{}, map[string]bool{}
+	skip := func(id basilica.ExecutorID, code, text string) {
+		rest = append(rest, basilica.SkippedBox{Executor: id, Reason: basilica.Reason{Code: code, Sentence: text}})
+	}
+	for _, a := range grant.Executors {
+		switch {
+		case seen[a.Executor] || !executorID.MatchString(string(a.Executor)):
+			v.cfg.Log.Warn("miner named an executor twice or by no id", "miner", x.neuron.Hotkey, "executor", clip(string(a.Executor), 64))
+			continue
+		case len(take) == v.cfg.MaxExecutors:
+			v.cfg.Log.Warn("miner has more executors than this validator looks at", "miner", x.neuron.Hotkey, "executors", len(grant.Executors), "most", v.cfg.MaxExecutors)
+			return take, rest
+		case addrs[a.Addr]:
+			skip(a.Executor, reasonAddressTwice, "another executor of this miner has the same SSH address")
+		default:
+			take = append(take, a)
+		}
+		seen[a.Executor], addrs[a.Addr] = true, true
+	}
+	for _, s := range grant.Skipped[:min(len(grant.Skipped), v.cfg.MaxExecutors)] {
+		if !seen[s.Executor] && executorID.MatchString(string(s.Executor)) {
+			seen[s.Executor] = true
+			skip(s.Executor, "MINER_SKIPPED", clip("the miner says: "+s.Reason.Code+": "+s.Reason.Sentence, 400))
+		}
+	}
+	for _, id := range x.known {
+		if !seen[id] {
+			skip(id, reasonAbsent, "the miner no longer names this executor")
+		}
+	}
+	return take, rest
+}
+
+func idsOf(batch []basilica.GrantedAccess) []basilica.ExecutorID {
+	out := make([]basilica.ExecutorID, len(batch))
+	for i, a := range batch {
+		out[i] = a.Executor
+	}
+	return out
+}
+
+// finish settles GPUs that two executors proved, scores, and stores the round in one transaction.
+func (v *Validator) finish(ctx context.Context, r basilica.Round, mg *basilica.Metagraph, found []inspection) error {
+	slices.SortFunc(found, func(a, b inspection) int {
+		return cmp.Or(a.verification.Ended.Compare(b.verification.Ended), cmp.Compare(a.verification.ID, b.verification.ID))
+	})
+	v.settle(found)
+	next := make(map[basilica.ExecutorKey]score.Standing, len(found))
+	verifications, pins, passed := make([]basilica.Verification, 0, len(found)), []basilica.Pin(nil), 0
+	for _, f := range found {
+		f.verification.Genesis = mg.Genesis
+		k := basilica.ExecutorKey{Miner: f.verification.Miner, Executor: f.verification.Executor}
+		next[k] = v.standings[k].Next(f.verification, v.cfg.Policy)
+		verifications = append(verifications, f.verification)
+		if f.pin != nil {
+			pins = append(pins, *f.pin)
+		}
+		if f.verification.Verdict(basilica.CheckGPUProof).Result == basilica.Pass {
+			passed++
+		}
+	}
+	for k, s := range v.standings {
+		if _, ok := next[k]; !ok {
+			next[k] = s
+		}
+	}
+	r.Ended, r.Outcome = v.cfg.Now(), basilica.Reason{Code: "COMPLETED", Sentence: fmt.Sprintf("%d executors, %d passed", len(found), passed)}
+	r.Scores = v.scores(mg, next)
+	changed := make(map[basilica.ExecutorKey]score.Standing, len(found))
+	for _, x := range verifications {
+		k := basilica.ExecutorKey{Miner: x.Miner, Executor: x.Executor}
+		changed[k] = next[k]
+	}
+	if err := v.cfg.Book.CloseRound(ctx, r, verifications, pins, changed); err != nil {
+		return fmt.Errorf("store round %d: %w", r.First, asInternal(err))
+	}
+	v.standings = next
+	for _, p := range pins {
+		v.pins[p.ExecutorKey] = p
+	}
+	v.completed = &r.First
+	v.update(func(s *Status) { s.Rounds++; s.Executors, s.Passed = len(found), passed })
+	v.say(CodeWaiting, "waiting for the next round", "")
+	v.cfg.Log.Info("round completed", "round", r.First, "executors", len(found), "passed", passed, "seconds", r.Ended.Sub(r.Started).Seconds())
+	if n, err := v.cfg.Archive.DropEvidence(ctx, v.cfg.EvidenceCount, v.cfg.EvidenceBytes, r.Ended); err != nil {
+		v.cfg.Log.Error("drop old evidence", "error", err)
+	} else if n > 0 {
+		v.cfg.Log.Info("old evidence dropped", "records", n)
+	}
+	return nil
+}
+
+// settle gives every GPU that several executors proved in this round to one of them: to the one whose last pass had it
+// before, else to the one that was done first. The others proved nothing that we can tell apart: unsure.
+func (v *Validator) settle(found []inspection) {
+	owner := map[string]int{}
+	had := func(i int, uuid string) bool {
+		k := basilica.ExecutorKey{Miner: found[i].verification.Miner, Executor: found[i].verification.Executor}
+		return slices.ContainsFunc(v.standings[k].GPUs, func(g basilica.ProvenGPU) bool { return g.UUID == uuid })
+	}
+	for i := range found {
+		for _, g := range found[i].verification.GPUs {
+			if known := g.UUID != "" && g.UUID != unknownUUID; known {
+				if first, taken := owner[g.UUID]; !taken || !had(first, g.UUID) && had(i, g.UUID) {
+					owner[g.UUID] = i
+				}
+			}
+		}
+	}
+	for i := range found {
+		x := &found[i].verification
+		for _, g := range x.GPUs {
+			first, taken := owner[g.UUID]
+			if !taken || first == i {
+				continue
+			}
+			other := found[first].verification
+			x.GPUs = nil
+			for j, d := range x.Verdicts {
+				if d.Check == basilica.CheckGPUProof {
+					x.Verdicts[j].Result, x.Verdicts[j].Reason = basilica.Unsure, reasonDuplicateUUID
+					x.Verdicts[j].Detail = fmt.Sprintf("GPU %s was proven by executor %s of uid %d in the same round", g.UUID, other.Executor, other.MinerUID)
+				}
+			}
+			v.cfg.Log.Warn("GPU proven twice", "verification", x.ID, "miner", x.Miner, "executor", x.Executor, "gpu", g.UUID, "first", other.ID)
+			break
+		}
+	}
+}
+
+const unknownUUID = "00000000-0000-0000-0000-000000000000"
+
+// scores computes the score of every registered miner with a known executor.
+func (v *Validator) scores(mg *basilica.Metagraph, standings map[basilica.ExecutorKey]score.Standing) []basilica.Score {
+	byMiner := map[basilica.Hotkey]map[basilica.ExecutorID]score.Standing{}
+	for k, s := range standings {
+		if !v.counts(s) {
+			continue
+		}
+		if byMiner[k.Miner] == nil {
+			byMiner[k.Miner] = map[basilica.ExecutorID]score.Standing{}
+		}
+		byMiner[k.Miner][k.Executor] = s
+	}
+	out := []basilica.Score{}
+	for _, n := range mg.Neurons {
+		if executors := byMiner[n.Hotkey]; executors != nil && n.Hotkey != v.self && n.Hotkey != mg.OwnerHotkey {
+			out = append(out, score.Miner(n, executors, v.cfg.Policy))
+		}
+	}
+	return out
+}
+
+// sshPublicKey is the SSH wire encoding of an Ed25519 key (RFC 8709 section 4).
+func sshPublicKey(key ed25519.PublicKey) []byte {
+	const name = "ssh-ed25519"
+	b := binary.BigEndian.AppendUint32(nil, uint32(len(name)))
+	b = append(b, name...)
+	b = binary.BigEndian.AppendUint32(b, uint32(len(key)))
+	return append(b, key...)
+}

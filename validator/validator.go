@@ -1,0 +1,322 @@
+// Package validator is the role that discovers miners, has their machines prove what they claim, and sets weights by what
+// was proven. It decides and it keeps no secret of how: it knows no SQL, no SSH library and no JSON-RPC.
+package validator
+
+import (
+	"context"
+	"crypto/ed25519"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"basilica"
+	"basilica/attest"
+	"basilica/keys"
+	"basilica/score"
+)
+
+// Chain is what a validator needs of a node.
+type Chain interface {
+	WatchHeads(ctx context.Context, f func(basilica.Header) error) error
+	Metagraph(ctx context.Context, netuid basilica.NetUID) (*basilica.Metagraph, error)
+	SetWeights(ctx context.Context, netuid basilica.NetUID, hotkey keys.Signer, weights []basilica.Weight, versionKey uint64) (basilica.Inclusion, error)
+}
+
+// MinerDoor is the one thing that a validator asks of a miner.
+type MinerDoor interface {
+	OpenValidation(ctx context.Context, req basilica.ValidationRequest) (basilica.ValidationGrant, error)
+}
+
+// Session is an authenticated connection to one executor.
+type Session interface {
+	Subsystem(ctx context.Context, name string) (io.ReadWriteCloser, error)
+	SessionID() []byte
+	HostKeyBlob() []byte
+	Close() error
+}
+
+// Book keeps what must survive: rounds, verdicts, standings, pins and weights of one subnet.
+type Book interface {
+	CloseInterrupted(ctx context.Context, at time.Time, why basilica.Reason) (int, error)
+	OpenRound(ctx context.Context, r basilica.Round) error
+	CloseRound(ctx context.Context, r basilica.Round, verifications []basilica.Verification, pins []basilica.Pin, standings map[basilica.ExecutorKey]score.Standing) error
+	Standings(ctx context.Context) (map[basilica.ExecutorKey]score.Standing, map[basilica.ExecutorKey]basilica.BlockNumber, error)
+	Pins(ctx context.Context) (map[basilica.ExecutorKey]basilica.Pin, error)
+	SaveWeightSet(ctx context.Context, w basilica.WeightSet) error
+}
+
+// Archive keeps records of raw frames.
+type Archive interface {
+	PutEvidence(record []byte) (basilica.Blob, error)
+	DropEvidence(ctx context.Context, maxCount int, maxBytes int64, now time.Time) (int, error)
+}
+
+// Config is everything that a validator is given.
+type Config struct {
+	NetUID  basilica.NetUID
+	Hotkey  keys.Signer
+	Chain   Chain
+	Book    Book
+	Archive Archive
+	// Door reaches the axon of a neuron. A value that is an io.Closer is closed after use.
+	Door func(n basilica.Neuron) (MinerDoor, error)
+	// Dial connects to an executor with the ephemeral key that its certificate is for.
+	Dial func(ctx context.Context, access basilica.GrantedAccess, key ed25519.PrivateKey) (Session, error)
+
+	RoundBlocks    uint64          // blocks of a round
+	Slots          uint64          // parts of a round, 1..RoundBlocks; this validator looks in one of them
+	Policy         score.Policy    // of the formula
+	BurnShare      float64         // 0..1
+	Profiles       attest.Profiles // of GPU models
+	Limits         attest.Limits   // of a challenge; zero fields take the specification's
+	Squarings      uint64          // T of the delay function, 0: none
+	MaxExecutors   int             // of one miner
+	Parallel       int             // executors that are challenged at once
+	AllowPrivate   bool            // axons on private or loopback addresses
+	AllowPlain     bool            // axons without a TLS key: localnet alone
+	EvidenceCount  int             // record files kept
+	EvidenceBytes  int64           // of all record files
+	ConnectTimeout time.Duration   // of one OpenValidation or SSH connection
+	CheckTimeout   time.Duration   // of facts and task_path, each
+	RoundTimeout   time.Duration   // of a whole round
+
+	Now    func() time.Time
+	Random io.Reader
+	Log    *slog.Logger
+}
+
+// Codes of what a validator is doing or waiting for.
+const (
+	CodeStarting      = "STARTING"
+	CodeWaiting       = "WAITING_FOR_ROUND"
+	CodeVerifying     = "VERIFYING"
+	CodeNoPermit      = "NO_PERMIT"
+	CodeNotRegistered = "NOT_REGISTERED"
+	CodeChainAway     = "CHAIN_AWAY"
+)
+
+// Status is what a validator is busy with.
+type Status struct {
+	Code      string                `json:"code"`
+	Sentence  string                `json:"sentence"`
+	Fix       string                `json:"fix,omitempty"`
+	Hotkey    basilica.Hotkey       `json:"hotkey"`
+	UID       *basilica.UID         `json:"uid,omitempty"`
+	NetUID    basilica.NetUID       `json:"netuid"`
+	Head      basilica.BlockNumber  `json:"head"`
+	Round     *basilica.BlockNumber `json:"round,omitempty"`      // that runs, or ran last
+	NextRound basilica.BlockNumber  `json:"next_round,omitempty"` // block at which the next one begins
+	Rounds    int                   `json:"rounds_completed"`     // since the start
+	Executors int                   `json:"executors"`            // in the last round
+	Passed    int                   `json:"passed"`               // of them
+	Weights   *basilica.WeightSet   `json:"weights,omitempty"`    // last that the chain took
+	LastError *basilica.Reason      `json:"last_error,omitempty"` // of setting weights
+}
+
+// Validator is the role. Run is its life; Status and Health may be called meanwhile.
+type Validator struct {
+	cfg  Config
+	self basilica.Hotkey
+
+	// owned by the goroutine of work
+	standings map[basilica.ExecutorKey]score.Standing
+	pins      map[basilica.ExecutorKey]basilica.Pin
+	completed *basilica.BlockNumber // round that was completed last
+	weighed   *basilica.BlockNumber // round whose weights were submitted last
+	notBefore basilica.BlockNumber  // no weights before this head
+	attempted *attempt              // weights whose fate is unknown
+
+	mu     sync.Mutex // guards the rest
+	status Status
+}
+
+// New checks the configuration.
+func New(cfg Config) (*Validator, error) {
+	switch {
+	case cfg.Hotkey == nil || cfg.Chain == nil || cfg.Book == nil || cfg.Archive == nil || cfg.Door == nil || cfg.Dial == nil:
+		return nil, errors.New("validator: hotkey, chain, book, archive, door and dial are needed")
+	case cfg.Now == nil || cfg.Random == nil || cfg.Log == nil:
+		return nil, errors.New("validator: clock, randomness and logger are needed")
+	case cfg.RoundBlocks < 1 || cfg.Slots < 1 || cfg.Slots > cfg.RoundBlocks:
+		return nil, errors.New("validator: a round has at least one block and at most one slot a block")
+	case cfg.MaxExecutors < 1 || cfg.Parallel < 1 || cfg.EvidenceCount < 1 || cfg.EvidenceBytes < 1:
+		return nil, errors.New("validator: limits must be positive")
+	case cfg.ConnectTimeout <= 0 || cfg.CheckTimeout <= 0 || cfg.RoundTimeout <= 0:
+		return nil, errors.New("validator: timeouts must be positive")
+	}
+	v := &Validator{cfg: cfg, self: basilica.Hotkey(cfg.Hotkey.SS58())}
+	v.status = Status{Code: CodeStarting, Sentence: "waiting for the first finalized block", Hotkey: v.self, NetUID: cfg.NetUID}
+	return v, nil
+}
+
+// Status says what the validator is busy with.
+func (v *Validator) Status() Status {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.status
+}
+
+// Health is nil while the validator verifies or waits for its next round.
+func (v *Validator) Health(context.Context) error {
+	s := v.Status()
+	if s.Code == CodeWaiting || s.Code == CodeVerifying {
+		return nil
+	}
+	return basilica.E(basilica.Unavailable, s.Code, s.Sentence, s.Fix)
+}
+
+func (v *Validator) update(f func(s *Status)) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	f(&v.status)
+}
+
+func (v *Validator) say(code, sentence, fix string) {
+	v.update(func(s *Status) { s.Code, s.Sentence, s.Fix = code, sentence, fix })
+}
+
+// Run follows the finalized heads until ctx ends: every round it verifies, scores and sets weights. A hotkey that is not
+// registered, and a store that does not store, end it with an error.
+func (v *Validator) Run(ctx context.Context) error {
+	interrupted, err := v.cfg.Book.CloseInterrupted(ctx, v.cfg.Now(), basilica.Reason{Code: score.ReasonRestarted, Sentence: "the validator was restarted during this round"})
+	if err != nil {
+		return fmt.Errorf("close interrupted rounds: %w", err)
+	}
+	if interrupted > 0 {
+		v.cfg.Log.Warn("rounds were interrupted by a restart", "rounds", interrupted)
+	}
+	if v.standings, _, err = v.cfg.Book.Standings(ctx); err != nil {
+		return fmt.Errorf("read standings: %w", err)
+	}
+	if v.pins, err = v.cfg.Book.Pins(ctx); err != nil {
+		return fmt.Errorf("read pins: %w", err)
+	}
+	group, running := errgroup.WithContext(ctx)
+	c := newCalendar(v.cfg.RoundBlocks, v.cfg.Slots, v.cfg.Hotkey.PublicKey())
+	due, tick := make(chan basilica.Round, 1), make(chan struct{}, 1)
+	group.Go(func() error {
+		err := v.cfg.Chain.WatchHeads(running, func(h basilica.Header) error {
+			round, starts := c.head(h)
+			v.update(func(s *Status) { s.Head, s.NextRound = h.Number, c.next(h.Number) })
+			if starts {
+				offer(due, round)
+			}
+			offer(tick, struct{}{})
+			return nil
+		})
+		if running.Err() != nil {
+			return nil
+		}
+		return fmt.Errorf("follow finalized heads: %w", err)
+	})
+	group.Go(func() error { return v.work(running, due, tick) })
+	return group.Wait()
+}
+
+// offer leaves a value in a channel of one place, unless one waits there.
+func offer[T any](c chan T, x T) {
+	select {
+	case c <- x:
+	default:
+	}
+}
+
+func (v *Validator) work(ctx context.Context, due <-chan basilica.Round, tick <-chan struct{}) error {
+	if err := v.greet(ctx); err != nil {
+		return v.sorted(ctx, err)
+	}
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case r := <-due:
+			if err := v.sorted(ctx, v.round(ctx, r)); err != nil {
+				return err
+			}
+		case <-tick:
+		}
+		if err := v.sorted(ctx, v.weigh(ctx)); err != nil {
+			return err
+		}
+	}
+}
+
+// sorted gives back only what must end the validator; the rest is logged and shown, and the next round tries again.
+func (v *Validator) sorted(ctx context.Context, err error) error {
+	switch {
+	case err == nil || ctx.Err() != nil:
+		return nil
+	case basilica.CodeOf(err) == CodeNotRegistered:
+		v.say(CodeNotRegistered, notRegistered.Sentence, notRegistered.Fix)
+		return err
+	case basilica.KindOf(err) == basilica.Unavailable:
+		v.say(CodeChainAway, "the chain does not answer", "check chain.url and that the node runs and is synchronised")
+		v.cfg.Log.Warn("the chain does not answer", "error", err)
+		return nil
+	}
+	return err
+}
+
+var notRegistered = basilica.Error{
+	Kind: basilica.NotFound, Code: CodeNotRegistered,
+	Sentence: "the validator's hotkey is not registered on the subnet",
+	Fix:      "register it with `basilica subnet register`, or name the right hotkey file in [validator] hotkey",
+}
+
+// greet looks at the chain before the first round, so that a wrong key or subnet is said at once.
+func (v *Validator) greet(ctx context.Context) error {
+	mg, err := v.metagraph(ctx, 0)
+	if err != nil {
+		return err
+	}
+	me, err := v.me(mg)
+	if err != nil {
+		return err
+	}
+	v.cfg.Log.Info("validator is registered", "uid", me.UID, "hotkey", v.self, "netuid", mg.NetUID, "permit", me.ValidatorPermit, "block", mg.Block)
+	return nil
+}
+
+// metagraph reads the subnet and refuses one that is older than a block that was seen finalized.
+func (v *Validator) metagraph(ctx context.Context, seen basilica.BlockNumber) (*basilica.Metagraph, error) {
+	ctx, cancel := context.WithTimeout(ctx, v.cfg.ConnectTimeout)
+	defer cancel()
+	mg, err := v.cfg.Chain.Metagraph(ctx, v.cfg.NetUID)
+	if err != nil {
+		return nil, fmt.Errorf("fetch metagraph: %w", asUnavailable(err))
+	}
+	if mg.Block < seen {
+		return nil, basilica.E(basilica.Unavailable, "STALE_METAGRAPH", fmt.Sprintf("the node's metagraph is of block %d, block %d was finalized already", mg.Block, seen), "use a node that is synchronised")
+	}
+	return mg, nil
+}
+
+// asUnavailable gives a timeout of ours the kind it has for the caller.
+func asUnavailable(err error) error {
+	if errors.Is(err, context.DeadlineExceeded) && basilica.CodeOf(err) == "" {
+		return basilica.E(basilica.Unavailable, "TIMEOUT", "no answer in time", "").With(err)
+	}
+	return err
+}
+
+// me finds this validator; it says so where the permit is missing.
+func (v *Validator) me(mg *basilica.Metagraph) (basilica.Neuron, error) {
+	me, ok := mg.ByHotkey(v.self)
+	if !ok {
+		e := notRegistered
+		return me, e.With(fmt.Errorf("hotkey %s, netuid %d, block %d", v.self, mg.NetUID, mg.Block))
+	}
+	v.update(func(s *Status) { s.UID = &me.UID })
+	switch code := v.Status().Code; {
+	case !me.ValidatorPermit:
+		v.say(CodeNoPermit, "the hotkey has no validator permit: miners refuse it", "stake enough on the hotkey and wait for the next epoch of the subnet")
+	case code == CodeStarting || code == CodeNoPermit || code == CodeChainAway:
+		v.say(CodeWaiting, "waiting for the next round", "")
+	}
+	return me, nil
+}
