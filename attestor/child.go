@@ -86,10 +86,11 @@ type Version struct {
 
 // Detection is what `gpu-attestor detect --json` prints.
 type Detection struct {
-	SPKI   []byte         `json:"spki"` // attestation key, base64 of the DER SubjectPublicKeyInfo
-	Driver string         `json:"driver,omitempty"`
-	GPUs   []basilica.GPU `json:"gpus"`
-	Notes  []string       `json:"notes,omitempty"` // what was not found, in plain words
+	SPKI            []byte         `json:"spki"` // attestation key, base64 of the DER SubjectPublicKeyInfo
+	GPUs            []basilica.GPU `json:"gpus"`
+	MemoryBytes     uint64         `json:"memory_bytes"`      // RAM of the machine
+	MemoryFreeBytes uint64         `json:"memory_free_bytes"` // unused RAM, without caches that could be dropped
+	Notes           []string       `json:"notes,omitempty"`   // what was not found, in plain words
 }
 
 // Child starts gpu-attestor. The zero values of the optional fields are fine.
@@ -102,7 +103,7 @@ type Child struct {
 	Log          *slog.Logger
 }
 
-// ErrAttestor says that the binary cannot be run.
+// errAttestor says that the binary cannot be run.
 var errAttestor = basilica.E(basilica.Unavailable, "ATTESTOR_FAILED", "gpu-attestor could not be run",
 	"build it with `make build` and give its path with --attestor")
 

@@ -1,0 +1,154 @@
+package main
+
+import (
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"basilica"
+	"basilica/attest"
+	"basilica/attestor"
+	"basilica/keys"
+)
+
+// driverFiles show that an NVIDIA driver is loaded on Linux.
+var driverFiles = [...]string{"/proc/driver/nvidia/version", "/dev/nvidiactl"}
+
+func (o *options) keyError(err error) error {
+	fix := "give the file with --key or " + attestor.EnvKey
+	switch {
+	case errors.Is(err, fs.ErrExist):
+		return basilica.E(basilica.Conflict, "ATTEST_KEY_EXISTS", "the attestation key exists already", "keep it, or move the file away to make another identity").With(err)
+	case errors.Is(err, fs.ErrNotExist):
+		fix = "make it with: gpu-attestor keygen --key FILE"
+	}
+	return basilica.E(basilica.Invalid, "ATTEST_KEY", "the attestation key cannot be used", fix).With(err)
+}
+
+func (o *options) createKey() (*keys.P256, error) {
+	if o.key == "" {
+		return nil, o.keyError(errNoKey)
+	}
+	k, err := keys.CreateP256(o.key)
+	if err != nil {
+		return nil, o.keyError(err)
+	}
+	return k, nil
+}
+
+// loadKey reads the key, and makes it where the file does not exist yet: at the first start of an executor.
+func (o *options) loadKey() (*keys.P256, error) {
+	if o.key == "" {
+		return nil, o.keyError(errNoKey)
+	}
+	k, err := keys.LoadOrCreateP256(o.key)
+	if err != nil {
+		return nil, o.keyError(err)
+	}
+	return k, nil
+}
+
+// devices makes what this build can prove: software devices.
+func (o *options) devices(spki []byte) ([]attestor.Device, error) {
+	n, err := o.softwareGPUs()
+	if err != nil {
+		return nil, err
+	}
+	var ds []attestor.Device
+	for i := range n {
+		cpu, err := newCPU(attestor.Workers(o.parallel))
+		if err != nil {
+			return nil, err
+		}
+		ds = append(ds, attestor.NewSoftware(spki, i, cpu))
+	}
+	return ds, nil
+}
+
+// buildDigest is the SHA-256 of the running binary.
+func buildDigest() (d attest.Digest, err error) {
+	path, err := os.Executable()
+	if err != nil {
+		return d, fmt.Errorf("find own binary: %w", err)
+	}
+	f, err := os.Open(filepath.Clean(path))
+	if err != nil {
+		return d, fmt.Errorf("hash own binary: %w", err)
+	}
+	defer f.Close()
+	h := sha256.New()
+	if _, err := io.Copy(h, f); err != nil {
+		return d, fmt.Errorf("hash own binary: %w", err)
+	}
+	return attest.Digest(h.Sum(nil)), nil
+}
+
+func detectCommand(o *options) *cobra.Command {
+	cmd := &cobra.Command{
+		Use: "detect", Short: "Name the devices of this machine", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			d, err := o.detect()
+			if err != nil {
+				return err
+			}
+			if o.json {
+				return printJSON(cmd.OutOrStdout(), d)
+			}
+			w := cmd.OutOrStdout()
+			for _, g := range d.GPUs {
+				fmt.Fprintf(w, "%d  %s  %s  %s  %d MiB\n", g.Index, g.Kind, g.UUID, g.Model, *g.MemoryBytes>>20)
+			}
+			fmt.Fprintf(w, "memory %d MiB, %d MiB unused\n", d.MemoryBytes>>20, d.MemoryFreeBytes>>20)
+			for _, n := range d.Notes {
+				fmt.Fprintln(w, n)
+			}
+			return nil
+		},
+	}
+	cmd.Flags().BoolVar(&o.json, "json", false, "print JSON")
+	return cmd
+}
+
+func (o *options) detect() (attestor.Detection, error) {
+	key, err := o.loadKey()
+	if err != nil {
+		return attestor.Detection{}, err
+	}
+	ds, err := o.devices(key.SPKI())
+	if err != nil {
+		return attestor.Detection{}, err
+	}
+	d := attestor.Detection{SPKI: key.SPKI(), GPUs: []basilica.GPU{}}
+	var mem syscall.Sysinfo_t
+	if err := syscall.Sysinfo(&mem); err != nil {
+		return attestor.Detection{}, fmt.Errorf("read memory size: %w", err)
+	}
+	d.MemoryBytes, d.MemoryFreeBytes = mem.Totalram*uint64(mem.Unit), mem.Freeram*uint64(mem.Unit)
+	driver := false
+	for _, path := range driverFiles {
+		if _, err := os.Stat(path); err == nil {
+			driver = true
+		}
+	}
+	if driver {
+		d.Notes = append(d.Notes, "an NVIDIA driver is loaded, but this version proves software devices only: its GPUs are not listed")
+	} else {
+		d.Notes = append(d.Notes, "no GPU driver found ("+strings.Join(driverFiles[:], " and ")+" are absent): this machine has no GPU that can be proven")
+	}
+	for i, dev := range ds {
+		info := dev.Info()
+		d.GPUs = append(d.GPUs, basilica.GPU{Index: i, Kind: basilica.GPUSoftware, UUID: info.UUID.String(), Model: info.Name, MemoryBytes: &info.VRAMBytes})
+	}
+	if len(ds) > 0 {
+		d.Notes = append(d.Notes, fmt.Sprintf("%d software devices: CPU provers for tests, labelled software in all evidence", len(ds)))
+	}
+	return d, nil
+}

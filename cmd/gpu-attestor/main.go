@@ -1,0 +1,132 @@
+// Command gpu-attestor runs on a GPU machine as a child of the executor: it names the devices, proves them to a
+// validator over stdin and stdout (GPOW1), and tests itself. It needs no network. Its log goes to stderr, one JSON
+// value or the protocol to stdout.
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"strconv"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"basilica"
+	"basilica/attestor"
+)
+
+// version is set by the linker: -ldflags "-X main.version=…".
+var version = "dev"
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	err := root().ExecuteContext(ctx)
+	stop()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "gpu-attestor:", err)
+		if fix := basilica.FixOf(err); fix != "" {
+			fmt.Fprintln(os.Stderr, "Fix:", fix)
+		}
+		os.Exit(1)
+	}
+}
+
+// options are the flags that several verbs share.
+type options struct {
+	key      string
+	software int
+	parallel int
+	json     bool
+	verbose  bool
+}
+
+func root() *cobra.Command {
+	o := &options{}
+	cmd := &cobra.Command{
+		Use:           "gpu-attestor",
+		Short:         "Names and proves the GPUs of this machine",
+		SilenceUsage:  true,
+		SilenceErrors: true,
+	}
+	cmd.PersistentFlags().StringVar(&o.key, "key", os.Getenv(attestor.EnvKey), "file of the attestation key (environment "+attestor.EnvKey+")")
+	cmd.PersistentFlags().IntVar(&o.software, "software-gpus", -1, "number of software devices, 0 to 16 (environment "+attestor.EnvSoftwareGPUs+", else 0)")
+	cmd.PersistentFlags().IntVar(&o.parallel, "parallel", 0, "goroutines of a software device; 0: one per processor")
+	cmd.PersistentFlags().BoolVar(&o.verbose, "verbose", false, "log every phase")
+	cmd.AddCommand(detectCommand(o), proveCommand(o), selftestCommand(o), keygenCommand(o), versionCommand(o))
+	return cmd
+}
+
+func (o *options) log() *slog.Logger {
+	level := slog.LevelInfo
+	if o.verbose {
+		level = slog.LevelDebug
+	}
+	return slog.New(slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
+}
+
+// softwareGPUs is the flag, else the environment, else none.
+func (o *options) softwareGPUs() (int, error) {
+	n := o.software
+	if text := os.Getenv(attestor.EnvSoftwareGPUs); n < 0 && text != "" {
+		var err error
+		if n, err = strconv.Atoi(text); err != nil {
+			n = -2
+		}
+	}
+	if n == -1 {
+		n = 0
+	}
+	if n < 0 || n > 16 {
+		return 0, basilica.E(basilica.Invalid, "SOFTWARE_GPUS", "the number of software devices is not 0 to 16",
+			"give --software-gpus N or "+attestor.EnvSoftwareGPUs+"=N")
+	}
+	return n, nil
+}
+
+func printJSON(w io.Writer, v any) error {
+	enc := json.NewEncoder(w)
+	enc.SetIndent("", "  ")
+	return enc.Encode(v)
+}
+
+func versionCommand(o *options) *cobra.Command {
+	cmd := &cobra.Command{
+		Use: "version", Short: "Print the version", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			v := attestor.Version{Version: version, Adversary: adversaryBuild}
+			if o.json {
+				return printJSON(cmd.OutOrStdout(), v)
+			}
+			suffix := ""
+			if v.Adversary {
+				suffix = " (adversary build: can cheat, for localnet only)"
+			}
+			_, err := fmt.Fprintf(cmd.OutOrStdout(), "gpu-attestor %s%s\n", v.Version, suffix)
+			return err
+		},
+	}
+	cmd.Flags().BoolVar(&o.json, "json", false, "print JSON")
+	return cmd
+}
+
+func keygenCommand(o *options) *cobra.Command {
+	return &cobra.Command{
+		Use: "keygen", Short: "Make the attestation key (P-256, file mode 0600)", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			key, err := o.createKey()
+			if err != nil {
+				return err
+			}
+			_, err = fmt.Fprintf(cmd.OutOrStdout(), "%x\n", key.SPKI())
+			return err
+		},
+	}
+}
+
+var errNoKey = errors.New("no key file was named")

@@ -1,0 +1,73 @@
+package main
+
+import (
+	"io"
+	"os"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"basilica"
+	"basilica/attest"
+	"basilica/attestor"
+)
+
+func proveCommand(o *options) *cobra.Command {
+	var unbound bool
+	cmd := &cobra.Command{
+		Use: "prove", Short: "Answer one challenge on stdin and stdout", Args: cobra.NoArgs,
+		Long: "Answer one GPOW1 challenge on stdin and stdout. " + attestor.EnvBinding + ` holds what the SSH server knows of the
+channel, as JSON: {"session_id","host_key","miner_hotkey","validator_hotkey"}, all hex. A challenge that is bound to
+another channel is refused.`,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			var binding *attest.Binding
+			text := os.Getenv(attestor.EnvBinding)
+			switch {
+			case text != "":
+				var err error
+				if binding, err = attestor.ParseChannel(text); err != nil {
+					return basilica.E(basilica.Invalid, "ATTEST_BINDING", "the channel's description cannot be read", "start gpu-attestor through the executor").With(err)
+				}
+			case !unbound:
+				return basilica.E(basilica.Invalid, "ATTEST_UNBOUND", "nothing says which channel this proof runs over",
+					"start gpu-attestor through the executor, or behind a foreign SSH server with --unbound")
+			}
+			return o.prove(cmd, binding)
+		},
+	}
+	cmd.Flags().BoolVar(&unbound, "unbound", false, "take the validator's binding as sent (behind an SSH server that tells its children nothing)")
+	return cmd
+}
+
+func (o *options) prove(cmd *cobra.Command, binding *attest.Binding) error {
+	key, err := o.loadKey()
+	if err != nil {
+		return err
+	}
+	ds, err := o.devices(key.SPKI())
+	if err != nil {
+		return err
+	}
+	if len(ds) == 0 {
+		return basilica.E(basilica.NotFound, "NO_DEVICES", "this machine has no device to prove",
+			"use a machine with a GPU, or --software-gpus N where the validator allows software devices")
+	}
+	digest, err := buildDigest()
+	if err != nil {
+		return err
+	}
+	caps := uint32(0)
+	if binding != nil {
+		caps = 1 << 2
+	}
+	rw := struct {
+		io.Reader
+		io.Writer
+	}{os.Stdin, os.Stdout}
+	_, err = attestor.Prove(cmd.Context(), rw, attestor.Config{
+		Binding:  binding,
+		Greeting: attest.Greeting{Version: version, BuildSHA256: digest, SPKI: key.SPKI(), Caps: caps},
+		Devices:  ds, Sign: key.Sign, Now: time.Now, Log: o.log(),
+	})
+	return err
+}
