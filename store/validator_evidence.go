@@ -94,3 +94,6 @@ func (v *Validator) DropEvidence(ctx context.Context, maxCount int, maxBytes int
 	}
 	return n, nil
 }
+
+// Evidence is Validator.Evidence.
+func (b *Book) Evidence(sum basilica.Digest) (io.ReadCloser, int64, error) { return b.v.Evidence(sum) }
