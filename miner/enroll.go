@@ -138,6 +138,9 @@ func (m *Miner) dialBack(ctx context.Context, addr string, spki []byte) error {
 	defer cancel()
 	met, err := m.PeerKey(ctx, addr)
 	if err != nil {
+		if code := basilica.CodeOf(err); code != "" && code != "DIAL_BACK" {
+			return err
+		}
 		_, port, _ := net.SplitHostPort(addr)
 		return basilica.E(basilica.Unavailable, "DIAL_BACK", fmt.Sprintf("the miner cannot reach the executor at %s", addr),
 			fmt.Sprintf("open TCP port %s of that machine to the miner, or set the address under which the miner reaches it; then join again with the same token", port)).With(err)

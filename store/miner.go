@@ -205,12 +205,12 @@ func (m *Miner) Beat(ctx context.Context, id basilica.ExecutorID, beat basilica.
 			return fmt.Errorf("record heartbeat: %w", err)
 		}
 		rows, err := tx.QueryContext(ctx, `UPDATE tasks SET lease_until = $1 WHERE executor = $2 AND accepted = 1 AND ended = 0 RETURNING id, attempt`, micros(leaseUntil), string(id))
-		if reply.Renew, err = collect(rows, err, scanAttempt); err != nil {
+		if reply.Renew, err = collect(rows, err, scanTaskAttempt); err != nil {
 			return fmt.Errorf("renew leases: %w", err)
 		}
 		rows, err = tx.QueryContext(ctx, `SELECT id, attempt FROM tasks WHERE executor = $1 AND accepted = 1 AND ended = 0 AND cancel = 1
 			UNION SELECT task, attempt FROM attempts WHERE executor = $1 AND outcome = 'abandoned' AND released = 0`, string(id))
-		if reply.Cancel, err = collect(rows, err, scanAttempt); err != nil {
+		if reply.Cancel, err = collect(rows, err, scanTaskAttempt); err != nil {
 			return fmt.Errorf("list cancels: %w", err)
 		}
 		rows, err = tx.QueryContext(ctx, `SELECT g.id FROM grants g JOIN grant_executors e ON e.grant_id = g.id
@@ -224,7 +224,7 @@ func (m *Miner) Beat(ctx context.Context, id basilica.ExecutorID, beat basilica.
 	return reply, err
 }
 
-func scanAttempt(row scanner) (a basilica.TaskAttempt, err error) {
+func scanTaskAttempt(row scanner) (a basilica.TaskAttempt, err error) {
 	return a, row.Scan(&a.Task, &a.Attempt)
 }
 

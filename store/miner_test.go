@@ -1,0 +1,349 @@
+package store
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/json"
+	"fmt"
+	"sync"
+	"testing"
+	"time"
+
+	"basilica"
+)
+
+var start = time.Date(2026, 11, 25, 12, 0, 0, 0, time.UTC)
+
+func openMiner(t *testing.T) *Miner {
+	t.Helper()
+	m, err := OpenMiner(context.Background(), t.TempDir(), func() time.Time { return start })
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := m.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return m
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func wantCode(t *testing.T, err error, code string) {
+	t.Helper()
+	if basilica.CodeOf(err) != code {
+		t.Errorf("error %v, want %s", err, code)
+	}
+}
+
+func record(n int, client basilica.Hotkey, spec basilica.TaskSpec) basilica.TaskRecord {
+	raw, err := json.Marshal(spec)
+	if err != nil {
+		panic(err)
+	}
+	return basilica.TaskRecord{SpecBytes: raw, Task: basilica.Task{
+		ID: basilica.TaskID(fmt.Sprintf("t%d", n)), Client: client, IdempotencyKey: fmt.Sprint(n), Spec: spec,
+		SpecDigest: sha256.Sum256(raw), Created: start,
+	}}
+}
+
+func member(id string, key byte) basilica.Member {
+	return basilica.Member{
+		Executor: basilica.ExecutorID(id), Addr: "h:1", SSHAddr: "h:2", HostKey: []byte{1}, KeySPKI: []byte{key}, Certificate: []byte{2},
+		Facts: basilica.Facts{CPUs: 4, MemoryBytes: 1 << 30}, Enrolled: start,
+	}
+}
+
+func TestTokenSpentOnce(t *testing.T) {
+	ctx, m := context.Background(), openMiner(t)
+	hash := basilica.Digest{1}
+	must(t, m.AddToken(ctx, basilica.TokenRecord{Hash: hash, Created: start, Expires: start.Add(time.Hour)}))
+	var wg sync.WaitGroup
+	var mu sync.Mutex
+	enrolled := 0
+	for i := range 8 {
+		wg.Go(func() {
+			err := m.Enroll(ctx, hash, member(fmt.Sprintf("e%d", i), byte(i)))
+			mu.Lock()
+			defer mu.Unlock()
+			if err == nil {
+				enrolled++
+			} else if basilica.CodeOf(err) != "TOKEN_USED" {
+				t.Errorf("second use: %v", err)
+			}
+		})
+	}
+	wg.Wait()
+	members, err := m.Members(ctx)
+	must(t, err)
+	if enrolled != 1 || len(members) != 1 {
+		t.Errorf("%d enrolments, %d executors", enrolled, len(members))
+	}
+}
+
+func TestEnrollRefusals(t *testing.T) {
+	ctx, m := context.Background(), openMiner(t)
+	for i := range 4 {
+		must(t, m.AddToken(ctx, basilica.TokenRecord{Hash: basilica.Digest{byte(i)}, Created: start, Expires: start.Add(time.Hour)}))
+	}
+	must(t, m.Enroll(ctx, basilica.Digest{0}, member("a", 1)))
+	wantCode(t, m.Enroll(ctx, basilica.Digest{9}, member("b", 2)), "TOKEN_UNKNOWN")
+	wantCode(t, m.Enroll(ctx, basilica.Digest{1}, member("a", 2)), "EXECUTOR_NAME_TAKEN")
+	wantCode(t, m.Enroll(ctx, basilica.Digest{1}, member("b", 1)), "EXECUTOR_KEY_KNOWN")
+	late := member("b", 2)
+	late.Enrolled = start.Add(time.Hour)
+	wantCode(t, m.Enroll(ctx, basilica.Digest{1}, late), "TOKEN_EXPIRED")
+	must(t, m.Enroll(ctx, basilica.Digest{1}, member("b", 2))) // a refusal spends nothing
+	moved := member("a", 1)
+	moved.Addr = "h:9"
+	must(t, m.Enroll(ctx, basilica.Digest{2}, moved))
+	if e, err := m.Member(ctx, "a"); err != nil || e.Addr != "h:9" {
+		t.Errorf("enrolled again: %+v %v", e, err)
+	}
+	must(t, m.RevokeToken(ctx, basilica.Digest{3}.String()[:12], start))
+	_, err := m.Token(ctx, basilica.Digest{3}, start)
+	wantCode(t, err, "TOKEN_EXPIRED")
+}
+
+func TestAddTask(t *testing.T) {
+	ctx, m := context.Background(), openMiner(t)
+	input := basilica.TaskFile{Name: "in", Blob: basilica.Blob{SHA256: basilica.Digest{7}, Size: 3}}
+	spec := basilica.TaskSpec{Image: "i", Inputs: []basilica.TaskFile{input}}
+	_, err := m.AddTask(ctx, record(1, "alice", spec), 2)
+	wantCode(t, err, "INPUT_MISSING")
+	must(t, m.OwnBlob(ctx, "bob", input.Blob, start))
+	_, err = m.AddTask(ctx, record(1, "alice", spec), 2)
+	wantCode(t, err, "INPUT_MISSING")
+	must(t, m.OwnBlob(ctx, "alice", input.Blob, start))
+	first, err := m.AddTask(ctx, record(1, "alice", spec), 2)
+	must(t, err)
+
+	again := record(1, "alice", spec)
+	again.ID = "other"
+	same, err := m.AddTask(ctx, again, 2)
+	if err != nil || same.ID != first.ID {
+		t.Errorf("same key, same spec: %v %v", same.ID, err)
+	}
+	_, err = m.AddTask(ctx, record(1, "alice", basilica.TaskSpec{Image: "j"}), 2)
+	wantCode(t, err, "IDEMPOTENCY_KEY")
+	other := record(1, "bob", basilica.TaskSpec{Image: "j"})
+	other.ID = "bobs"
+	_, err = m.AddTask(ctx, other, 2)
+	must(t, err)
+	_, err = m.AddTask(ctx, record(2, "alice", basilica.TaskSpec{Image: "j"}), 2)
+	must(t, err)
+	_, err = m.AddTask(ctx, record(3, "alice", basilica.TaskSpec{Image: "j"}), 2)
+	wantCode(t, err, "TASK_QUOTA")
+
+	n, err := m.ForgetBlobs(ctx, start.Add(time.Hour), 10, func(basilica.Digest) error { t.Error("an open task's blob was dropped"); return nil })
+	if n != 0 || err != nil {
+		t.Errorf("forgot %d: %v", n, err)
+	}
+}
+
+func TestClaimOnce(t *testing.T) {
+	ctx, m := context.Background(), openMiner(t)
+	const tasks = 40
+	for i := range tasks {
+		_, err := m.AddTask(ctx, record(i, "c", basilica.TaskSpec{Image: "i"}), tasks)
+		must(t, err)
+		must(t, m.Place(ctx, basilica.TaskID(fmt.Sprintf("t%d", i)), "e", start))
+	}
+	var wg sync.WaitGroup
+	var mu sync.Mutex
+	claims := map[basilica.TaskID]int{}
+	for w := range 8 {
+		wg.Go(func() {
+			for {
+				got, err := m.Claim(ctx, fmt.Sprint(w), start, start.Add(time.Minute), 3)
+				if err != nil {
+					t.Error(err)
+				}
+				if len(got) == 0 {
+					return
+				}
+				mu.Lock()
+				for _, c := range got {
+					claims[c.ID]++
+				}
+				mu.Unlock()
+			}
+		})
+	}
+	wg.Wait()
+	if len(claims) != tasks {
+		t.Errorf("%d of %d tasks claimed", len(claims), tasks)
+	}
+	for id, n := range claims {
+		if n != 1 {
+			t.Errorf("task %s claimed %d times", id, n)
+		}
+	}
+}
+
+func TestFencing(t *testing.T) {
+	ctx, m := context.Background(), openMiner(t)
+	_, err := m.AddTask(ctx, record(1, "c", basilica.TaskSpec{Image: "i"}), 1)
+	must(t, err)
+	must(t, m.Place(ctx, "t1", "e", start))
+	wantCode(t, m.Place(ctx, "t1", "f", start), "TASK_NOT_QUEUED")
+	claim := func(at time.Time) basilica.TaskRecord {
+		t.Helper()
+		got, err := m.Claim(ctx, "w", at, at.Add(time.Minute), 1)
+		must(t, err)
+		if len(got) != 1 || got[0].Attempt != 1 || got[0].State != basilica.TaskPlaced {
+			t.Fatalf("claimed %+v", got)
+		}
+		return got[0]
+	}
+	old := claim(start)
+	now := claim(start.Add(time.Minute))
+	wantCode(t, m.Accept(ctx, "t1", old.Fence, nil, start), "TASK_FENCED")
+	wantCode(t, m.Requeue(ctx, "t1", old.Fence, start, basilica.Reason{}, false), "TASK_FENCED")
+	must(t, m.Accept(ctx, "t1", now.Fence, []string{"g"}, start.Add(time.Minute)))
+	wantCode(t, m.Requeue(ctx, "t1", now.Fence, start, basilica.Reason{}, false), "TASK_ACCEPTED")
+
+	ended, code := start.Add(time.Hour), 3
+	now.State, now.Ended, now.ExitCode, now.LogBytes = basilica.TaskFailed, &ended, &code, 9
+	now.Outputs = []basilica.TaskFile{{Name: "o", Blob: basilica.Blob{SHA256: basilica.Digest{5}, Size: 2}}}
+	must(t, m.End(ctx, now, false))
+	wantCode(t, m.End(ctx, now, false), "TASK_FENCED")
+	got, err := m.Task(ctx, "t1")
+	must(t, err)
+	if got.State != basilica.TaskFailed || *got.ExitCode != 3 || !got.Ended.Equal(ended) || len(got.Outputs) != 1 || got.LogBytes != 9 {
+		t.Errorf("ended task %+v", got.Task)
+	}
+	if size, owns, err := m.OwnsBlob(ctx, "c", basilica.Digest{5}); size != 2 || !owns || err != nil {
+		t.Errorf("output owned: %d %v %v", size, owns, err)
+	}
+	left, err := m.Unreleased(ctx, 10)
+	must(t, err)
+	if len(left) != 1 || left[0].Executor != "e" {
+		t.Fatalf("unreleased %+v", left)
+	}
+	must(t, m.Released(ctx, left[0].TaskAttempt))
+	if left, err := m.Unreleased(ctx, 10); len(left) != 0 || err != nil {
+		t.Errorf("unreleased %+v %v", left, err)
+	}
+	n, err := m.ForgetBlobs(ctx, ended.Add(time.Hour), 10, func(basilica.Digest) error { return nil })
+	if n != 1 || err != nil {
+		t.Errorf("forgot %d: %v", n, err)
+	}
+}
+
+func TestBeat(t *testing.T) {
+	ctx, m := context.Background(), openMiner(t)
+	_, err := m.Beat(ctx, "e", basilica.LastBeat{At: start}, nil, start)
+	wantCode(t, err, "EXECUTOR_UNKNOWN")
+	must(t, m.AddToken(ctx, basilica.TokenRecord{Created: start, Expires: start.Add(time.Hour)}))
+	must(t, m.Enroll(ctx, basilica.Digest{}, member("e", 1)))
+	place := func(n int) basilica.TaskRecord {
+		t.Helper()
+		_, err := m.AddTask(ctx, record(n, "c", basilica.TaskSpec{Image: "i"}), 10)
+		must(t, err)
+		must(t, m.Place(ctx, basilica.TaskID(fmt.Sprintf("t%d", n)), "e", start))
+		got, err := m.Claim(ctx, "w", start, start.Add(time.Minute), 1)
+		must(t, err)
+		return got[0]
+	}
+	running, unwanted, refused := place(1), place(2), place(3)
+	must(t, m.Accept(ctx, running.ID, running.Fence, nil, start))
+	must(t, m.Accept(ctx, unwanted.ID, unwanted.Fence, nil, start))
+	_, err = m.WantCancel(ctx, "c", unwanted.ID, basilica.Reason{Code: "CANCELLED"}, start)
+	must(t, err)
+	must(t, m.Requeue(ctx, refused.ID, refused.Fence, start, basilica.Reason{Code: "X"}, false))
+	must(t, m.AddGrant(ctx, basilica.GrantRecord{ID: "g", Validator: "v", Executors: []basilica.ExecutorID{"e", "f"}, Issued: start, Expires: start.Add(time.Minute)}, start.Add(-time.Minute), 1))
+	wantCode(t, m.AddGrant(ctx, basilica.GrantRecord{ID: "h", Validator: "v", Issued: start}, start.Add(-time.Minute), 1), "GRANT_RATE")
+	must(t, m.RevokeGrant(ctx, "g"))
+	must(t, m.SetDrain(ctx, "e", true))
+
+	lease := start.Add(30 * time.Second)
+	reply, err := m.Beat(ctx, "e", basilica.LastBeat{At: start, Clock: -time.Second, Version: "v1", Health: basilica.Health{OK: true, MaxTasks: 3}},
+		[]basilica.GPU{{Kind: basilica.GPUSoftware, UUID: "u"}}, lease)
+	must(t, err)
+	if len(reply.Renew) != 2 || len(reply.Cancel) != 2 || len(reply.Revoked) != 1 || !reply.Drain {
+		t.Errorf("reply %+v", reply)
+	}
+	got, err := m.Task(ctx, running.ID)
+	if err != nil || !got.LeaseUntil.Equal(lease) {
+		t.Errorf("lease until %v %v", got.LeaseUntil, err)
+	}
+	e, err := m.Member(ctx, "e")
+	must(t, err)
+	if e.LastBeat == nil || e.LastBeat.Clock != -time.Second || e.LastBeat.Health.MaxTasks != 3 || len(e.Facts.GPUs) != 1 || e.Facts.CPUs != 4 {
+		t.Errorf("member %+v", e)
+	}
+	again, err := m.Task(ctx, refused.ID)
+	if err != nil || again.State != basilica.TaskQueued || again.Refused["e"] != 1 || again.Reason.Code != "X" {
+		t.Errorf("requeued %+v %v", again, err)
+	}
+	grants, err := m.GrantsOf(ctx, "f", 5)
+	if err != nil || len(grants) != 1 || len(grants[0].Executors) != 2 || !grants[0].Revoked {
+		t.Errorf("grants %+v %v", grants, err)
+	}
+}
+
+func TestCancelStates(t *testing.T) {
+	ctx, m := context.Background(), openMiner(t)
+	_, err := m.AddTask(ctx, record(1, "c", basilica.TaskSpec{Image: "i"}), 1)
+	must(t, err)
+	_, err = m.WantCancel(ctx, "other", "t1", basilica.Reason{}, start)
+	wantCode(t, err, "TASK_UNKNOWN")
+	got, err := m.WantCancel(ctx, "c", "t1", basilica.Reason{Code: "CANCELLED"}, start)
+	if err != nil || got.State != basilica.TaskCancelled || got.Reason.Code != "CANCELLED" || got.Ended == nil {
+		t.Errorf("cancelled %+v %v", got.Task, err)
+	}
+	again, err := m.WantCancel(ctx, "c", "t1", basilica.Reason{Code: "AGAIN"}, start)
+	if err != nil || again.Reason.Code != "CANCELLED" {
+		t.Errorf("cancelled again %+v %v", again.Task, err)
+	}
+	wantCode(t, m.Place(ctx, "t1", "e", start), "TASK_NOT_QUEUED")
+}
+
+func TestReplays(t *testing.T) {
+	ctx, m := context.Background(), openMiner(t)
+	until := start.Add(time.Minute)
+	for i, want := range []bool{true, false} {
+		if fresh, err := m.Remember(ctx, "a", "n", until); fresh != want || err != nil {
+			t.Errorf("use %d: %v %v", i, fresh, err)
+		}
+	}
+	if fresh, err := m.Remember(ctx, "b", "n", until); !fresh || err != nil {
+		t.Errorf("another hotkey: %v %v", fresh, err)
+	}
+	if fresh, err := m.Remember(ctx, "a", "old", start.Add(-time.Second)); !fresh || err != nil {
+		t.Errorf("another nonce: %v %v", fresh, err)
+	}
+	if fresh, err := m.Remember(ctx, "a", "old", until); !fresh || err != nil {
+		t.Errorf("a forgotten nonce: %v %v", fresh, err)
+	}
+}
+
+func TestReopenFreesClaims(t *testing.T) {
+	ctx, dir := context.Background(), t.TempDir()
+	now := func() time.Time { return start }
+	m, err := OpenMiner(ctx, dir, now)
+	must(t, err)
+	_, err = m.AddTask(ctx, record(1, "c", basilica.TaskSpec{Image: "i"}), 1)
+	must(t, err)
+	must(t, m.Place(ctx, "t1", "e", start))
+	first, err := m.Claim(ctx, "w", start, start.Add(time.Hour), 1)
+	must(t, err)
+	_, err = OpenMiner(ctx, dir, now)
+	wantCode(t, err, "DATA_IN_USE")
+	must(t, m.Close())
+	m, err = OpenMiner(ctx, dir, now)
+	must(t, err)
+	defer m.Close()
+	second, err := m.Claim(ctx, "w", start, start.Add(time.Hour), 1)
+	must(t, err)
+	if len(second) != 1 || second[0].Fence <= first[0].Fence {
+		t.Errorf("claims after reopening: %+v", second)
+	}
+}
