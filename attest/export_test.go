@@ -1,0 +1,41 @@
+package attest
+
+import (
+	"bytes"
+	"math/rand/v2"
+)
+
+// MutateRecord calls refused with copies of the record in each of which one bit of the randomness, of a frame or of a
+// time differs; every step-th event is changed. It counts the copies and the refusals.
+func MutateRecord(r *Record, step int, refused func(*Record) bool) (n, ok int) {
+	try := func(m Record) {
+		n++
+		if refused(&m) {
+			ok++
+		}
+	}
+	for i := 0; i < len(r.tape); i += 1 + len(r.tape)/40 {
+		m := *r
+		m.tape = bytes.Clone(r.tape)
+		m.tape[i] ^= 1 << rand.IntN(8)
+		try(m)
+	}
+	for i := 0; i < len(r.events); i += step {
+		m := *r
+		m.events = append([]event(nil), r.events...)
+		e := &m.events[i]
+		e.data = bytes.Clone(e.data)
+		e.data[rand.IntN(len(e.data))] ^= 1 << rand.IntN(8)
+		try(m)
+	}
+	for i := range r.events { // the times that rates come from
+		if t := Frame(r.events[i].data).Type(); t != FrameFillDone && t != FrameWalkDone && t != FrameMixDone {
+			continue
+		}
+		m := *r
+		m.events = append([]event(nil), r.events...)
+		m.events[i].at++
+		try(m)
+	}
+	return n, ok
+}
