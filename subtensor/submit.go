@@ -373,7 +373,7 @@ func dispatchError(err error) error {
 	if !errors.As(err, &d) {
 		return err
 	}
-	sentence := "the chain included the transaction and refused its call: " + d.Name
+	sentence := "the chain included the transaction but refused its call"
 	if docs := strings.TrimRight(d.Docs, ". "); docs != "" {
 		sentence += " (" + docs + ")"
 	}
