@@ -14,15 +14,17 @@ import (
 
 // Config is one configuration file: a section per role, and [chain] for all of them.
 type Config struct {
-	Chain  ChainConfig  `toml:"chain"`
-	Client ClientConfig `toml:"client"`
+	Chain    ChainConfig    `toml:"chain"`
+	Client   ClientConfig   `toml:"client"`
+	Localnet LocalnetConfig `toml:"localnet"`
 }
 
 // DefaultConfig is what holds where neither file, environment nor flag says otherwise.
 func DefaultConfig() Config {
 	return Config{
-		Chain:  ChainConfig{URL: "ws://127.0.0.1:9944", NetUID: 39},
-		Client: ClientConfig{Data: "~/.basilica/client"},
+		Chain:    ChainConfig{URL: "ws://127.0.0.1:9944", NetUID: 39},
+		Client:   ClientConfig{Data: "~/.basilica/client"},
+		Localnet: defaultLocalnet(),
 	}
 }
 

@@ -1,0 +1,148 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"basilica"
+	"basilica/localnet"
+	"basilica/status"
+	"basilica/subtensor"
+)
+
+// LocalnetConfig is section [localnet]: the embedded development chain.
+type LocalnetConfig struct {
+	// Listen is where JSON-RPC is answered, over WebSocket and HTTP. Whoever reaches it may send extrinsics; keep it on
+	// loopback.
+	Listen string `toml:"listen"`
+	// StatusListen is where /health, /metrics and /api/v1/status are answered; empty: nowhere.
+	StatusListen string `toml:"status_listen"`
+	// Data is the directory that keeps the chain. Empty: the chain ends with the process.
+	Data string `toml:"data"`
+	// BlockTime is the time between two blocks, in whole milliseconds, 20ms to 1m.
+	BlockTime Duration `toml:"block_time"`
+	// Tempo is the length of the subnet's epoch in blocks.
+	Tempo uint16 `toml:"tempo"`
+	// NetUID numbers the subnet in the genesis.
+	NetUID basilica.NetUID `toml:"netuid"`
+}
+
+// Validate checks what can be checked without a machine.
+func (c *LocalnetConfig) Validate() error {
+	if c.Listen == "" {
+		return invalid("localnet.listen", "is empty", `set it, e.g. listen = "127.0.0.1:9944"`)
+	}
+	if d := time.Duration(c.BlockTime); d < 20*time.Millisecond || d > time.Minute || d%time.Millisecond != 0 {
+		return invalid("localnet.block_time", fmt.Sprintf("%s is not a whole number of milliseconds from 20ms to 1m", d), `set it, e.g. block_time = "250ms"`)
+	}
+	if c.Tempo == 0 || c.NetUID == 0 {
+		return invalid("localnet.tempo, localnet.netuid", "must be at least 1", "set both, e.g. tempo = 20 and netuid = 39")
+	}
+	return nil
+}
+
+// Localnet is the wired development chain.
+type Localnet struct {
+	chain  *localnet.Chain
+	server *subtensor.Server
+	status *status.Server
+	rpc    net.Listener
+	door   net.Listener // of status; nil: none
+	deps   Deps
+}
+
+// NewLocalnet makes or continues the chain and opens its doors.
+func NewLocalnet(ctx context.Context, cfg LocalnetConfig, deps Deps) (_ *Localnet, err error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	l := &Localnet{deps: deps}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, l.Close())
+		}
+	}()
+	if l.rpc, err = listen(ctx, "localnet", "localnet.listen", cfg.Listen); err != nil {
+		return nil, err
+	}
+	if cfg.StatusListen != "" {
+		if l.door, err = listen(ctx, "localnet's status door", "localnet.status_listen", cfg.StatusListen); err != nil {
+			return nil, err
+		}
+	}
+	made := localnet.Config{NetUID: uint16(cfg.NetUID), BlockTime: time.Duration(cfg.BlockTime), Tempo: cfg.Tempo, Clock: deps.Now, Log: deps.Log}
+	if cfg.Data != "" {
+		data, err := expandHome(cfg.Data)
+		if err != nil {
+			return nil, err
+		}
+		if err := os.MkdirAll(data, 0o700); err != nil {
+			return nil, fmt.Errorf("make data directory: %w", err)
+		}
+		made.Path = filepath.Join(data, "chain")
+	}
+	if l.chain, err = localnet.New(made); err != nil {
+		return nil, err
+	}
+	l.server = subtensor.NewServer(l.chain, l.chain, subtensor.ServerConfig{Version: Version()}, deps.Log)
+	l.status = status.New("localnet", Version(), l.health, func(context.Context) (any, error) {
+		return map[string]any{"genesis": l.chain.Genesis(), "head": l.chain.Head(), "pending": len(l.chain.Pending())}, nil
+	})
+	return l, nil
+}
+
+// health is a chain that goes on: its head is young.
+func (l *Localnet) health(ctx context.Context) error {
+	head := l.chain.Head()
+	if _, err := l.chain.NextHead(ctx, head.Number); err != nil {
+		return basilica.E(basilica.Unavailable, "CHAIN_STOPPED", fmt.Sprintf("no block came after block %d", head.Number), "restart the localnet and read its log").With(err)
+	}
+	return nil
+}
+
+// Run makes blocks and answers until ctx ends.
+func (l *Localnet) Run(ctx context.Context) error {
+	group, ctx := errgroup.WithContext(ctx)
+	addrs := map[string]string{"rpc": l.rpc.Addr().String()}
+	group.Go(func() error { return l.chain.Run(ctx) })
+	group.Go(func() error { return l.server.Serve(ctx, l.rpc) })
+	if l.door != nil {
+		addrs["status"] = l.door.Addr().String()
+		group.Go(func() error { return l.status.Serve(ctx, l.door) })
+	}
+	l.deps.Ready(addrs)
+	return group.Wait()
+}
+
+// Close releases what New took.
+func (l *Localnet) Close() error {
+	var errs []error
+	for _, ln := range []net.Listener{l.rpc, l.door} {
+		if ln != nil {
+			errs = append(errs, ignoreClosed(ln.Close()))
+		}
+	}
+	if l.chain != nil {
+		errs = append(errs, l.chain.Close())
+	}
+	return errors.Join(errs...)
+}
+
+func ignoreClosed(err error) error {
+	if errors.Is(err, net.ErrClosed) {
+		return nil
+	}
+	return err
+}
+
+// defaultLocalnet is a chain as the architecture guide has it.
+func defaultLocalnet() LocalnetConfig {
+	return LocalnetConfig{Listen: "127.0.0.1:9944", StatusListen: "127.0.0.1:9945", BlockTime: Duration(250 * time.Millisecond), Tempo: 20, NetUID: 39}
+}
