@@ -83,7 +83,7 @@ func (rt *runtime) systemPallet() module {
 	// Events are only ever written whole, so nothing needs to take one off a reader.
 	whole := func(r *scale.Reader) []byte { return r.Raw(r.Len()) }
 	rt.system = &systemStore{
-		account:    newMap(p, "Account", byAccount, info, accountInfo{}),
+		account:    newMap(p, "Account", byAccount, info, accountInfo{flags: newLogic}),
 		blockHash:  newMap(p, "BlockHash", byBlock, cHash, account{}),
 		number:     newValue(p, "Number", cU32, 0),
 		parentHash: newValue(p, "ParentHash", cHash, account{}),

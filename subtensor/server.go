@@ -1,0 +1,396 @@
+package subtensor
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"sync"
+	"time"
+
+	"github.com/coder/websocket"
+
+	"basilica"
+	"basilica/pallet"
+)
+
+// Node is the chain that a Server fronts, every block of it final at once. Errors may carry a JSON-RPC error of their
+// own by a method RPCError() (code int, message, data string).
+type Node interface {
+	// Head is the last block.
+	Head() basilica.Header
+	// NextHead waits for the block after number.
+	NextHead(ctx context.Context, after basilica.BlockNumber) (basilica.Header, error)
+	// BlockHash is the hash of a block by number.
+	BlockHash(number basilica.BlockNumber) (basilica.Hash, bool)
+	// Block is a block's header and its extrinsics with their length prefixes.
+	Block(at basilica.Hash) (header pallet.Header, extrinsics [][]byte, ok bool)
+	// Storage reads one key of the state after a block.
+	Storage(at basilica.Hash, key []byte) (value []byte, found bool, err error)
+	// StorageKeys lists at most limit keys under prefix, in order, strictly after start.
+	StorageKeys(at basilica.Hash, prefix, start []byte, limit int) ([][]byte, error)
+	// CallAPI answers a runtime API call: "<Trait>_<method>" with SCALE arguments.
+	CallAPI(at basilica.Hash, method string, args []byte) ([]byte, error)
+}
+
+// Pool takes extrinsics on their way into a block.
+type Pool interface {
+	// Submit checks an extrinsic and keeps it. status hears of it until "finalized", "invalid", "usurped" or
+	// "dropped", is called under the pool's lock and returns at once; it may be nil.
+	Submit(extrinsic []byte, status func(state string, block basilica.Hash)) (basilica.Hash, error)
+	// Pending is every extrinsic that waits.
+	Pending() [][]byte
+	// NextIndex is the nonce that an account signs with next.
+	NextIndex(account [32]byte) uint32
+}
+
+// ServerConfig bounds a Server. The zero value of every field works.
+type ServerConfig struct {
+	// Version is what system_version answers; "0" where empty.
+	Version string
+	// MaxMessage bounds one request in bytes, batches included; 16 MiB where 0.
+	MaxMessage int64
+	// MaxConnections bounds open WebSocket connections; 256 where 0.
+	MaxConnections int
+	// MaxSubscriptions bounds the subscriptions of one connection; 256 where 0.
+	MaxSubscriptions int
+	// MaxBatch bounds the requests of one batch array; 64 where 0.
+	MaxBatch int
+	// Hosts are further names under which clients may call the server. IP addresses and localhost always may: a web
+	// page that rebinds a name of its own to this machine may not.
+	Hosts []string
+}
+
+func (c ServerConfig) withDefaults() ServerConfig {
+	if c.Version == "" {
+		c.Version = "0"
+	}
+	if c.MaxMessage == 0 {
+		c.MaxMessage = 16 << 20
+	}
+	if c.MaxConnections == 0 {
+		c.MaxConnections = 256
+	}
+	if c.MaxSubscriptions == 0 {
+		c.MaxSubscriptions = 256
+	}
+	if c.MaxBatch == 0 {
+		c.MaxBatch = 64
+	}
+	return c
+}
+
+// maxWaiting bounds the answers that wait for a slow reader of one connection, in bytes; who falls behind is dropped.
+const maxWaiting = 64 << 20
+
+const (
+	serverWriteTimeout = 10 * time.Second
+	serverPingEvery    = 30 * time.Second
+	serverPingTimeout  = 20 * time.Second
+)
+
+// Server answers a node's JSON-RPC 2.0 on one port: over WebSocket with subscriptions, and over HTTP POST without.
+type Server struct {
+	node    Node
+	pool    Pool
+	cfg     ServerConfig
+	log     *slog.Logger
+	methods map[string]method
+
+	mu       sync.Mutex
+	open     int
+	sessions sync.WaitGroup
+}
+
+// NewServer makes a server for a chain; Serve starts it.
+func NewServer(node Node, pool Pool, cfg ServerConfig, log *slog.Logger) *Server {
+	return &Server{node: node, pool: pool, cfg: cfg.withDefaults(), log: log, methods: serverMethods()}
+}
+
+// Serve answers on ln until ctx ends, then closes every connection and returns nil; any other end is an error.
+func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	srv := &http.Server{
+		Handler: s, BaseContext: func(net.Listener) context.Context { return ctx },
+		ReadHeaderTimeout: 10 * time.Second, ReadTimeout: 30 * time.Second, WriteTimeout: 60 * time.Second,
+		IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 16 << 10,
+		ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
+	}
+	failed := make(chan error, 1)
+	go func() { failed <- srv.Serve(ln) }()
+	var err error
+	select {
+	case <-ctx.Done():
+	case err = <-failed:
+	}
+	cancel()
+	closed := srv.Close()
+	if err == nil {
+		err = <-failed
+	}
+	s.sessions.Wait()
+	if errors.Is(err, http.ErrServerClosed) {
+		return closed
+	}
+	return fmt.Errorf("serve JSON-RPC: %w", err)
+}
+
+// ServeHTTP answers one HTTP request: an upgrade to WebSocket or a POST.
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if !s.mayCall(r.Host) {
+		http.Error(w, "this name of the host is not one of the server's", http.StatusForbidden)
+		return
+	}
+	if r.Header.Get("Upgrade") != "" {
+		s.upgrade(w, r)
+		return
+	}
+	if r.Method != http.MethodPost {
+		w.Header().Set("Allow", http.MethodPost)
+		http.Error(w, "send JSON-RPC 2.0 by POST or over WebSocket", http.StatusMethodNotAllowed)
+		return
+	}
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, s.cfg.MaxMessage))
+	if err != nil {
+		var tooLarge *http.MaxBytesError
+		if errors.As(err, &tooLarge) {
+			http.Error(w, "the request is too large", http.StatusRequestEntityTooLarge)
+			return
+		}
+		http.Error(w, "the request could not be read", http.StatusBadRequest)
+		return
+	}
+	answer, _ := s.respond(nil, body)
+	w.Header().Set("Content-Type", "application/json")
+	if _, err := w.Write(answer); err != nil {
+		s.log.Debug("answer not written", "err", err)
+	}
+}
+
+// mayCall refuses host names that are neither addresses nor known.
+func (s *Server) mayCall(hostport string) bool {
+	host, _, err := net.SplitHostPort(hostport)
+	if err != nil {
+		host = hostport
+	}
+	if len(host) > 1 && host[0] == '[' && host[len(host)-1] == ']' {
+		host = host[1 : len(host)-1]
+	}
+	if _, err := netip.ParseAddr(host); err == nil || host == "localhost" {
+		return true
+	}
+	for _, h := range s.cfg.Hosts {
+		if h == host {
+			return true
+		}
+	}
+	return false
+}
+
+func (s *Server) upgrade(w http.ResponseWriter, r *http.Request) {
+	if !s.admit() {
+		http.Error(w, "too many connections", http.StatusServiceUnavailable)
+		return
+	}
+	defer s.release()
+	ws, err := websocket.Accept(w, r, nil)
+	if err != nil {
+		s.log.Debug("WebSocket refused", "err", err)
+		return
+	}
+	ws.SetReadLimit(s.cfg.MaxMessage)
+	newSession(s, ws).run(r.Context())
+}
+
+func (s *Server) admit() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.open >= s.cfg.MaxConnections {
+		return false
+	}
+	s.open++
+	s.sessions.Add(1)
+	return true
+}
+
+func (s *Server) release() {
+	s.mu.Lock()
+	s.open--
+	s.mu.Unlock()
+	s.sessions.Done()
+}
+
+// fault is a JSON-RPC error object; Data is a string because clients take nothing else.
+type fault struct {
+	Code    int    `json:"code"`
+	Message string `json:"message"`
+	Data    string `json:"data,omitempty"`
+}
+
+// Error gives code and message.
+func (f *fault) Error() string { return fmt.Sprintf("%d: %s", f.Code, f.Message) }
+
+func invalidParams(detail string) *fault { return &fault{-32602, "Invalid params", detail} }
+
+var errSubscribe = &fault{Code: -32601, Message: "Method not found", Data: "subscriptions need a WebSocket"}
+
+// faultOf turns any error into what stands on the wire; an unknown one says nothing of its text.
+func faultOf(err error) *fault {
+	var own *fault
+	if errors.As(err, &own) {
+		return own
+	}
+	var node interface {
+		RPCError() (code int, message, data string)
+	}
+	if errors.As(err, &node) {
+		code, message, data := node.RPCError()
+		return &fault{code, message, data}
+	}
+	return &fault{Code: -32603, Message: "Internal error"}
+}
+
+// request is one JSON-RPC request; without an id it is a notification and gets no answer.
+type request struct {
+	Version string          `json:"jsonrpc"`
+	ID      json.RawMessage `json:"id"`
+	Method  string          `json:"method"`
+	Params  json.RawMessage `json:"params"`
+}
+
+// reply is one JSON-RPC answer. The id is the request's, byte for byte.
+type reply struct {
+	Version string          `json:"jsonrpc"`
+	Result  any             `json:"result"`
+	ID      json.RawMessage `json:"id"`
+}
+
+type failure struct {
+	Version string          `json:"jsonrpc"`
+	Error   *fault          `json:"error"`
+	ID      json.RawMessage `json:"id"`
+}
+
+// respond answers one message, a request or a batch of them; nil where nothing is to be said. What then must be
+// started (subscriptions, after their answer) comes with it. session is nil over HTTP.
+func (s *Server) respond(session *session, message []byte) (answer []byte, then []func()) {
+	for i, c := range message {
+		if c == ' ' || c == '\t' || c == '\r' || c == '\n' {
+			continue
+		}
+		if c == '[' {
+			return s.respondBatch(session, message[i:])
+		}
+		break
+	}
+	one, start := s.respondOne(session, message)
+	if start != nil {
+		then = append(then, start)
+	}
+	return one, then
+}
+
+func (s *Server) respondBatch(session *session, message []byte) (answer []byte, then []func()) {
+	var batch []json.RawMessage
+	if err := json.Unmarshal(message, &batch); err != nil {
+		return encodeFault(nil, &fault{Code: -32700, Message: "Parse error"}), nil
+	}
+	switch {
+	case len(batch) == 0:
+		return encodeFault(nil, &fault{Code: -32600, Message: "Invalid request"}), nil
+	case len(batch) > s.cfg.MaxBatch:
+		return encodeFault(nil, &fault{-32010, "The batch request was too large", fmt.Sprintf("Exceeded max limit of %d", s.cfg.MaxBatch)}), nil
+	}
+	var answers []json.RawMessage
+	size := 0
+	for _, m := range batch {
+		one, start := s.respondOne(session, m)
+		if start != nil {
+			then = append(then, start)
+		}
+		if one == nil {
+			continue
+		}
+		if size += len(one); size > maxWaiting/2 {
+			return encodeFault(nil, &fault{Code: -32011, Message: "The batch response was too large"}), then
+		}
+		answers = append(answers, one)
+	}
+	if len(answers) == 0 {
+		return nil, then
+	}
+	answer, err := json.Marshal(answers)
+	if err != nil {
+		return encodeFault(nil, &fault{Code: -32603, Message: "Internal error"}), then
+	}
+	return answer, then
+}
+
+func (s *Server) respondOne(session *session, message []byte) (answer []byte, start func()) {
+	var q request
+	if err := json.Unmarshal(message, &q); err != nil {
+		var syntax *json.SyntaxError
+		if errors.As(err, &syntax) {
+			return encodeFault(nil, &fault{Code: -32700, Message: "Parse error"}), nil
+		}
+		return encodeFault(nil, &fault{Code: -32600, Message: "Invalid request"}), nil
+	}
+	if !validID(q.ID) || q.Version != "2.0" || q.Method == "" {
+		return encodeFault(nil, &fault{Code: -32600, Message: "Invalid request"}), nil
+	}
+	result, start, err := s.dispatch(session, q)
+	if q.ID == nil {
+		return nil, start
+	}
+	if err != nil {
+		return encodeFault(q.ID, faultOf(err)), start
+	}
+	answer, err = json.Marshal(reply{"2.0", result, q.ID})
+	if err != nil {
+		return encodeFault(q.ID, &fault{Code: -32603, Message: "Internal error"}), start
+	}
+	return answer, start
+}
+
+// validID takes strings, numbers and null, as JSON-RPC has it.
+func validID(id json.RawMessage) bool {
+	return len(id) == 0 || id[0] != '{' && id[0] != '[' && id[0] != 't' && id[0] != 'f'
+}
+
+func encodeFault(id json.RawMessage, f *fault) []byte {
+	if id == nil {
+		id = json.RawMessage("null")
+	}
+	answer, err := json.Marshal(failure{"2.0", f, id})
+	if err != nil {
+		return []byte(`{"jsonrpc":"2.0","error":{"code":-32603,"message":"Internal error"},"id":null}`)
+	}
+	return answer
+}
+
+func (s *Server) dispatch(session *session, q request) (result any, start func(), err error) {
+	m, known := s.methods[q.Method]
+	if !known {
+		return nil, nil, &fault{Code: -32601, Message: "Method not found"}
+	}
+	var p params
+	if len(q.Params) > 0 && string(q.Params) != "null" {
+		if err := json.Unmarshal(q.Params, &p); err != nil {
+			return nil, nil, invalidParams("positional parameters are expected")
+		}
+	}
+	if m.subscribe != nil {
+		if session == nil {
+			return nil, nil, errSubscribe
+		}
+		return m.subscribe(s, session, p)
+	}
+	result, err = m.call(s, session, p)
+	return result, nil, err
+}
