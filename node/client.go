@@ -1,0 +1,56 @@
+package node
+
+import (
+	"basilica"
+	"basilica/axon"
+	"basilica/client"
+	"basilica/keys"
+	"basilica/subtensor"
+)
+
+// Client is the wired client of one hotkey.
+type Client struct {
+	*client.Client
+
+	chain *subtensor.Client
+}
+
+// NewClient wires a client; it connects when it is first used. Without a hotkey it can only ask for offers.
+func NewClient(at ChainConfig, cfg ClientConfig, deps Deps) (*Client, error) {
+	if err := at.Validate(); err != nil {
+		return nil, err
+	}
+	var signer keys.Signer
+	var hotkey basilica.Hotkey
+	if cfg.Hotkey != "" {
+		key, err := LoadKey("client.hotkey", cfg.Hotkey)
+		if err != nil {
+			return nil, err
+		}
+		signer, hotkey = key, basilica.Hotkey(key.SS58())
+	}
+	data, err := expandHome(cfg.Data)
+	if err != nil {
+		return nil, err
+	}
+	index, err := client.OpenIndex(data)
+	if err != nil {
+		return nil, err
+	}
+	chain := subtensor.New(subtensor.Config{URL: at.URL}, deps.Log)
+	dial := func(n basilica.Neuron) (basilica.Miner, error) {
+		door, err := axon.NewClient(axon.ClientConfig{
+			Signer: signer, Miner: n.Hotkey, Addr: n.Axon.Addr, TLSKey: n.Axon.TLSKey,
+			AllowPrivate: at.AllowPrivate, AllowPlain: cfg.AllowPlain, Now: deps.Now,
+		})
+		if err != nil {
+			return nil, err
+		}
+		return door, nil
+	}
+	role := client.New(client.Config{Chain: chain, NetUID: at.NetUID, Hotkey: hotkey, Dial: dial, Index: index, Log: deps.Log, Now: deps.Now})
+	return &Client{Client: role, chain: chain}, nil
+}
+
+// Close ends the connection to the chain.
+func (c *Client) Close() error { return c.chain.Close() }
