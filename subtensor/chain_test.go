@@ -43,6 +43,12 @@ func pair(t *testing.T, scheme keys.Scheme, uri string) *keys.Pair {
 // newNetwork starts a chain and its server; both end with the test.
 func newNetwork(t *testing.T) *network {
 	t.Helper()
+	return newNetworkWith(t, nil, nil)
+}
+
+// newNetworkWith puts something between server and chain.
+func newNetworkWith(t *testing.T, node func(subtensor.Node) subtensor.Node, pool func(subtensor.Pool) subtensor.Pool) *network {
+	t.Helper()
 	chain, err := localnet.New(localnet.Config{BlockTime: 40 * time.Millisecond, Tempo: 10})
 	if err != nil {
 		t.Fatal(err)
@@ -58,8 +64,15 @@ func newNetwork(t *testing.T) *network {
 			t.Error(err)
 		}
 	})
+	served, taken := subtensor.Node(chain), subtensor.Pool(chain)
+	if node != nil {
+		served = node(served)
+	}
+	if pool != nil {
+		taken = pool(taken)
+	}
 	wg.Go(func() {
-		if err := subtensor.NewServer(chain, chain, subtensor.ServerConfig{}, quiet()).Serve(ctx, ln); err != nil {
+		if err := subtensor.NewServer(served, taken, subtensor.ServerConfig{}, quiet()).Serve(ctx, ln); err != nil {
 			t.Error(err)
 		}
 	})
@@ -336,6 +349,54 @@ func TestChainSubmissionSurvivesCut(t *testing.T) {
 	}
 	if _, ok := n.metagraph().ByHotkey(hotkeyOf(hot)); !ok {
 		t.Error("the hotkey is not registered")
+	}
+}
+
+// silentPool takes extrinsics and tells nothing of them afterwards.
+type silentPool struct {
+	subtensor.Pool
+	lose bool // not even the chain hears of them
+}
+
+func (p silentPool) Submit(extrinsic []byte, _ func(string, basilica.Hash)) (basilica.Hash, error) {
+	if p.lose {
+		return pallet.ExtrinsicHash(extrinsic), nil
+	}
+	return p.Pool.Submit(extrinsic, nil)
+}
+
+// TestChainNodeThatTellsNothing finds the transaction on the chain, or says
+// that it is lost.
+func TestChainNodeThatTellsNothing(t *testing.T) {
+	for _, lose := range []bool{false, true} {
+		n := newNetworkWith(t, nil, func(p subtensor.Pool) subtensor.Pool { return silentPool{p, lose} })
+		bob, hot := pair(t, keys.Sr25519, "//Bob"), pair(t, keys.Sr25519, "//Bob//hot")
+		if !lose {
+			n.register(bob, hot)
+			continue
+		}
+		if _, err := n.client.AddStake(n.ctx, netuid, hotkeyOf(hot), bob, 1e9); basilica.CodeOf(err) != "TRANSACTION_LOST" || basilica.KindOf(err) != basilica.Unavailable {
+			t.Errorf("lost: %v", err)
+		}
+	}
+}
+
+// oldNode has no Metadata_metadata_at_version, as nodes before metadata V15.
+type oldNode struct{ subtensor.Node }
+
+func (o oldNode) CallAPI(at basilica.Hash, method string, args []byte) ([]byte, error) {
+	if method == "Metadata_metadata_at_version" {
+		return nil, errors.New("exported method is not found")
+	}
+	return o.Node.CallAPI(at, method, args)
+}
+
+func TestChainMetadataOfOldNode(t *testing.T) {
+	n := newNetworkWith(t, func(node subtensor.Node) subtensor.Node { return oldNode{node} }, nil)
+	bob, hot := pair(t, keys.Sr25519, "//Bob"), pair(t, keys.Sr25519, "//Bob//hot")
+	n.register(bob, hot)
+	if m := n.metagraph(); len(m.Neurons) != 2 || m.Tempo != 10 {
+		t.Errorf("metagraph %+v", m)
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -105,13 +106,14 @@ func (c *Client) connect(ctx context.Context) (*conn, error) {
 	if cur, err := c.alive(); cur != nil || err != nil {
 		return cur, err
 	}
+	caller := ctx
 	ctx, cancel := context.WithTimeout(ctx, c.cfg.ConnectTimeout)
 	defer cancel()
 	select {
 	case <-c.dialing:
 		defer func() { c.dialing <- struct{}{} }()
 	case <-ctx.Done():
-		return nil, c.unreachable(ctx.Err())
+		return nil, c.gaveUp(caller, ctx.Err())
 	}
 	for pause := 50 * time.Millisecond; ; pause = min(2*pause, 5*time.Second) {
 		if cur, err := c.alive(); cur != nil || err != nil {
@@ -127,10 +129,18 @@ func (c *Client) connect(ctx context.Context) (*conn, error) {
 		c.log.Debug("chain node does not answer", "url", c.cfg.URL, "err", err)
 		select {
 		case <-ctx.Done():
-			return nil, c.unreachable(err)
+			return nil, c.gaveUp(caller, err)
 		case <-time.After(pause):
 		}
 	}
+}
+
+// gaveUp is the caller's own end where it came first.
+func (c *Client) gaveUp(caller context.Context, cause error) error {
+	if caller.Err() != nil {
+		return caller.Err()
+	}
+	return c.unreachable(cause)
 }
 
 // open dials once and makes sure that it is still the same chain.
@@ -195,8 +205,13 @@ func (c *Client) callOn(ctx context.Context, cur *conn, out any, method string, 
 	rctx, cancel := context.WithTimeout(ctx, c.cfg.RequestTimeout)
 	defer cancel()
 	err := cur.call(rctx, out, method, params...)
-	if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
+	var refused *rpcError
+	switch {
+	case errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil:
 		return c.unreachable(err)
+	case errors.As(err, &refused) && (refused.Code == codeTooMuchWork || refused.Code == codeTooManyRequests):
+		return basilica.E(basilica.Unavailable, "CHAIN_BUSY", "the chain's node limits how often it may be asked",
+			"wait a little, or use a node of your own").With(err)
 	}
 	return err
 }
@@ -302,8 +317,9 @@ type hexNumber uint64
 
 // UnmarshalText reads the hex form.
 func (n *hexNumber) UnmarshalText(text []byte) error {
-	var v uint64
-	if _, err := fmt.Sscanf(string(text), "0x%x", &v); err != nil {
+	digits, ok := strings.CutPrefix(string(text), "0x")
+	v, err := strconv.ParseUint(digits, 16, 64)
+	if err != nil || !ok {
 		return fmt.Errorf("not a block number: %.40q", text)
 	}
 	*n = hexNumber(v)

@@ -52,7 +52,7 @@ func TestPoolErrors(t *testing.T) {
 		{1010, `"Transaction has a bad signature"`, "Pool.BadProof", basilica.Denied},
 		{1010, `"Inability to pay some fees (e.g. account balance too low)"`, "Pool.Payment", basilica.Exhausted},
 		{1010, `{"surprise":1}`, "Pool.Invalid", basilica.Invalid},
-		{1014, `"x"`, "Pool.1014", basilica.Unavailable},
+		{1014, `"x"`, "Pool.TooLowPriority", basilica.Unavailable},
 	} {
 		err := poolError(&rpcError{Code: c.code, Message: "Invalid Transaction", Data: json.RawMessage(c.data)})
 		if basilica.CodeOf(err) != c.want || basilica.KindOf(err) != c.kind {

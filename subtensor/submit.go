@@ -25,10 +25,10 @@ type receipt struct {
 
 // sent is a signed extrinsic on its way.
 type sent struct {
-	bytes  hexBytes
-	hash   basilica.Hash
-	anchor basilica.BlockNumber // finalized head when it was signed
-	death  basilica.BlockNumber // first block that cannot hold it any more
+	bytes hexBytes
+	hash  basilica.Hash
+	next  basilica.BlockNumber // first block that was not searched yet
+	death basilica.BlockNumber // first block that cannot hold it any more
 }
 
 // submit signs a call, sends it and returns once its block is final and its
@@ -97,7 +97,7 @@ func (c *Client) sign(ctx context.Context, signer keys.Signer, palletName, call 
 		SpecVersion: v.rt.spec, TxVersion: v.rt.tx, Genesis: genesis, Nonce: nonce,
 		Era: pallet.MortalEra(eraPeriod, uint64(head.Number)), BirthHash: head.Hash,
 	}
-	x := &sent{anchor: head.Number, death: basilica.BlockNumber(s.Era.Death(uint64(head.Number)))}
+	x := &sent{next: head.Number + 1, death: basilica.BlockNumber(s.Era.Death(uint64(head.Number)))}
 	// The period is below the quantum of 4096, so the era is born at the head.
 	if x.bytes, err = v.rt.words.Sign(data, s, signer); err != nil {
 		return nil, err
@@ -151,19 +151,19 @@ func (c *Client) settle(ctx context.Context, x *sent, hash *basilica.Hash, err e
 	return c.outcome(ctx, x, *hash)
 }
 
-// follow reads the node's notices. It gives the final block, or nil where the
-// notices ended without one.
+// follow reads the node's notices, and looks at the chain itself now and then,
+// for a node that forgot the transaction sends nothing more. It gives the
+// final block, or nil where the notices ended without one.
 func (c *Client) follow(ctx context.Context, sub *subscription, x *sent) (*basilica.Hash, error) {
-	expired := time.NewTicker(max(c.cfg.PollInterval, time.Second))
-	defer expired.Stop()
+	look := time.NewTicker(10 * c.cfg.PollInterval)
+	defer look.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return nil, ctx.Err()
-		case <-expired.C:
-			// A node that forgot the transaction sends nothing more.
-			if head, err := c.Head(ctx); err == nil && head.Number >= x.death {
-				return nil, nil
+		case <-look.C:
+			if hash, err := c.scan(ctx, x); err != nil || hash != nil {
+				return hash, err
 			}
 		case raw, ok := <-sub.ch:
 			if !ok {
@@ -207,30 +207,11 @@ func readStatus(raw json.RawMessage) (final *basilica.Hash, over bool, err error
 	return status.Finalized, status.FinalityTimeout != nil, nil
 }
 
-// search looks for x in every finalized block in which it may stand.
+// search scans until x is found or dead.
 func (c *Client) search(ctx context.Context, x *sent) (*basilica.Hash, error) {
-	next := x.anchor + 1
 	for {
-		head, err := c.Head(ctx)
-		if err != nil {
-			return nil, err
-		}
-		for ; next <= head.Number && next < x.death; next++ {
-			hash, err := c.blockHash(ctx, next)
-			if err != nil {
-				return nil, err
-			}
-			index, err := c.indexIn(ctx, x, hash)
-			if err != nil {
-				return nil, err
-			}
-			if index >= 0 {
-				return &hash, nil
-			}
-		}
-		if next >= x.death {
-			return nil, basilica.E(basilica.Unavailable, "TRANSACTION_LOST",
-				fmt.Sprintf("the transaction is in no block up to %d, its last", x.death-1), "try again; it can take no effect any more")
+		if hash, err := c.scan(ctx, x); err != nil || hash != nil {
+			return hash, err
 		}
 		select {
 		case <-ctx.Done():
@@ -238,6 +219,33 @@ func (c *Client) search(ctx context.Context, x *sent) (*basilica.Hash, error) {
 		case <-time.After(c.cfg.PollInterval):
 		}
 	}
+}
+
+// scan looks for x in the finalized blocks that were not searched yet. It
+// gives the block, nil while x may still come, or an error once it cannot.
+func (c *Client) scan(ctx context.Context, x *sent) (*basilica.Hash, error) {
+	head, err := c.Head(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for ; x.next <= head.Number && x.next < x.death; x.next++ {
+		hash, err := c.blockHash(ctx, x.next)
+		if err != nil {
+			return nil, err
+		}
+		b, err := c.blockAt(ctx, hash)
+		if err != nil {
+			return nil, err
+		}
+		if x.index(b) >= 0 {
+			return &hash, nil
+		}
+	}
+	if x.next >= x.death {
+		return nil, basilica.E(basilica.Unavailable, "TRANSACTION_LOST",
+			fmt.Sprintf("the transaction is in no block up to %d, its last", x.death-1), "try again; it can take no effect any more")
+	}
+	return nil, nil
 }
 
 // block is what we read of a block.
@@ -259,15 +267,7 @@ func (c *Client) blockAt(ctx context.Context, hash basilica.Hash) (*block, error
 	return b, nil
 }
 
-// indexIn is x's place in a block, -1 where it is not in it.
-func (c *Client) indexIn(ctx context.Context, x *sent, hash basilica.Hash) (int, error) {
-	b, err := c.blockAt(ctx, hash)
-	if err != nil {
-		return -1, err
-	}
-	return x.index(b), nil
-}
-
+// index is x's place in a block, -1 where it is not in it.
 func (x *sent) index(b *block) int {
 	for i, raw := range b.Block.Extrinsics {
 		if pallet.ExtrinsicHash(raw) == x.hash {
@@ -324,6 +324,8 @@ func (c *Client) outcome(ctx context.Context, x *sent, hash basilica.Hash) (*rec
 // Codes of JSON-RPC errors.
 const (
 	codeMethodNotFound  = -32601
+	codeTooMuchWork     = -32004
+	codeTooManyRequests = -32005
 	codeInvalid         = 1010
 	codeAlreadyImported = 1013
 )
@@ -341,7 +343,7 @@ func poolError(err error) error {
 		return err
 	}
 	if refused.Code != codeInvalid {
-		return basilica.E(basilica.Unavailable, fmt.Sprintf("Pool.%d", refused.Code), "the node did not take the transaction", "try again in a moment").With(err)
+		return basilica.E(basilica.Unavailable, poolCode(refused.Code), "the node did not take the transaction", "try again in a moment").With(err)
 	}
 	text := refused.text()
 	var n uint8
@@ -365,6 +367,22 @@ func poolError(err error) error {
 		}
 	}
 	return basilica.E(basilica.Invalid, "Pool.Invalid", "the chain refuses the transaction: "+text, "").With(err)
+}
+
+// poolCode names the refusals that say more of the node's state than of the
+// transaction.
+func poolCode(code int) string {
+	switch code {
+	case 1011:
+		return "Pool.UnknownValidity"
+	case 1012:
+		return "Pool.TemporarilyBanned"
+	case 1014:
+		return "Pool.TooLowPriority"
+	case 1016:
+		return "Pool.ImmediatelyDropped"
+	}
+	return "CHAIN_REFUSED"
 }
 
 // dispatchError turns the chain's own error into ours, code and all.
