@@ -110,7 +110,7 @@ func newHouse(t *testing.T) *house {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &house{t: t, auth: a, at: time.Now()}
+	return &house{t: t, auth: a, at: time.Now().Truncate(time.Second)}
 }
 
 func (h *house) now() time.Time { h.mu.Lock(); defer h.mu.Unlock(); return h.at }

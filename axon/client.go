@@ -1,0 +1,422 @@
+package axon
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/sha256"
+	"crypto/subtle"
+	"crypto/tls"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"strconv"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"basilica"
+	"basilica/keys"
+)
+
+// Limits of the calling end: a miner is a stranger too.
+const (
+	dialTime    = 10 * time.Second
+	answerTime  = 40 * time.Second // of a call that is no stream
+	silentTime  = 35 * time.Second // without a line of a watch
+	stallTime   = 60 * time.Second // without a byte of a blob
+	maxAnswer   = 8 << 20
+	maxLine     = 2 << 20
+	maxTries    = 3
+	firstPause  = 200 * time.Millisecond
+	tlsKeyBytes = 64
+)
+
+// ClientConfig says who calls which miner.
+type ClientConfig struct {
+	Signer       keys.Signer     // nil: only Offer can be called
+	Miner        basilica.Hotkey // the requests are signed for it
+	Addr         netip.AddrPort
+	TLSKey       []byte // P-256 x then y, 64 bytes, as published on chain; the peer must hold it
+	AllowPrivate bool   // addresses that are not on the public Internet may be dialled
+	AllowPlain   bool   // without a TLSKey, plain HTTP is spoken; for localnet alone
+	Now          func() time.Time
+}
+
+// Client is the calling end of one miner's door. It is safe for use by many goroutines and keeps its connections.
+type Client struct {
+	cfg  ClientConfig
+	base string
+	http *http.Client
+	last atomic.Int64 // the last nonce
+}
+
+var _ basilica.Miner = (*Client)(nil)
+
+// NewClient makes the calling end; it dials at the first call. An axon without a TLS key is refused unless AllowPlain.
+func NewClient(cfg ClientConfig) (*Client, error) {
+	if !cfg.Addr.IsValid() || cfg.Addr.Port() == 0 || cfg.Addr.Addr().IsUnspecified() || cfg.Addr.Addr().IsMulticast() {
+		return nil, basilica.E(basilica.Invalid, "AXON_ADDRESS", fmt.Sprintf("the miner's axon address %s cannot be called", cfg.Addr), "wait until the miner serves an axon")
+	}
+	if !cfg.AllowPrivate && !basilica.PublicAddr(cfg.Addr.Addr()) {
+		return nil, basilica.E(basilica.Denied, "ADDRESS_PRIVATE", fmt.Sprintf("the miner's axon address %s is not on the public internet", cfg.Addr), "allow private addresses only where you know the network")
+	}
+	c := &Client{cfg: cfg, base: "https://" + cfg.Addr.String()}
+	transport := &http.Transport{
+		DialContext: (&net.Dialer{Timeout: dialTime, Control: func(_, address string, _ syscall.RawConn) error {
+			if address != netip.AddrPortFrom(cfg.Addr.Addr().Unmap(), cfg.Addr.Port()).String() {
+				return fmt.Errorf("dialled %s in place of %s", address, cfg.Addr)
+			}
+			return nil
+		}}).DialContext,
+		TLSHandshakeTimeout: dialTime, ExpectContinueTimeout: 5 * time.Second, ResponseHeaderTimeout: answerTime, IdleConnTimeout: 50 * time.Second,
+		MaxIdleConns: 4, MaxConnsPerHost: 16, MaxResponseHeaderBytes: maxHeaderBytes, DisableCompression: true, ForceAttemptHTTP2: true,
+		HTTP2: &http.HTTP2Config{SendPingTimeout: 15 * time.Second, PingTimeout: 10 * time.Second},
+	}
+	switch {
+	case len(cfg.TLSKey) == tlsKeyBytes:
+		transport.TLSClientConfig = pinned(cfg.TLSKey)
+	case len(cfg.TLSKey) != 0:
+		return nil, basilica.E(basilica.Invalid, "AXON_KEY", fmt.Sprintf("the miner's TLS key has %d bytes, want %d", len(cfg.TLSKey), tlsKeyBytes), "the miner must publish its axon again")
+	case cfg.AllowPlain:
+		c.base = "http://" + cfg.Addr.String()
+	default:
+		return nil, basilica.E(basilica.Denied, "AXON_WITHOUT_KEY", "the miner has published no TLS key for its axon", "use a miner that has; plain axons are for localnet alone")
+	}
+	c.http = &http.Client{Transport: transport, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+	return c, nil
+}
+
+// Close ends connections that no call uses.
+func (c *Client) Close() error {
+	c.http.CloseIdleConnections()
+	return nil
+}
+
+// pinned accepts exactly the peer that holds the key; names and dates in its certificate say nothing.
+func pinned(key []byte) *tls.Config {
+	return &tls.Config{
+		MinVersion:         tls.VersionTLS13,
+		InsecureSkipVerify: true, //nolint:gosec // VerifyConnection pins the key at every handshake
+		VerifyConnection: func(cs tls.ConnectionState) error {
+			if len(cs.PeerCertificates) == 0 {
+				return errors.New("the peer showed no certificate")
+			}
+			pub, ok := cs.PeerCertificates[0].PublicKey.(*ecdsa.PublicKey)
+			if !ok || pub.Curve != elliptic.P256() {
+				return errWrongKey
+			}
+			point, err := pub.Bytes() // 4, then x and y
+			if err != nil || len(point) != 1+tlsKeyBytes || subtle.ConstantTimeCompare(point[1:], key) != 1 {
+				return errWrongKey
+			}
+			return nil
+		},
+	}
+}
+
+var errWrongKey = errors.New("the peer does not hold the TLS key that the miner published on chain")
+
+// PublicKey gives the 64 bytes (x then y) of a P-256 key as an axon publishes them on chain.
+func PublicKey(key *keys.P256) ([]byte, error) {
+	pub, ok := key.Signer().Public().(*ecdsa.PublicKey)
+	if !ok {
+		return nil, errors.New("the axon's key is not ECDSA")
+	}
+	point, err := pub.Bytes()
+	if err != nil {
+		return nil, fmt.Errorf("encode axon key: %w", err)
+	}
+	return point[1:], nil
+}
+
+// nonce is the time in nanoseconds, but never one that this client gave before.
+func (c *Client) nonce() int64 {
+	for {
+		last := c.last.Load()
+		next := max(c.cfg.Now().UnixNano(), last+1)
+		if c.last.CompareAndSwap(last, next) {
+			return next
+		}
+	}
+}
+
+// outgoing is one request before it is signed.
+type outgoing struct {
+	method, target string
+	sum            [32]byte  // of the body
+	body           io.Reader // nil: none
+	size           int64
+	unsigned       bool
+}
+
+// send signs and sends, and gives the reply of a success; every other is an error. The caller closes the body.
+func (c *Client) send(ctx context.Context, out outgoing) (*http.Response, error) {
+	target, err := url.Parse(c.base + out.target)
+	if err != nil {
+		return nil, fmt.Errorf("make target: %w", err)
+	}
+	body := out.body
+	if body == nil {
+		body = bytes.NewReader(nil)
+	}
+	// A body that cannot be read again keeps net/http from repeating a request by itself: that would be a replay.
+	req, err := http.NewRequestWithContext(ctx, out.method, target.String(), io.NopCloser(onlyReader{body}))
+	if err != nil {
+		return nil, fmt.Errorf("make request: %w", err)
+	}
+	req.ContentLength = out.size
+	if out.size == 0 && out.method != http.MethodGet {
+		req.Body = http.NoBody
+	}
+	req.Header.Set("User-Agent", "basilica")
+	if out.size > maxBody {
+		req.Header.Set("Expect", "100-continue") // a refusal comes before the body goes
+	}
+	if out.method == http.MethodPost {
+		req.Header.Set("Content-Type", "application/json")
+	}
+	if !out.unsigned {
+		if c.cfg.Signer == nil {
+			return nil, basilica.E(basilica.Denied, "NO_SIGNER", "this call needs a hotkey to sign with", "give a wallet")
+		}
+		if err := sign(req.Header, c.cfg.Signer, out.method, target.RequestURI(), out.sum, c.nonce(), c.cfg.Miner); err != nil {
+			return nil, err
+		}
+	}
+	res, err := c.http.Do(req)
+	if err != nil {
+		return nil, c.unreachable(ctx, err)
+	}
+	if res.StatusCode == http.StatusOK || res.StatusCode == http.StatusNoContent {
+		return res, nil
+	}
+	defer res.Body.Close()
+	var reply errorReply
+	text, err := io.ReadAll(io.LimitReader(res.Body, maxBody))
+	if err != nil || json.Unmarshal(text, &reply) != nil || reply.Error.Code == "" {
+		return nil, fromHTTP(res.StatusCode)
+	}
+	return nil, fromBody(reply.Error)
+}
+
+type onlyReader struct{ io.Reader }
+
+func (c *Client) unreachable(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	if errors.Is(err, errWrongKey) {
+		return basilica.E(basilica.Denied, "AXON_KEY_MISMATCH", "what answers at "+c.cfg.Addr.String()+" does not hold the TLS key that the miner published", "do not trust it; read the chain again in case the miner changed its key").With(err)
+	}
+	return basilica.E(basilica.Unavailable, "MINER_UNREACHABLE", "the miner at "+c.cfg.Addr.String()+" cannot be reached", "try again, or use another miner").With(err)
+}
+
+// exchange sends JSON and reads JSON. A GET that did not reach the miner is tried again, each time with a new nonce.
+func exchange[T any](ctx context.Context, c *Client, method, target string, in any, unsigned bool) (T, error) {
+	var v T
+	ctx, cancel := context.WithTimeoutCause(ctx, answerTime, basilica.E(basilica.Unavailable, "DEADLINE", "the miner did not answer in time", "try again, or use another miner"))
+	defer cancel()
+	out := outgoing{method: method, target: target, sum: emptyBody, unsigned: unsigned}
+	var body []byte
+	if in != nil {
+		var err error
+		if body, err = json.Marshal(in); err != nil {
+			return v, fmt.Errorf("encode request: %w", err)
+		}
+		out.sum, out.size = sha256.Sum256(body), int64(len(body))
+	}
+	pause := firstPause
+	for try := 1; ; try++ {
+		if body != nil {
+			out.body = bytes.NewReader(body)
+		}
+		res, err := c.send(ctx, out)
+		if err == nil {
+			return v, readJSON(ctx, res, &v)
+		}
+		if method != http.MethodGet || try == maxTries || basilica.CodeOf(err) != "MINER_UNREACHABLE" {
+			return v, err
+		}
+		wait := time.NewTimer(pause)
+		select {
+		case <-ctx.Done():
+			wait.Stop()
+			return v, err
+		case <-wait.C:
+		}
+		pause *= 2
+	}
+}
+
+func readJSON(ctx context.Context, res *http.Response, v any) error {
+	defer res.Body.Close()
+	text, err := io.ReadAll(io.LimitReader(res.Body, maxAnswer+1))
+	if err != nil {
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		return basilica.E(basilica.Unavailable, "ANSWER_CUT", "the miner's answer broke off", "try again").With(err)
+	}
+	if len(text) > maxAnswer {
+		return basilica.E(basilica.Exhausted, "ANSWER_SIZE", fmt.Sprintf("the miner's answer is over %d bytes", maxAnswer), "ask for less")
+	}
+	if err := json.Unmarshal(text, v); err != nil {
+		return badAnswer(err)
+	}
+	return nil
+}
+
+func badAnswer(err error) error {
+	return basilica.E(basilica.Unavailable, "ANSWER_JSON", "the miner's answer is not what this path gives", "use another miner, or a client of its version").With(err)
+}
+
+// OpenValidation implements basilica.Miner.
+func (c *Client) OpenValidation(ctx context.Context, req basilica.ValidationRequest) (basilica.ValidationGrant, error) {
+	return exchange[basilica.ValidationGrant](ctx, c, http.MethodPost, "/v1/validation/open", req, false)
+}
+
+// Offer implements basilica.Miner.
+func (c *Client) Offer(ctx context.Context) (basilica.Offer, error) {
+	return exchange[basilica.Offer](ctx, c, http.MethodGet, "/v1/offer", nil, true)
+}
+
+// Submit implements basilica.Miner.
+func (c *Client) Submit(ctx context.Context, req basilica.Submission) (basilica.Task, error) {
+	return exchange[basilica.Task](ctx, c, http.MethodPost, "/v1/tasks", req, false)
+}
+
+func taskPath(id basilica.TaskID) string { return "/v1/tasks/" + url.PathEscape(string(id)) }
+
+// Task implements basilica.Miner.
+func (c *Client) Task(ctx context.Context, _ basilica.Hotkey, id basilica.TaskID) (basilica.Task, error) {
+	return exchange[basilica.Task](ctx, c, http.MethodGet, taskPath(id), nil, false)
+}
+
+// Tasks implements basilica.Miner.
+func (c *Client) Tasks(ctx context.Context, _ basilica.Hotkey, limit int) ([]basilica.Task, error) {
+	target := "/v1/tasks"
+	if limit > 0 {
+		target += "?limit=" + strconv.Itoa(min(limit, maxTasks))
+	}
+	return exchange[[]basilica.Task](ctx, c, http.MethodGet, target, nil, false)
+}
+
+// Cancel implements basilica.Miner.
+func (c *Client) Cancel(ctx context.Context, _ basilica.Hotkey, id basilica.TaskID) (basilica.Task, error) {
+	return exchange[basilica.Task](ctx, c, http.MethodPost, taskPath(id)+"/cancel", nil, false)
+}
+
+// guard derives a context that ends once alive has not been called for d.
+func guard(parent context.Context, d time.Duration) (ctx context.Context, alive, stop func()) {
+	ctx, cancel := context.WithCancelCause(parent)
+	silent := basilica.E(basilica.Unavailable, "STALLED", fmt.Sprintf("nothing came from or went to the miner for %s", d), "try again")
+	timer := time.AfterFunc(d, func() { cancel(silent) })
+	return ctx, func() { timer.Reset(d) }, func() {
+		timer.Stop()
+		cancel(nil)
+	}
+}
+
+// WatchTask implements basilica.Miner. A stream that ends without a terminal event is Unavailable: watch again from the
+// last offset.
+func (c *Client) WatchTask(ctx context.Context, _ basilica.Hotkey, id basilica.TaskID, logOffset int64, f func(basilica.TaskEvent) error) error {
+	ctx, alive, stop := guard(ctx, silentTime)
+	defer stop()
+	res, err := c.send(ctx, outgoing{method: http.MethodGet, target: taskPath(id) + "/events?offset=" + strconv.FormatInt(logOffset, 10), sum: emptyBody})
+	if err != nil {
+		return err
+	}
+	defer res.Body.Close()
+	scan := bufio.NewScanner(res.Body)
+	scan.Buffer(make([]byte, 64<<10), maxLine)
+	terminal := false
+	for scan.Scan() {
+		alive()
+		var l line
+		if err := json.Unmarshal(scan.Bytes(), &l); err != nil {
+			return badAnswer(err)
+		}
+		switch {
+		case l.Error != nil:
+			return fromBody(*l.Error)
+		case l.Event != nil:
+			if l.Event.Task != id {
+				return badAnswer(errors.New("an event of another task"))
+			}
+			if err := f(*l.Event); err != nil {
+				return err
+			}
+			terminal = l.Event.State.Terminal()
+		}
+	}
+	if err := scan.Err(); err != nil {
+		if errors.Is(err, bufio.ErrTooLong) {
+			return badAnswer(err)
+		}
+		return c.unreachable(ctx, err)
+	}
+	if !terminal {
+		return basilica.E(basilica.Unavailable, "WATCH_ENDED", "the miner ended the stream before the task's end", "watch again from the last offset")
+	}
+	return nil
+}
+
+func blobPath(sum basilica.Digest) string { return "/v1/blobs/sha256:" + sum.String() }
+
+// PutBlob implements basilica.Miner.
+func (c *Client) PutBlob(ctx context.Context, _ basilica.Hotkey, blob basilica.Blob, content io.Reader) error {
+	ctx, alive, stop := guard(ctx, stallTime)
+	defer stop()
+	res, err := c.send(ctx, outgoing{
+		method: http.MethodPut, target: blobPath(blob.SHA256) + "?size=" + strconv.FormatInt(blob.Size, 10), sum: blob.SHA256,
+		body: lively{content, alive}, size: blob.Size,
+	})
+	if err != nil {
+		return err
+	}
+	return res.Body.Close()
+}
+
+// lively calls alive with every piece that is read.
+type lively struct {
+	r     io.Reader
+	alive func()
+}
+
+// Read implements io.Reader.
+func (l lively) Read(p []byte) (int, error) {
+	l.alive()
+	return l.r.Read(p)
+}
+
+// GetBlob implements basilica.Miner. Content that does not match its address is refused after the last byte: the caller
+// must not keep what w got when this fails.
+func (c *Client) GetBlob(ctx context.Context, _ basilica.Hotkey, sum basilica.Digest, w io.Writer) error {
+	ctx, alive, stop := guard(ctx, stallTime)
+	defer stop()
+	res, err := c.send(ctx, outgoing{method: http.MethodGet, target: blobPath(sum), sum: emptyBody})
+	if err != nil {
+		return err
+	}
+	defer res.Body.Close()
+	hash := sha256.New()
+	n, err := io.Copy(io.MultiWriter(hash, w), io.LimitReader(lively{res.Body, alive}, basilica.MaxBlobBytes+1))
+	if err != nil {
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		return fmt.Errorf("fetch blob: %w", err)
+	}
+	if n > basilica.MaxBlobBytes || basilica.Digest(hash.Sum(nil)) != sum {
+		return basilica.E(basilica.Conflict, "BLOB_DIGEST", "the miner sent content that does not match its address", "do not trust this copy")
+	}
+	return nil
+}

@@ -1,0 +1,83 @@
+package axon
+
+import (
+	"context"
+	"errors"
+	"net/http"
+
+	"basilica"
+)
+
+const codeBodySize = "BODY_SIZE"
+
+// errorBody is how a failure stands in JSON. Causes stay where they happened.
+type errorBody struct {
+	Kind     string `json:"kind"`
+	Code     string `json:"code"`
+	Sentence string `json:"sentence"`
+	Fix      string `json:"fix,omitempty"`
+}
+
+type errorReply struct {
+	Error errorBody `json:"error"`
+}
+
+// toBody turns an error of ours into what a stranger may read, and its HTTP status.
+func toBody(err error) (int, errorBody) {
+	var e *basilica.Error
+	if !errors.As(err, &e) {
+		e = basilica.E(basilica.Internal, "", "", "")
+		if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
+			e = basilica.E(basilica.Unavailable, "DEADLINE", "the miner did not finish in time", "try again")
+		}
+	}
+	status := http.StatusInternalServerError
+	switch e.Kind {
+	case basilica.NotFound:
+		status = http.StatusNotFound
+	case basilica.Denied:
+		status = http.StatusForbidden
+		if isAuth(e) {
+			status = http.StatusUnauthorized
+		}
+	case basilica.Invalid:
+		status = http.StatusBadRequest
+	case basilica.Exhausted:
+		status = http.StatusTooManyRequests
+		if e.Code == codeBodySize {
+			status = http.StatusRequestEntityTooLarge
+		}
+	case basilica.Conflict:
+		status = http.StatusConflict
+	case basilica.Unavailable:
+		status = http.StatusServiceUnavailable
+	default:
+		return status, errorBody{Kind: basilica.Internal.String(), Code: "MINER_FAULT", Sentence: "the miner met a fault of its own", Fix: "try again later"}
+	}
+	return status, errorBody{Kind: e.Kind.String(), Code: e.Code, Sentence: e.Sentence, Fix: e.Fix}
+}
+
+// fromBody reverses toBody at the calling end.
+func fromBody(b errorBody) error {
+	return basilica.E(basilica.ParseKind(b.Kind), b.Code, b.Sentence, b.Fix)
+}
+
+// fromHTTP says what a reply without an error of ours means.
+func fromHTTP(status int) error {
+	kind := basilica.Internal
+	switch status {
+	case http.StatusBadRequest, http.StatusMethodNotAllowed:
+		kind = basilica.Invalid
+	case http.StatusUnauthorized, http.StatusForbidden:
+		kind = basilica.Denied
+	case http.StatusNotFound:
+		kind = basilica.NotFound
+	case http.StatusConflict:
+		kind = basilica.Conflict
+	case http.StatusRequestEntityTooLarge, http.StatusTooManyRequests, http.StatusRequestHeaderFieldsTooLarge:
+		kind = basilica.Exhausted
+	case http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
+		kind = basilica.Unavailable
+	}
+	return basilica.E(kind, "MINER_HTTP", "the miner answered with HTTP "+http.StatusText(status)+" and no explanation", "check that the address is a Basilica miner's")
+}

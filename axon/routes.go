@@ -1,0 +1,292 @@
+package axon
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"sync"
+	"time"
+
+	"basilica"
+)
+
+// line is one line of a watch: an event, the error that ends the stream, or, where neither is set, a sign of life.
+type line struct {
+	Event *basilica.TaskEvent `json:"event,omitempty"`
+	Error *errorBody          `json:"error,omitempty"`
+	Alive bool                `json:"alive,omitempty"`
+}
+
+func (s *Server) offer(w http.ResponseWriter, r *http.Request, _ time.Time) error {
+	offer, err := s.miner.Offer(r.Context())
+	if err != nil {
+		return err
+	}
+	writeJSON(w, http.StatusOK, offer)
+	return nil
+}
+
+func (s *Server) openValidation(w http.ResponseWriter, r *http.Request, c call) error {
+	req, err := decode[basilica.ValidationRequest](c.body)
+	if err != nil {
+		return err
+	}
+	req.Validator = c.caller
+	grant, err := s.miner.OpenValidation(r.Context(), req)
+	if err != nil {
+		return err
+	}
+	writeJSON(w, http.StatusOK, grant)
+	return nil
+}
+
+func (s *Server) submit(w http.ResponseWriter, r *http.Request, c call) error {
+	req, err := decode[basilica.Submission](c.body)
+	if err != nil {
+		return err
+	}
+	if !validKey(req.IdempotencyKey) {
+		return basilica.E(basilica.Invalid, "IDEMPOTENCY_KEY", fmt.Sprintf("the idempotency key is not 1 to %d printable characters", maxIdempotency), "choose another key")
+	}
+	if len(req.Spec) > basilica.MaxSpecBytes {
+		return basilica.E(basilica.Exhausted, codeBodySize, fmt.Sprintf("the task's spec is over %d bytes", basilica.MaxSpecBytes), "give large things as input files")
+	}
+	req.Caller = c.caller
+	task, err := s.miner.Submit(r.Context(), req)
+	if err != nil {
+		return err
+	}
+	writeJSON(w, http.StatusOK, task)
+	return nil
+}
+
+func validKey(key string) bool {
+	if key == "" || len(key) > maxIdempotency {
+		return false
+	}
+	for _, r := range key {
+		if r < 0x20 || r > 0x7e {
+			return false
+		}
+	}
+	return true
+}
+
+func (s *Server) tasks(w http.ResponseWriter, r *http.Request, c call) error {
+	limit, err := number(r, "limit", 1, maxTasks, defaultTasks)
+	if err != nil {
+		return err
+	}
+	tasks, err := s.miner.Tasks(r.Context(), c.caller, int(limit))
+	if err != nil {
+		return err
+	}
+	if tasks == nil {
+		tasks = []basilica.Task{}
+	}
+	writeJSON(w, http.StatusOK, tasks)
+	return nil
+}
+
+func (s *Server) task(w http.ResponseWriter, r *http.Request, c call) error {
+	task, err := s.miner.Task(r.Context(), c.caller, basilica.TaskID(r.PathValue("id")))
+	if err != nil {
+		return err
+	}
+	writeJSON(w, http.StatusOK, task)
+	return nil
+}
+
+func (s *Server) cancel(w http.ResponseWriter, r *http.Request, c call) error {
+	task, err := s.miner.Cancel(r.Context(), c.caller, basilica.TaskID(r.PathValue("id")))
+	if err != nil {
+		return err
+	}
+	writeJSON(w, http.StatusOK, task)
+	return nil
+}
+
+// watch streams lines of JSON. The task is looked up first, so that an absent one is a plain 404.
+func (s *Server) watch(w http.ResponseWriter, r *http.Request, c call) error {
+	offset, err := number(r, "offset", 0, 1<<50, 0)
+	if err != nil {
+		return err
+	}
+	id := basilica.TaskID(r.PathValue("id"))
+	if _, err := s.miner.Task(r.Context(), c.caller, id); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/x-ndjson")
+	w.WriteHeader(http.StatusOK)
+	out := &lines{w: w, rc: http.NewResponseController(w)}
+	if err := out.send(line{Alive: true}); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancel(r.Context())
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		defer cancel() // a caller that takes no line is gone
+		tick := time.NewTicker(aliveEvery)
+		defer tick.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-tick.C:
+				if out.send(line{Alive: true}) != nil {
+					return
+				}
+			}
+		}
+	})
+	err = s.miner.WatchTask(ctx, c.caller, id, offset, func(e basilica.TaskEvent) error { return out.send(line{Event: &e}) })
+	cancel()
+	wg.Wait()
+	if err != nil {
+		if _, body := toBody(err); out.send(line{Error: &body}) != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// lines writes one line at a time, each with a deadline of its own.
+type lines struct {
+	rc *http.ResponseController
+
+	mu sync.Mutex
+	w  io.Writer
+}
+
+func (l *lines) send(v line) error {
+	b, err := json.Marshal(v)
+	if err != nil {
+		return fmt.Errorf("encode line: %w", err)
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if err := l.rc.SetWriteDeadline(time.Now().Add(chunkTime)); err != nil {
+		return fmt.Errorf("set deadline: %w", err)
+	}
+	if _, err := l.w.Write(append(b, '\n')); err != nil {
+		return fmt.Errorf("write line: %w", err)
+	}
+	return l.rc.Flush()
+}
+
+// blobName reads sha256:HEX.
+func blobName(r *http.Request) (basilica.Digest, error) {
+	var sum basilica.Digest
+	text, ok := strings.CutPrefix(r.PathValue("name"), "sha256:")
+	if !ok || text != strings.ToLower(text) || sum.UnmarshalText([]byte(text)) != nil {
+		return sum, basilica.E(basilica.Invalid, "BLOB_NAME", "the blob's name is not sha256: and 64 lower-case hex digits", "correct it")
+	}
+	return sum, nil
+}
+
+// putBlob takes content whose digest stands in the target: the signature is checked before a byte of it is read.
+func (s *Server) putBlob(w http.ResponseWriter, r *http.Request, headersIn time.Time) error {
+	a, err := s.headers(r, headersIn)
+	if err != nil {
+		return err
+	}
+	sum, err := blobName(r)
+	if err != nil {
+		return err
+	}
+	if err := s.admit(r, a, sum, s.cfg.Compute); err != nil {
+		return err
+	}
+	size, err := number(r, "size", 0, basilica.MaxBlobBytes, -1)
+	switch {
+	case err != nil:
+		return err
+	case size < 0:
+		return basilica.E(basilica.Invalid, "BLOB_SIZE", "the target does not say the blob's size", "add ?size=BYTES")
+	case r.ContentLength >= 0 && r.ContentLength != size:
+		return basilica.E(basilica.Invalid, "BLOB_SIZE", "the body's length is not the size that the target says", "send the whole blob")
+	}
+	rc := http.NewResponseController(w)
+	body := &blobReader{r: r.Body, rc: rc, left: size}
+	if err := s.miner.PutBlob(r.Context(), a.hotkey, basilica.Blob{SHA256: sum, Size: size}, body); err != nil {
+		return err
+	}
+	if err := rc.SetReadDeadline(time.Time{}); err != nil {
+		return fmt.Errorf("set deadline: %w", err)
+	}
+	if err := rc.SetWriteDeadline(time.Now().Add(replyTime)); err != nil {
+		return fmt.Errorf("set deadline: %w", err)
+	}
+	w.WriteHeader(http.StatusNoContent)
+	return nil
+}
+
+// blobReader gives every piece of a body a deadline and refuses a byte more than was announced. The reply's deadline
+// moves along: a slow upload has not used it up.
+type blobReader struct {
+	r    io.Reader
+	rc   *http.ResponseController
+	left int64
+}
+
+// Read implements io.Reader.
+func (b *blobReader) Read(p []byte) (int, error) {
+	now := time.Now()
+	if err := b.rc.SetReadDeadline(now.Add(chunkTime)); err != nil {
+		return 0, fmt.Errorf("set deadline: %w", err)
+	}
+	if err := b.rc.SetWriteDeadline(now.Add(chunkTime + replyTime)); err != nil {
+		return 0, fmt.Errorf("set deadline: %w", err)
+	}
+	n, err := b.r.Read(p)
+	if int64(n) > b.left {
+		return 0, basilica.E(basilica.Exhausted, codeBodySize, "the body is longer than the target says", "send the blob that was announced")
+	}
+	b.left -= int64(n)
+	return n, err
+}
+
+func (s *Server) getBlob(w http.ResponseWriter, r *http.Request, c call) error {
+	sum, err := blobName(r)
+	if err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/octet-stream")
+	out := &blobWriter{w: w, rc: http.NewResponseController(w)}
+	if err := s.miner.GetBlob(r.Context(), c.caller, sum, out); err != nil {
+		return err
+	}
+	if !out.begun {
+		w.WriteHeader(http.StatusOK)
+	}
+	return nil
+}
+
+const pieceBytes = 256 << 10
+
+// blobWriter gives every piece of a reply a deadline.
+type blobWriter struct {
+	w     io.Writer
+	rc    *http.ResponseController
+	begun bool
+}
+
+// Write implements io.Writer.
+func (b *blobWriter) Write(p []byte) (int, error) {
+	done := 0
+	for done < len(p) {
+		if err := b.rc.SetWriteDeadline(time.Now().Add(chunkTime)); err != nil {
+			return done, fmt.Errorf("set deadline: %w", err)
+		}
+		b.begun = true
+		n, err := b.w.Write(p[done:min(done+pieceBytes, len(p))])
+		done += n
+		if err != nil {
+			return done, err
+		}
+	}
+	return done, nil
+}

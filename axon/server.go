@@ -1,0 +1,369 @@
+package axon
+
+import (
+	"context"
+	"crypto/sha256"
+	"crypto/tls"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"runtime/debug"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"basilica"
+	"basilica/keys"
+	"basilica/pki"
+)
+
+// Limits of the door. Those of the wall clock are no part of any judgement, so they do not use the given clock.
+const (
+	maxBody         = 256 << 10 // bytes of a body that is not a blob
+	bodyTime        = 10 * time.Second
+	headerTime      = 10 * time.Second
+	idleTime        = 60 * time.Second
+	replyTime       = 30 * time.Second // for a reply that is not a stream, handler included
+	chunkTime       = 30 * time.Second // for one piece of a stream, either way
+	aliveEvery      = 10 * time.Second // between two lines of a watch
+	graceTime       = 3 * time.Second
+	maxHeaderBytes  = 16 << 10
+	maxConns        = 4096
+	maxConnsNetwork = 256
+	maxStreams      = 64
+	maxTasks        = 500
+	defaultTasks    = 50
+	maxIdempotency  = 128
+
+	defaultRateNetwork = 50.0
+	defaultRateHotkey  = 20.0
+)
+
+// Policy says whether a hotkey may use a part of the door; nil is yes, and a refusal is a Denied error. It is asked after
+// the signature and before the nonce is remembered.
+type Policy func(ctx context.Context, hotkey basilica.Hotkey) error
+
+// ServerConfig says whose door it is and who may come in.
+type ServerConfig struct {
+	Hotkey      basilica.Hotkey // the miner's: requests must be signed for it
+	Key         *keys.P256      // TLS key as published on chain; nil: plain HTTP, for localnet alone
+	Replays     Replays
+	Validation  Policy  // who may open a validation; nil: whoever the Miner takes
+	Compute     Policy  // who may submit tasks and move blobs; nil: whoever the Miner takes
+	RateNetwork float64 // requests per second of one remote network, four times that in a burst; 0: 50
+	RateHotkey  float64 // requests per second of one hotkey, four times that in a burst; 0: 20
+	Now         func() time.Time
+	Log         *slog.Logger
+}
+
+// Server is a miner's public door.
+type Server struct {
+	miner    basilica.Miner
+	cfg      ServerConfig
+	cert     *tls.Certificate
+	networks *limiter
+	hotkeys  *limiter
+	mux      *http.ServeMux
+}
+
+// NewServer makes the door of m.
+func NewServer(m basilica.Miner, cfg ServerConfig) (*Server, error) {
+	if _, err := keys.DecodeSS58(string(cfg.Hotkey)); err != nil {
+		return nil, fmt.Errorf("miner's hotkey: %w", err)
+	}
+	if cfg.Replays == nil {
+		return nil, errors.New("an axon needs a store of nonces")
+	}
+	if cfg.RateNetwork == 0 {
+		cfg.RateNetwork = defaultRateNetwork
+	}
+	if cfg.RateHotkey == 0 {
+		cfg.RateHotkey = defaultRateHotkey
+	}
+	s := &Server{miner: m, cfg: cfg, networks: newLimiter(cfg.RateNetwork, cfg.Now), hotkeys: newLimiter(cfg.RateHotkey, cfg.Now), mux: http.NewServeMux()}
+	if cfg.Key != nil {
+		cert, err := pki.SelfSigned(cfg.Key.Signer())
+		if err != nil {
+			return nil, err
+		}
+		s.cert = &cert
+	}
+	compute := cfg.Compute
+	s.mux.HandleFunc("GET /v1/offer", s.answer(s.offer))
+	s.mux.HandleFunc("POST /v1/validation/open", s.signed(cfg.Validation, s.openValidation))
+	s.mux.HandleFunc("POST /v1/tasks", s.signed(compute, s.submit))
+	s.mux.HandleFunc("GET /v1/tasks", s.signed(compute, s.tasks))
+	s.mux.HandleFunc("GET /v1/tasks/{id}", s.signed(compute, s.task))
+	s.mux.HandleFunc("GET /v1/tasks/{id}/events", s.signed(compute, s.watch))
+	s.mux.HandleFunc("POST /v1/tasks/{id}/cancel", s.signed(compute, s.cancel))
+	s.mux.HandleFunc("PUT /v1/blobs/{name}", s.answer(s.putBlob))
+	s.mux.HandleFunc("GET /v1/blobs/{name}", s.signed(compute, s.getBlob))
+	s.mux.HandleFunc("/", s.answer(func(http.ResponseWriter, *http.Request, time.Time) error {
+		return basilica.E(basilica.NotFound, "ROUTE", "the miner has nothing under this method and path", "use a client of the same version")
+	}))
+	return s, nil
+}
+
+// Serve answers requests on ln until ctx ends, and closes it.
+func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
+	base, cancel := context.WithCancel(ctx)
+	defer cancel()
+	server := &http.Server{
+		Handler: s.mux, ReadHeaderTimeout: headerTime, IdleTimeout: idleTime, MaxHeaderBytes: maxHeaderBytes,
+		BaseContext: func(net.Listener) context.Context { return base },
+		ConnState:   newConnCap(maxConns, maxConnsNetwork).watch,
+		ErrorLog:    slog.NewLogLogger(s.cfg.Log.Handler(), slog.LevelDebug),
+		HTTP2: &http.HTTP2Config{
+			MaxConcurrentStreams: maxStreams, SendPingTimeout: 15 * time.Second, PingTimeout: 10 * time.Second, WriteByteTimeout: chunkTime,
+		},
+	}
+	if s.cert != nil {
+		server.TLSConfig = &tls.Config{
+			MinVersion: tls.VersionTLS13, Certificates: []tls.Certificate{*s.cert}, NextProtos: []string{"h2", "http/1.1"}, SessionTicketsDisabled: true,
+		}
+	}
+	var wg sync.WaitGroup
+	stopped := make(chan struct{})
+	wg.Go(func() {
+		select {
+		case <-stopped:
+			return
+		case <-ctx.Done():
+		}
+		grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), graceTime)
+		defer cancel()
+		if err := server.Shutdown(grace); err != nil {
+			server.Close()
+		}
+	})
+	var err error
+	if s.cert != nil {
+		err = server.ServeTLS(ln, "", "")
+	} else {
+		err = server.Serve(ln)
+	}
+	close(stopped)
+	wg.Wait()
+	if errors.Is(err, http.ErrServerClosed) {
+		return nil
+	}
+	server.Close()
+	return fmt.Errorf("serve axon: %w", err)
+}
+
+// answer wraps a handler: the rules for everybody before it, one reply for its error after it. headersIn is when the
+// headers were in.
+func (s *Server) answer(h func(w http.ResponseWriter, r *http.Request, headersIn time.Time) error) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		started := s.cfg.Now()
+		out := &reply{ResponseWriter: w}
+		defer func() {
+			if p := recover(); p != nil {
+				if p == http.ErrAbortHandler {
+					panic(p)
+				}
+				s.cfg.Log.Error("request panicked", "method", r.Method, "path", r.URL.Path, "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
+				s.refuse(out, r, errors.New("panic in a handler"))
+			}
+		}()
+		head := w.Header()
+		head.Set("Cache-Control", "no-store")
+		head.Set("X-Content-Type-Options", "nosniff")
+		if err := http.NewResponseController(w).SetWriteDeadline(time.Now().Add(replyTime)); err != nil {
+			s.refuse(out, r, fmt.Errorf("set deadline: %w", err))
+			return
+		}
+		err := hostRule(r)
+		if err == nil {
+			err = s.networks.take(network(r.RemoteAddr))
+		}
+		if err == nil {
+			err = h(out, r, started)
+		}
+		if err != nil {
+			s.refuse(out, r, err)
+		}
+	}
+}
+
+// reply remembers whether a status is out, after which an error can only cut the connection.
+type reply struct {
+	http.ResponseWriter
+	begun bool
+}
+
+// WriteHeader implements http.ResponseWriter.
+func (w *reply) WriteHeader(status int) {
+	w.begun = true
+	w.ResponseWriter.WriteHeader(status)
+}
+
+// Write implements http.ResponseWriter.
+func (w *reply) Write(p []byte) (int, error) {
+	w.begun = true
+	return w.ResponseWriter.Write(p)
+}
+
+// Unwrap is for http.ResponseController.
+func (w *reply) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
+func (s *Server) refuse(w *reply, r *http.Request, err error) {
+	level := slog.LevelDebug
+	if basilica.KindOf(err) == basilica.Internal && r.Context().Err() == nil {
+		level = slog.LevelError
+	}
+	s.cfg.Log.Log(r.Context(), level, "request refused", "method", r.Method, "path", r.URL.Path, "remote", r.RemoteAddr, "error", err)
+	if w.begun {
+		panic(http.ErrAbortHandler)
+	}
+	status, body := toBody(err)
+	if r.ProtoMajor == 1 {
+		w.Header().Set("Connection", "close") // what is left of a body is not read
+	}
+	writeJSON(w, status, errorReply{Error: body})
+}
+
+func writeJSON(w http.ResponseWriter, status int, v any) {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	// A caller that hung up is not our error.
+	_ = json.NewEncoder(w).Encode(v)
+}
+
+// hostRule: a page in a browser on this machine must not reach a door on loopback through a name that it rebound.
+func hostRule(r *http.Request) error {
+	local, ok := r.Context().Value(http.LocalAddrContextKey).(net.Addr)
+	if !ok {
+		return nil
+	}
+	at, err := netip.ParseAddrPort(local.String())
+	if err != nil || !at.Addr().Unmap().IsLoopback() {
+		return nil
+	}
+	host := r.Host
+	if h, _, err := net.SplitHostPort(host); err == nil {
+		host = h
+	}
+	if _, err := netip.ParseAddr(strings.Trim(host, "[]")); err != nil && host != "localhost" {
+		return basilica.E(basilica.Denied, "HOST", "on loopback this door answers to IP addresses and localhost only", "call it by its address")
+	}
+	return nil
+}
+
+// call is a request whose caller is known.
+type call struct {
+	caller basilica.Hotkey
+	body   []byte
+}
+
+// signed wraps a handler whose body is read and hashed before the signature can be checked.
+func (s *Server) signed(may Policy, h func(w http.ResponseWriter, r *http.Request, c call) error) http.HandlerFunc {
+	return s.answer(func(w http.ResponseWriter, r *http.Request, headersIn time.Time) error {
+		a, err := s.headers(r, headersIn)
+		if err != nil {
+			return err
+		}
+		body, err := readBody(w, r)
+		if err != nil {
+			return err
+		}
+		if err := s.admit(r, a, sha256.Sum256(body), may); err != nil {
+			return err
+		}
+		return h(w, r, call{caller: a.hotkey, body: body})
+	})
+}
+
+// headers does what can be judged before the body.
+func (s *Server) headers(r *http.Request, headersIn time.Time) (auth, error) {
+	a, err := parseAuth(r.Header)
+	if err != nil {
+		return auth{}, err
+	}
+	return a, a.check(s.cfg.Hotkey, headersIn)
+}
+
+// admit checks signature, policy, rate and nonce, in this order: a request that may not pass leaves nothing behind.
+func (s *Server) admit(r *http.Request, a auth, body [32]byte, may Policy) error {
+	if !strings.HasPrefix(r.RequestURI, "/") {
+		return malformed("the target is not a path")
+	}
+	if err := a.verify(r.Method, r.RequestURI, body); err != nil {
+		return err
+	}
+	if may != nil {
+		if err := may(r.Context(), a.hotkey); err != nil {
+			return err
+		}
+	}
+	if err := s.hotkeys.take(string(a.hotkey)); err != nil {
+		return err
+	}
+	fresh, err := s.cfg.Replays.Remember(r.Context(), string(a.hotkey), a.nonce, s.cfg.Now().Add(replayLife))
+	if err != nil {
+		return fmt.Errorf("remember nonce: %w", err)
+	}
+	if !fresh {
+		return basilica.E(basilica.Denied, codeReplayed, "a request with this nonce was already taken", "sign every request anew, repeated ones too")
+	}
+	return nil
+}
+
+func readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
+	tooLarge := basilica.E(basilica.Exhausted, codeBodySize, fmt.Sprintf("the request's body is over %d bytes", maxBody), "send less; files go by PUT /v1/blobs")
+	if r.ContentLength > maxBody {
+		return nil, tooLarge
+	}
+	rc := http.NewResponseController(w)
+	if err := rc.SetReadDeadline(time.Now().Add(bodyTime)); err != nil {
+		return nil, fmt.Errorf("set deadline: %w", err)
+	}
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
+	var over *http.MaxBytesError
+	switch {
+	case errors.As(err, &over):
+		return nil, tooLarge
+	case err != nil:
+		return nil, basilica.E(basilica.Invalid, "BODY_UNREAD", fmt.Sprintf("the request's body did not come whole within %s", bodyTime), "send it again").With(err)
+	}
+	// The server reads on to see the caller hang up; that reading must not meet the deadline of the body.
+	if err := rc.SetReadDeadline(time.Time{}); err != nil {
+		return nil, fmt.Errorf("set deadline: %w", err)
+	}
+	return body, nil
+}
+
+// decode reads exactly one JSON value with known fields alone.
+func decode[T any](body []byte) (T, error) {
+	var v T
+	dec := json.NewDecoder(strings.NewReader(string(body)))
+	dec.DisallowUnknownFields()
+	err := dec.Decode(&v)
+	if err == nil {
+		if _, next := dec.Token(); next != io.EOF {
+			err = errors.New("bytes after its end")
+		}
+	}
+	if err != nil {
+		return v, basilica.E(basilica.Invalid, "BODY_JSON", "the request's body is not the JSON that this path takes", "use a client of the same version").With(err)
+	}
+	return v, nil
+}
+
+func number(r *http.Request, name string, low, high, absent int64) (int64, error) {
+	q := r.URL.Query()
+	if !q.Has(name) {
+		return absent, nil
+	}
+	n, err := strconv.ParseInt(q.Get(name), 10, 64)
+	if err != nil || n < low || n > high {
+		return 0, basilica.E(basilica.Invalid, "QUERY", fmt.Sprintf("%s is not a number from %d to %d", name, low, high), "correct it")
+	}
+	return n, nil
+}
