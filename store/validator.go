@@ -30,6 +30,9 @@ func OpenValidator(ctx context.Context, dir string) (*Validator, error) {
 	if err := os.MkdirAll(v.evidence, 0o700); err != nil {
 		return nil, errors.Join(fmt.Errorf("make evidence directory: %w", err), db.Close())
 	}
+	if err := v.sweep(ctx); err != nil {
+		return nil, errors.Join(err, db.Close())
+	}
 	return v, nil
 }
 

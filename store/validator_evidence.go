@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"basilica"
@@ -97,3 +98,29 @@ func (v *Validator) DropEvidence(ctx context.Context, maxCount int, maxBytes int
 
 // Evidence is Validator.Evidence.
 func (b *Book) Evidence(sum basilica.Digest) (io.ReadCloser, int64, error) { return b.v.Evidence(sum) }
+
+// sweep removes files that no row speaks of: what a crash left between writing a record and closing its round.
+func (v *Validator) sweep(ctx context.Context) error {
+	entries, err := os.ReadDir(v.evidence)
+	if err != nil {
+		return fmt.Errorf("list evidence: %w", err)
+	}
+	for _, e := range entries {
+		var sum basilica.Digest
+		name, isRecord := strings.CutSuffix(e.Name(), ".gpow1")
+		known := 0
+		if isRecord && sum.UnmarshalText([]byte(name)) == nil {
+			if err := v.read.QueryRowContext(ctx, `SELECT count(*) FROM evidence WHERE sha256 = $1 AND dropped = 0`, sum[:]).Scan(&known); err != nil {
+				return fmt.Errorf("look up evidence: %w", err)
+			}
+		} else if !strings.HasPrefix(e.Name(), ".record-") {
+			continue // not ours
+		}
+		if known == 0 {
+			if err := os.Remove(filepath.Join(v.evidence, e.Name())); err != nil {
+				return fmt.Errorf("remove orphaned evidence: %w", err)
+			}
+		}
+	}
+	return nil
+}

@@ -1,0 +1,380 @@
+package validator
+
+import (
+	"context"
+	"crypto/ed25519"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/netip"
+	"sync"
+	"testing"
+	"time"
+
+	"basilica"
+	"basilica/attest"
+	"basilica/attest/adversary"
+	"basilica/attestor"
+	"basilica/keys"
+	"basilica/score"
+	"basilica/store"
+)
+
+// chainDouble is a node by hand: the test moves its head and decides what becomes of weights.
+type chainDouble struct {
+	mu     sync.Mutex
+	mg     basilica.Metagraph
+	heads  chan basilica.Header
+	set    func(w []basilica.Weight) (basilica.Inclusion, error)
+	sets   [][]basilica.Weight
+	failMG error
+}
+
+func (c *chainDouble) WatchHeads(ctx context.Context, f func(basilica.Header) error) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case h := <-c.heads:
+			if err := f(h); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+func (c *chainDouble) Metagraph(context.Context, basilica.NetUID) (*basilica.Metagraph, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	mg := c.mg
+	mg.Neurons = append([]basilica.Neuron(nil), c.mg.Neurons...)
+	return &mg, c.failMG
+}
+
+func (c *chainDouble) SetWeights(_ context.Context, _ basilica.NetUID, k keys.Signer, w []basilica.Weight, _ uint64) (basilica.Inclusion, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.sets = append(c.sets, w)
+	if c.set != nil {
+		return c.set(w)
+	}
+	return c.took(k), nil
+}
+
+// took moves the validator's last update, as an inclusion does.
+func (c *chainDouble) took(k keys.Signer) basilica.Inclusion {
+	for i := range c.mg.Neurons {
+		if c.mg.Neurons[i].Hotkey == basilica.Hotkey(k.SS58()) {
+			c.mg.Neurons[i].LastUpdate = c.mg.Block + 1
+		}
+	}
+	return basilica.Inclusion{Block: c.mg.Block + 1, Extrinsic: basilica.Hash{1}}
+}
+
+func (c *chainDouble) at(block basilica.BlockNumber) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.mg.Block, c.mg.BlockHash = block, basilica.Hash{byte(block)}
+}
+
+// machine is one executor with a real prover.
+type machine struct {
+	id      basilica.ExecutorID
+	key     *keys.P256 // attestation
+	receipt *keys.P256
+	host    []byte
+	gpus    int
+	uuid    *attest.UUID // instead of that of the software device
+	cheat   string       // for adversary.Device
+	attest  func(ctx context.Context, rw io.ReadWriteCloser, b attest.Binding) error
+	noTask  bool
+	dialErr error
+	skipped bool
+}
+
+func newMachine(t testing.TB, id basilica.ExecutorID) *machine {
+	t.Helper()
+	a, err := keys.GenerateP256()
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := keys.GenerateP256()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &machine{id: id, key: a, receipt: r, host: []byte("host key of " + id), gpus: 1}
+}
+
+type renamed struct {
+	attestor.Device
+	uuid attest.UUID
+}
+
+func (r renamed) Info() attest.DeviceInfo {
+	i := r.Device.Info()
+	i.UUID = r.uuid
+	return i
+}
+
+func (m *machine) prove(ctx context.Context, rw io.ReadWriteCloser, b attest.Binding) error {
+	if m.attest != nil {
+		return m.attest(ctx, rw, b)
+	}
+	cfg := attestor.Config{Binding: &b, Greeting: attest.Greeting{Version: "test", SPKI: m.key.SPKI()}, Sign: m.key.Sign, Now: time.Now, Log: slog.New(slog.DiscardHandler)}
+	for i := range m.gpus {
+		cpu, err := adversary.Device("fill:0", attest.Serial)
+		if m.cheat != "" {
+			cpu, err = adversary.Device(m.cheat, attest.Serial)
+		}
+		if err != nil {
+			return err
+		}
+		d := attestor.NewSoftware(m.key.SPKI(), i, cpu)
+		if m.uuid != nil {
+			d = renamed{d, *m.uuid}
+		}
+		cfg.Devices = append(cfg.Devices, d)
+	}
+	_, err := attestor.Prove(ctx, rw, cfg)
+	return err
+}
+
+// wireSession is an SSH connection by hand: every subsystem is a pipe to the machine.
+type wireSession struct {
+	m       *machine
+	binding attest.Binding
+	ctx     context.Context
+	cancel  context.CancelFunc
+	wg      sync.WaitGroup
+
+	mu    sync.Mutex
+	pipes []net.Conn
+}
+
+func (s *wireSession) SessionID() []byte   { return s.binding.SessionID }
+func (s *wireSession) HostKeyBlob() []byte { return s.binding.HostKey }
+
+func (s *wireSession) Close() error {
+	s.cancel()
+	s.mu.Lock()
+	for _, p := range s.pipes {
+		p.Close()
+	}
+	s.mu.Unlock()
+	s.wg.Wait()
+	return nil
+}
+
+// refusing gives the far side's refusal at the end of the stream, as the SSH client does.
+type refusing struct {
+	net.Conn
+	done chan error
+}
+
+func (r refusing) Read(p []byte) (int, error) {
+	n, err := r.Conn.Read(p)
+	if err == io.EOF {
+		if refusal := <-r.done; basilica.CodeOf(refusal) != "" {
+			err = refusal
+		}
+	}
+	return n, err
+}
+
+func (s *wireSession) Subsystem(ctx context.Context, name string) (io.ReadWriteCloser, error) {
+	if s.ctx.Err() != nil {
+		return nil, basilica.E(basilica.Unavailable, "SSH_UNREACHABLE", "the connection is gone", "")
+	}
+	ours, theirs := net.Pipe()
+	s.mu.Lock()
+	s.pipes = append(s.pipes, ours, theirs)
+	s.mu.Unlock()
+	stop := context.AfterFunc(ctx, func() { ours.Close(); theirs.Close() })
+	done := make(chan error, 1)
+	s.wg.Go(func() {
+		defer stop()
+		var err error
+		switch name {
+		case "attest":
+			err = s.m.prove(s.ctx, theirs, s.binding)
+		case "facts":
+			err = json.NewEncoder(theirs).Encode(basilica.Facts{Hostname: string(s.m.id), CPUs: 2, GPUs: []basilica.GPU{}})
+		case "check":
+			err = s.check(theirs)
+		}
+		done <- err
+		theirs.Close()
+	})
+	return refusing{ours, done}, nil
+}
+
+func (s *wireSession) check(rw io.ReadWriter) error {
+	var req struct{ Nonce string }
+	if err := json.NewDecoder(rw).Decode(&req); err != nil {
+		return err
+	}
+	if s.m.noTask {
+		return basilica.E(basilica.Unavailable, "ENGINE_AWAY", "the container engine is away", "")
+	}
+	nonce, err := hex.DecodeString(req.Nonce)
+	if err != nil {
+		return err
+	}
+	sum := sha256.Sum256(append([]byte("BSLTASK\x00"), nonce...))
+	_, err = fmt.Fprintf(rw, `{"exit_code":0,"output":"%x"}`, sum)
+	return err
+}
+
+// minerDouble is a miner's door by hand.
+type minerDouble struct {
+	key      *keys.Pair
+	machines []*machine
+	err      error
+}
+
+func (m *minerDouble) OpenValidation(_ context.Context, req basilica.ValidationRequest) (basilica.ValidationGrant, error) {
+	grant := basilica.ValidationGrant{ID: "g1", Expires: time.Now().Add(time.Minute)}
+	if len(req.SSHPublicKey) != 4+11+4+32 {
+		return grant, errors.New("no SSH key")
+	}
+	for _, x := range m.machines {
+		if x.skipped {
+			grant.Skipped = append(grant.Skipped, basilica.SkippedBox{Executor: x.id, Reason: basilica.Reason{Code: "OFFLINE", Sentence: "no heartbeat"}})
+			continue
+		}
+		e, err := basilica.Endorse(basilica.Endorsement{Executor: x.id, KeySPKI: x.receipt.SPKI(), AttestSPKI: x.key.SPKI(), HostKey: x.host, Issued: time.Now()}, m.key)
+		if err != nil {
+			return grant, err
+		}
+		grant.Executors = append(grant.Executors, basilica.GrantedAccess{Executor: x.id, Addr: string(x.id) + ":22", HostKey: x.host, Endorsement: e})
+	}
+	return grant, m.err
+}
+
+// world is a subnet of an owner (uid 0), the validator (uid 1) and a miner (uid 2).
+type world struct {
+	t     testing.TB
+	chain *chainDouble
+	miner *minerDouble
+	db    *store.Validator
+	book  *store.Book
+	v     *Validator
+	cfg   Config
+}
+
+func pair(t testing.TB, uri string) *keys.Pair {
+	t.Helper()
+	p, err := keys.FromURI(keys.Sr25519, uri)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+// tiny is the software profile at a size that a test can afford.
+func tiny() attest.Profiles {
+	p := attest.Params{N: 64, Layers: 8, Lanes: 64, Steps: 8, Batches: 4, WinLayers: 4, Cells: 64, Rounds: 8}
+	return attest.Profiles{{Model: "software", Software: true, Params: &p, Expect: attest.Expect{Fill: 5, Walk: 5, Mix: 5}}}
+}
+
+func newWorld(t testing.TB, machines ...*machine) *world {
+	t.Helper()
+	self, owner, miner := pair(t, "//Charlie//validator"), pair(t, "//Alice"), pair(t, "//Bob//miner")
+	w := &world{t: t, miner: &minerDouble{key: miner, machines: machines}}
+	w.chain = &chainDouble{heads: make(chan basilica.Header), mg: basilica.Metagraph{
+		Genesis: basilica.Hash{7}, NetUID: 39, OwnerHotkey: basilica.Hotkey(owner.SS58()), WeightsRateLimit: 10,
+		Neurons: []basilica.Neuron{
+			{UID: 0, Hotkey: basilica.Hotkey(owner.SS58())},
+			{UID: 1, Hotkey: basilica.Hotkey(self.SS58()), ValidatorPermit: true},
+			{UID: 2, Hotkey: basilica.Hotkey(miner.SS58()), Axon: basilica.Axon{Addr: netip.MustParseAddrPort("127.0.0.2:8080"), TLSKey: make([]byte, 64)}},
+		},
+	}}
+	var err error
+	if w.db, err = store.OpenValidator(t.Context(), t.TempDir()); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := w.db.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	if w.book, err = w.db.Book(t.Context(), w.chain.mg.Genesis, 39, basilica.Hotkey(self.SS58())); err != nil {
+		t.Fatal(err)
+	}
+	w.cfg = Config{
+		NetUID: 39, Hotkey: self, Chain: w.chain, Book: w.book, Archive: w.db,
+		Door: func(basilica.Neuron) (MinerDoor, error) { return w.miner, nil }, Dial: w.dial,
+		RoundBlocks: 20, Slots: 1, Policy: score.Policy{Rounds: 20, AllowSoftware: true}, Profiles: tiny(),
+		Limits:       attest.Limits{Hello: 500 * time.Millisecond, Fill: 500 * time.Millisecond, Proof: 2 * time.Second},
+		MaxExecutors: 16, Parallel: 8, AllowPrivate: true, EvidenceCount: 100, EvidenceBytes: 1 << 30,
+		ConnectTimeout: 5 * time.Second, CheckTimeout: 2 * time.Second, RoundTimeout: time.Minute,
+		Now: time.Now, Random: rand.Reader, Log: slog.New(slog.DiscardHandler),
+	}
+	w.restart()
+	return w
+}
+
+// restart makes the role anew over the same store.
+func (w *world) restart() {
+	w.t.Helper()
+	v, err := New(w.cfg)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	if v.standings, _, err = w.book.Standings(w.t.Context()); err != nil {
+		w.t.Fatal(err)
+	}
+	if v.pins, err = w.book.Pins(w.t.Context()); err != nil {
+		w.t.Fatal(err)
+	}
+	w.v = v
+}
+
+func (w *world) dial(_ context.Context, access basilica.GrantedAccess, key ed25519.PrivateKey) (Session, error) {
+	for _, m := range w.miner.machines {
+		if m.id != access.Executor {
+			continue
+		}
+		if m.dialErr != nil {
+			return nil, m.dialErr
+		}
+		miner, self := w.miner.key.PublicKey(), w.cfg.Hotkey.PublicKey()
+		ctx, cancel := context.WithCancel(w.t.Context())
+		return &wireSession{m: m, ctx: ctx, cancel: cancel, binding: attest.Binding{SessionID: key.Seed()[:16], HostKey: m.host, MinerHotkey: miner, ValidatorHotkey: self}}, nil
+	}
+	return nil, errors.New("no such machine")
+}
+
+// round runs the round that begins at a block, and gives its verifications by executor.
+func (w *world) round(first basilica.BlockNumber) map[basilica.ExecutorID]basilica.Verification {
+	w.t.Helper()
+	w.chain.at(first)
+	w.v.update(func(s *Status) { s.Head = first })
+	if err := w.v.round(w.t.Context(), basilica.Round{First: first, Hash: basilica.Hash{byte(first)}}); err != nil {
+		w.t.Fatal(err)
+	}
+	page, err := w.book.Verifications(w.t.Context(), basilica.VerificationQuery{Round: &first})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	out := map[basilica.ExecutorID]basilica.Verification{}
+	for _, v := range page.Verifications {
+		out[v.Executor] = v
+	}
+	return out
+}
+
+func (w *world) weigh(head basilica.BlockNumber) {
+	w.t.Helper()
+	w.chain.at(head)
+	w.v.update(func(s *Status) { s.Head = head })
+	if err := w.v.weigh(w.t.Context()); err != nil {
+		w.t.Fatal(err)
+	}
+}
