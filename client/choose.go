@@ -25,7 +25,7 @@ type Offered struct {
 func (c *Client) Offers(ctx context.Context) ([]Offered, error) {
 	graph, err := c.cfg.Chain.Metagraph(ctx, c.cfg.NetUID)
 	if err != nil {
-		return nil, fmt.Errorf("fetch metagraph: %w", err)
+		return nil, err
 	}
 	var offers []Offered
 	for _, n := range graph.Neurons {
@@ -80,7 +80,7 @@ func (c *Client) choose(ctx context.Context, req Request) (basilica.Neuron, basi
 func (c *Client) byHotkey(ctx context.Context, hotkey basilica.Hotkey) (basilica.Neuron, basilica.Miner, error) {
 	graph, err := c.cfg.Chain.Metagraph(ctx, c.cfg.NetUID)
 	if err != nil {
-		return basilica.Neuron{}, nil, fmt.Errorf("fetch metagraph: %w", err)
+		return basilica.Neuron{}, nil, err
 	}
 	n, ok := graph.ByHotkey(hotkey)
 	if !ok || !n.Axon.Addr.IsValid() {

@@ -38,7 +38,7 @@ func takePart(ctx context.Context, chain basilica.Chain, netuid basilica.NetUID,
 	}
 	graph, err := chain.Metagraph(ctx, netuid)
 	if err != nil {
-		return 0, fmt.Errorf("fetch metagraph: %w", err)
+		return 0, err
 	}
 	hotkey := basilica.Hotkey(hot.SS58())
 	if n, ok := graph.ByHotkey(hotkey); ok {
@@ -52,7 +52,7 @@ func takePart(ctx context.Context, chain basilica.Chain, netuid basilica.NetUID,
 func stakeOnce(ctx context.Context, chain basilica.Chain, netuid basilica.NetUID, uid basilica.UID) error {
 	graph, err := chain.Metagraph(ctx, netuid)
 	if err != nil {
-		return fmt.Errorf("fetch metagraph: %w", err)
+		return err
 	}
 	if int(uid) >= len(graph.Neurons) {
 		return fmt.Errorf("uid %d is gone from the metagraph", uid)

@@ -1,0 +1,111 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"basilica"
+	"basilica/node"
+)
+
+// commonFlags are those of every verb that reads a configuration.
+type commonFlags struct {
+	config   string
+	logLevel string
+	chain    string
+	netuid   uint16
+}
+
+func (f *commonFlags) register(cmd *cobra.Command) {
+	cmd.Flags().StringVarP(&f.config, "config", "c", os.Getenv("BASILICA_CONFIG"), "configuration file (TOML); default: $BASILICA_CONFIG")
+	cmd.Flags().StringVar(&f.logLevel, "log-level", "info", "debug, info, warn or error")
+}
+
+func (f *commonFlags) registerChain(cmd *cobra.Command) {
+	f.register(cmd)
+	cmd.Flags().StringVar(&f.chain, "chain", "", "address of a chain node, ws:// or wss://; default: chain.url")
+	cmd.Flags().Uint16Var(&f.netuid, "netuid", 0, "number of the subnet; default: chain.netuid")
+}
+
+// load reads file, environment and flags, in this order, and makes the log.
+func (f *commonFlags) load(cmd *cobra.Command) (node.Config, node.Deps, error) {
+	var level slog.Level
+	if err := level.UnmarshalText([]byte(f.logLevel)); err != nil {
+		return node.Config{}, node.Deps{}, wrongUsage(cmd, fmt.Errorf("--log-level %.20q is none of debug, info, warn, error", f.logLevel))
+	}
+	cfg := node.DefaultConfig()
+	if err := node.LoadConfig(f.config, os.Environ(), &cfg); err != nil {
+		return node.Config{}, node.Deps{}, err
+	}
+	if cmd.Flags().Changed("chain") {
+		cfg.Chain.URL = f.chain
+	}
+	if cmd.Flags().Changed("netuid") {
+		cfg.Chain.NetUID = basilica.NetUID(f.netuid)
+	}
+	deps := node.Deps{Log: node.NewLog(os.Stderr, level), Now: time.Now, Ready: func(map[string]string) {}}
+	return cfg, deps, nil
+}
+
+// clientFlags are those of every verb that speaks to miners as a client.
+type clientFlags struct {
+	commonFlags
+	hotkey string
+	data   string
+}
+
+func (f *clientFlags) register(cmd *cobra.Command) {
+	f.registerChain(cmd)
+	cmd.Flags().StringVar(&f.hotkey, "hotkey", "", "your key: a key file, or //Name on a development chain; default: client.hotkey")
+	cmd.Flags().StringVar(&f.data, "data", "", "directory that remembers your tasks; default: client.data")
+	cmd.Flags().Lookup("log-level").DefValue = "warn"
+	f.logLevel = "warn"
+}
+
+// open wires the client of one verb. Only asking for offers needs no key.
+func (f *clientFlags) open(cmd *cobra.Command) (*node.Client, error) {
+	c, cfg, err := f.openAnyone(cmd)
+	if err != nil {
+		return nil, err
+	}
+	if err := cfg.Validate(); err != nil {
+		return nil, errors.Join(err, c.Close())
+	}
+	return c, nil
+}
+
+func (f *clientFlags) openAnyone(cmd *cobra.Command) (*node.Client, *node.ClientConfig, error) {
+	cfg, deps, err := f.load(cmd)
+	if err != nil {
+		return nil, nil, err
+	}
+	if f.hotkey != "" {
+		cfg.Client.Hotkey = f.hotkey
+	}
+	if f.data != "" {
+		cfg.Client.Data = f.data
+	}
+	c, err := node.NewClient(cfg.Chain, cfg.Client, deps)
+	return c, &cfg.Client, err
+}
+
+// parseTAO reads an amount of TAO with at most nine decimals.
+func parseTAO(text string) (basilica.Rao, error) {
+	whole, part, _ := strings.Cut(text, ".")
+	w, err := strconv.ParseUint(whole, 10, 34)
+	if err != nil || len(part) > 9 || strings.Trim(part, "0123456789") != "" {
+		return 0, fmt.Errorf("%.40q is not an amount of TAO such as 1.5", text)
+	}
+	p, err := strconv.ParseUint((part + "000000000")[:9], 10, 64)
+	if err != nil {
+		return 0, fmt.Errorf("%.40q is not an amount of TAO such as 1.5", text)
+	}
+	return basilica.Rao(w*1e9 + p), nil
+}
