@@ -681,3 +681,30 @@ func FuzzEvents(f *testing.F) {
 		}
 	})
 }
+
+// TestRuntimeAPI425Vectors decodes every recorded answer of a runtime API by
+// the types in the metadata, and encodes it again to the same bytes.
+func TestRuntimeAPI425Vectors(t *testing.T) {
+	var v struct {
+		Calls []struct{ Method, Input, Output string }
+	}
+	unmarshal(t, "subtensor425/decoding/runtime_apis.json.gz", &v)
+	rt := runtime425(t, "v15")
+	for _, c := range v.Calls {
+		trait, name, _ := strings.Cut(c.Method, "_")
+		m, ok := rt.APIMethod(trait, name)
+		if !ok {
+			t.Errorf("%s is not in the metadata", c.Method)
+			continue
+		}
+		raw := unhex(t, c.Output)
+		out, err := rt.reg.DecodeAll(raw, m.Output)
+		if err != nil {
+			t.Errorf("%s: %v", c.Method, err)
+			continue
+		}
+		if back, err := rt.reg.Encode(nil, m.Output, out); err != nil || !bytes.Equal(back, raw) {
+			t.Errorf("%s: encodes to %d bytes of %d, %v", c.Method, len(back), len(raw), err)
+		}
+	}
+}
