@@ -40,6 +40,7 @@ func quick(t testing.TB, skip attest.Shortcuts) *world {
 	p := attest.Params{N: 64, Layers: 8, Lanes: 64, Steps: 4, Batches: 4, WinLayers: 2, Cells: 64, Rounds: 4}
 	w.setup.Profiles = attest.Profiles{{Model: "software", Software: true, Params: &p}}
 	w.setup.Strength = attest.RecheckStrength()
+	w.setup.Policy.Limits.Write = 50 * time.Millisecond // net.Pipe has no buffer: ABORT may find nobody reading
 	return w
 }
 
@@ -157,7 +158,7 @@ func TestTamperedFrames(t *testing.T) {
 // attestor signs another transcript.
 func TestEveryChangedFrameFails(t *testing.T) {
 	w := quick(t, attest.Shortcuts{})
-	w.setup.Policy.Limits = attest.Limits{Fill: time.Second, Walk: time.Second, Mix: time.Second, Proof: time.Second, Evidence: time.Second, Trace: time.Second, Roots: time.Second, Ping: time.Second, Hello: time.Second}
+	w.setup.Policy.Limits = attest.Limits{Write: 50 * time.Millisecond, Fill: time.Second, Walk: time.Second, Mix: time.Second, Proof: time.Second, Evidence: time.Second, Trace: time.Second, Roots: time.Second, Ping: time.Second, Hello: time.Second}
 	frames := 0
 	w.tamper(t, func(f attest.Frame) []byte { frames++; return f })
 	for n := range frames {

@@ -151,7 +151,11 @@ func (v *Verifier) Deadline() time.Time { return v.setup.Started.Add(v.deadline(
 
 func (v *Verifier) deadline() time.Duration {
 	if len(v.queue) > 0 {
-		return v.now + v.limits.Write
+		wait := v.limits.Write
+		if v.phase == phaseDecided {
+			wait = min(wait, farewell)
+		}
+		return v.now + wait
 	}
 	switch v.phase {
 	case phaseHello:
@@ -179,6 +183,9 @@ func (v *Verifier) deadline() time.Duration {
 	}
 	return v.now
 }
+
+// farewell is how long VERDICT or ABORT may take: the outcome does not depend on them.
+const farewell = 2 * time.Second
 
 // vdfTime is what T squarings may take: four times that of 0.8 M/s.
 func vdfTime(t uint64) time.Duration {
