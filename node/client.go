@@ -29,7 +29,7 @@ func NewClient(at ChainConfig, cfg ClientConfig, deps Deps) (*Client, error) {
 		}
 		signer, hotkey = key, basilica.Hotkey(key.SS58())
 	}
-	data, err := expandHome(cfg.Data)
+	data, err := expandHome(cfg.DataDir)
 	if err != nil {
 		return nil, err
 	}

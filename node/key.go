@@ -38,6 +38,7 @@ func LoadKey(what, ref string) (*keys.Pair, error) {
 	return file.Pair, nil
 }
 
+// expandHome makes a leading ~/ the home directory.
 func expandHome(path string) (string, error) {
 	rest, ok := strings.CutPrefix(path, "~/")
 	if !ok {

@@ -24,8 +24,8 @@ type LocalnetConfig struct {
 	Listen string `toml:"listen"`
 	// StatusListen is where /health, /metrics and /api/v1/status are answered; empty: nowhere.
 	StatusListen string `toml:"status_listen"`
-	// Data is the directory that keeps the chain. Empty: the chain ends with the process.
-	Data string `toml:"data"`
+	// DataDir keeps the chain. Empty: the chain ends with the process.
+	DataDir string `toml:"data_dir"`
 	// BlockTime is the time between two blocks, in whole milliseconds, 20ms to 1m.
 	BlockTime Duration `toml:"block_time"`
 	// Tempo is the length of the subnet's epoch in blocks.
@@ -78,8 +78,8 @@ func NewLocalnet(ctx context.Context, cfg LocalnetConfig, deps Deps) (_ *Localne
 		}
 	}
 	made := localnet.Config{NetUID: uint16(cfg.NetUID), BlockTime: time.Duration(cfg.BlockTime), Tempo: cfg.Tempo, Clock: deps.Now, Log: deps.Log}
-	if cfg.Data != "" {
-		data, err := expandHome(cfg.Data)
+	if cfg.DataDir != "" {
+		data, err := expandHome(cfg.DataDir)
 		if err != nil {
 			return nil, err
 		}

@@ -17,14 +17,16 @@ type Config struct {
 	Chain    ChainConfig    `toml:"chain"`
 	Client   ClientConfig   `toml:"client"`
 	Localnet LocalnetConfig `toml:"localnet"`
+	Miner    MinerConfig    `toml:"miner"`
 }
 
 // DefaultConfig is what holds where neither file, environment nor flag says otherwise.
 func DefaultConfig() Config {
 	return Config{
 		Chain:    ChainConfig{URL: "ws://127.0.0.1:9944", NetUID: 39},
-		Client:   ClientConfig{Data: "~/.basilica/client"},
+		Client:   ClientConfig{DataDir: "~/.basilica/client"},
 		Localnet: defaultLocalnet(),
+		Miner:    DefaultMinerConfig(),
 	}
 }
 
@@ -69,8 +71,8 @@ func CheckConfig(path string, environ []string) ([]string, error) {
 type ClientConfig struct {
 	// Hotkey signs the client's requests: the path of a plain key file, or //Name on a development chain.
 	Hotkey string `toml:"hotkey"`
-	// Data is the directory that remembers own tasks.
-	Data string `toml:"data"`
+	// DataDir remembers own tasks.
+	DataDir string `toml:"data_dir"`
 	// AllowPlain speaks plain HTTP to miners that published no TLS key: anybody on the way reads and changes what is sent.
 	AllowPlain bool `toml:"allow_plain"`
 }
@@ -80,8 +82,8 @@ func (c *ClientConfig) Validate() error {
 	if c.Hotkey == "" {
 		return invalid("client.hotkey", "is not set", "give the path of a key file with --hotkey or in the configuration file")
 	}
-	if c.Data == "" {
-		return invalid("client.data", "is empty", "name a directory")
+	if c.DataDir == "" {
+		return invalid("client.data_dir", "is empty", "name a directory")
 	}
 	return nil
 }

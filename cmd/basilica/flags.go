@@ -64,7 +64,7 @@ type clientFlags struct {
 func (f *clientFlags) register(cmd *cobra.Command) {
 	f.registerChain(cmd)
 	cmd.Flags().StringVar(&f.hotkey, "hotkey", "", "your key: a key file, or //Name on a development chain; default: client.hotkey")
-	cmd.Flags().StringVar(&f.data, "data", "", "directory that remembers your tasks; default: client.data")
+	cmd.Flags().StringVar(&f.data, "data", "", "directory that remembers your tasks; default: client.data_dir")
 	cmd.Flags().Lookup("log-level").DefValue = "warn"
 	f.logLevel = "warn"
 }
@@ -90,7 +90,7 @@ func (f *clientFlags) openAnyone(cmd *cobra.Command) (*node.Client, *node.Client
 		cfg.Client.Hotkey = f.hotkey
 	}
 	if f.data != "" {
-		cfg.Client.Data = f.data
+		cfg.Client.DataDir = f.data
 	}
 	c, err := node.NewClient(cfg.Chain, cfg.Client, deps)
 	return c, &cfg.Client, err
