@@ -27,11 +27,30 @@ const (
 // validationSubsystems is what a validator's certificate opens.
 func validationSubsystems() []string { return []string{"attest", "facts", "check"} }
 
-// OpenValidation implements basilica.Miner.
-func (m *Miner) OpenValidation(ctx context.Context, req basilica.ValidationRequest) (basilica.ValidationGrant, error) {
+// fresh gives the last metagraph unless it is too old to decide by.
+func (m *Miner) fresh() (*basilica.Metagraph, error) {
 	graph, at := m.subnet.read()
 	if graph == nil || m.Now().Sub(at) > maxSnapshotAge {
-		return basilica.ValidationGrant{}, basilica.E(basilica.Unavailable, "CHAIN_STALE", "the miner has not read the metagraph lately and cannot check permits", "come again in a minute")
+		return nil, basilica.E(basilica.Unavailable, "CHAIN_STALE", "the miner has not read the metagraph lately and cannot check permits", "come again in a minute")
+	}
+	return graph, nil
+}
+
+// MayValidate refuses a hotkey that is unknown, without permit or below the minimum stake on the last metagraph
+// (VALIDATOR_UNKNOWN, VALIDATOR_NO_PERMIT, VALIDATOR_STAKE).
+func (m *Miner) MayValidate(_ context.Context, validator basilica.Hotkey) error {
+	graph, err := m.fresh()
+	if err != nil {
+		return err
+	}
+	return m.standing(graph, validator)
+}
+
+// OpenValidation implements basilica.Miner.
+func (m *Miner) OpenValidation(ctx context.Context, req basilica.ValidationRequest) (basilica.ValidationGrant, error) {
+	graph, err := m.fresh()
+	if err != nil {
+		return basilica.ValidationGrant{}, err
 	}
 	if err := m.standing(graph, req.Validator); err != nil {
 		return basilica.ValidationGrant{}, err

@@ -173,7 +173,7 @@ type Status struct {
 }
 
 // Status reads what the miner is busy with.
-func (m *Miner) Status(ctx context.Context) (any, error) {
+func (m *Miner) Status(ctx context.Context) (Status, error) {
 	s := Status{Hotkey: m.self, NetUID: m.cfg.NetUID, Axon: m.cfg.Axon.Addr.String(), Tasks: map[basilica.TaskState]int{}}
 	if snapshot, _ := m.subnet.read(); snapshot != nil {
 		s.Block = snapshot.Block
@@ -183,7 +183,7 @@ func (m *Miner) Status(ctx context.Context) (any, error) {
 	}
 	members, err := m.Store.Members(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("list executors: %w", err)
+		return s, fmt.Errorf("list executors: %w", err)
 	}
 	s.Executors = len(members)
 	for _, e := range members {
@@ -193,14 +193,14 @@ func (m *Miner) Status(ctx context.Context) (any, error) {
 	}
 	open, err := m.Store.OpenTasks(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("list tasks: %w", err)
+		return s, fmt.Errorf("list tasks: %w", err)
 	}
 	for _, t := range open {
 		s.Tasks[t.State]++
 	}
 	grants, err := m.Store.LiveGrants(ctx, m.Now())
 	if err != nil {
-		return nil, fmt.Errorf("list grants: %w", err)
+		return s, fmt.Errorf("list grants: %w", err)
 	}
 	s.Grants = len(grants)
 	return s, nil

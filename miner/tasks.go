@@ -49,8 +49,8 @@ type Logs interface {
 
 const maxTasksListed = 1000
 
-// mayCompute refuses a client that the miner's policy does not serve.
-func (m *Miner) mayCompute(client basilica.Hotkey) error {
+// MayCompute refuses a client that the miner's policy does not serve (COMPUTE_NOT_ALLOWED, COMPUTE_CLOSED).
+func (m *Miner) MayCompute(_ context.Context, client basilica.Hotkey) error {
 	switch {
 	case m.cfg.Compute == ComputeOpen:
 		return nil
@@ -64,7 +64,7 @@ func (m *Miner) mayCompute(client basilica.Hotkey) error {
 
 // Submit implements basilica.Miner.
 func (m *Miner) Submit(ctx context.Context, req basilica.Submission) (basilica.Task, error) {
-	if err := m.mayCompute(req.Caller); err != nil {
+	if err := m.MayCompute(ctx, req.Caller); err != nil {
 		return basilica.Task{}, err
 	}
 	spec, err := parseSpec(req.Spec)
@@ -231,7 +231,7 @@ func cancelled() basilica.Reason {
 
 // PutBlob implements basilica.Miner.
 func (m *Miner) PutBlob(ctx context.Context, caller basilica.Hotkey, blob basilica.Blob, content io.Reader) error {
-	if err := m.mayCompute(caller); err != nil {
+	if err := m.MayCompute(ctx, caller); err != nil {
 		return err
 	}
 	if err := m.Store.BlobRoom(ctx, caller, blob, m.cfg.MaxBlobBytes); err != nil {

@@ -1,0 +1,386 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"net/netip"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sync/errgroup"
+
+	"basilica"
+	"basilica/admin"
+	"basilica/axon"
+	"basilica/keys"
+	"basilica/miner"
+	"basilica/pki"
+	"basilica/status"
+	"basilica/store"
+	"basilica/subtensor"
+	"basilica/wire"
+)
+
+// MinerConfig is section [miner].
+type MinerConfig struct {
+	// DataDir holds the miner's database, authority, TLS key, blobs, logs and administration socket. Losing it loses the
+	// fleet: every executor would have to join again.
+	DataDir string `toml:"data_dir"`
+	// Hotkey is the registered key: the path of a plain key file, or //Name on a development chain.
+	Hotkey string `toml:"hotkey"`
+	// AxonListen is where the public HTTPS door listens.
+	AxonListen string `toml:"axon_listen"`
+	// AxonAdvertise is the ip:port under which the world reaches that door; it is published on chain. Port 0 is the port that
+	// AxonListen took. Empty is AxonListen, which must then name an address.
+	AxonAdvertise string `toml:"axon_advertise"`
+	// FleetListen is where executors reach the miner.
+	FleetListen string `toml:"fleet_listen"`
+	// FleetAdvertise is the host:port that join tokens name. Port 0 is the port that FleetListen took. Empty is the advertised
+	// address of the axon with the port of FleetListen.
+	FleetAdvertise string `toml:"fleet_advertise"`
+	// StatusListen is where /health, /metrics and /api/v1/status are; keep it on loopback.
+	StatusListen string `toml:"status_listen"`
+	// Compute says who may submit tasks: "open" to every hotkey, "allow-list", or "closed".
+	Compute string `toml:"compute"`
+	// AllowList holds the client hotkeys that an allow-list serves.
+	AllowList []basilica.Hotkey `toml:"allow_list"`
+	// MinValidatorStake in rao is what a validator needs beside its permit; 0 asks for the permit alone.
+	MinValidatorStake basilica.Rao `toml:"min_validator_stake"`
+	// AllowPrivateExecutors lets executors join from loopback and private addresses: a fleet beside the miner, or a
+	// development network. The miner dials what the holder of a join token names.
+	AllowPrivateExecutors bool `toml:"allow_private_executors"`
+	// BlobBytes bounds all stored inputs and outputs together.
+	BlobBytes ByteSize `toml:"blob_bytes"`
+
+	// Chain is section [chain].
+	Chain ChainConfig `toml:"-"`
+}
+
+// DefaultMinerConfig is what holds where nothing else says otherwise.
+func DefaultMinerConfig() MinerConfig {
+	return MinerConfig{
+		DataDir: "~/.basilica/miner", AxonListen: "0.0.0.0:8080", FleetListen: "0.0.0.0:8090", StatusListen: "127.0.0.1:8082",
+		Compute: miner.ComputeOpen, BlobBytes: 100 << 30,
+	}
+}
+
+// Validate checks what can be checked without a network.
+func (c *MinerConfig) Validate() error {
+	if c.DataDir == "" {
+		return invalid("miner.data_dir", "is empty", "name a directory")
+	}
+	if c.Hotkey == "" {
+		return invalid("miner.hotkey", "is not set", "give the path of the hotkey's file, e.g. ~/.bittensor/wallets/default/hotkeys/default")
+	}
+	for key, addr := range map[string]string{"miner.axon_listen": c.AxonListen, "miner.fleet_listen": c.FleetListen, "miner.status_listen": c.StatusListen} {
+		if _, _, err := net.SplitHostPort(addr); err != nil {
+			return invalid(key, fmt.Sprintf("%.80q is not host:port", addr), "write it like 127.0.0.1:8080")
+		}
+	}
+	if c.AxonAdvertise != "" {
+		if _, err := netip.ParseAddrPort(c.AxonAdvertise); err != nil {
+			return invalid("miner.axon_advertise", fmt.Sprintf("%.80q is not ip:port", c.AxonAdvertise), "write the public IP address and port, e.g. 203.0.113.5:8080")
+		}
+	}
+	if c.FleetAdvertise != "" {
+		if host, _, err := net.SplitHostPort(c.FleetAdvertise); err != nil || host == "" {
+			return invalid("miner.fleet_advertise", fmt.Sprintf("%.80q is not host:port", c.FleetAdvertise), "write what executors dial, e.g. 203.0.113.5:8090")
+		}
+	}
+	if !slices.Contains([]string{miner.ComputeOpen, miner.ComputeAllowList, miner.ComputeClosed}, c.Compute) {
+		return invalid("miner.compute", fmt.Sprintf("%.40q is no policy", c.Compute), `use "open", "allow-list" or "closed"`)
+	}
+	for _, h := range c.AllowList {
+		if _, err := keys.DecodeSS58(string(h)); err != nil {
+			return invalid("miner.allow_list", fmt.Sprintf("%.80q is not a hotkey", h), "write SS58 addresses")
+		}
+	}
+	if c.BlobBytes <= 0 {
+		return invalid("miner.blob_bytes", "is not positive", `write a size, e.g. "100Gi"`)
+	}
+	return nil
+}
+
+// Miner is a wired miner.
+type Miner struct {
+	cfg    MinerConfig
+	deps   Deps
+	role   *miner.Miner
+	chain  *subtensor.Client
+	pool   *wire.Executors
+	axon   *axon.Server
+	fleet  *wire.FleetServer
+	admin  *admin.Server
+	status *status.Server
+
+	axonLn, fleetLn, adminLn, statusLn net.Listener
+
+	closers []func() error
+}
+
+// NewMiner opens the store and binds every door of a miner; Run serves them.
+func NewMiner(ctx context.Context, cfg MinerConfig, deps Deps) (_ *Miner, err error) {
+	if err := errors.Join(cfg.Validate(), cfg.Chain.Validate()); err != nil {
+		return nil, err
+	}
+	if cfg.DataDir, err = expandHome(cfg.DataDir); err != nil {
+		return nil, err
+	}
+	hotkey, err := LoadKey("miner.hotkey", cfg.Hotkey)
+	if err != nil {
+		return nil, err
+	}
+	n := &Miner{cfg: cfg, deps: deps}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, n.Close())
+		}
+	}()
+	db, err := store.OpenMiner(ctx, cfg.DataDir, deps.Now)
+	if err != nil {
+		return nil, err
+	}
+	n.closers = append(n.closers, db.Close)
+	if err := n.bind(ctx); err != nil {
+		return nil, err
+	}
+	authority, tlsKey, err := minerSecrets(cfg.DataDir)
+	if err != nil {
+		return nil, err
+	}
+	if err := n.wire(db, hotkey, authority, tlsKey); err != nil {
+		return nil, err
+	}
+	return n, nil
+}
+
+// bind opens every listener.
+func (n *Miner) bind(ctx context.Context) (err error) {
+	for _, door := range []struct {
+		ln              *net.Listener
+		what, key, addr string
+	}{
+		{&n.axonLn, "miner's axon", "miner.axon_listen", n.cfg.AxonListen},
+		{&n.fleetLn, "miner's fleet door", "miner.fleet_listen", n.cfg.FleetListen},
+		{&n.statusLn, "miner's status door", "miner.status_listen", n.cfg.StatusListen},
+	} {
+		ln, err := listen(ctx, door.what, door.key, door.addr)
+		if err != nil {
+			return err
+		}
+		*door.ln = ln
+		n.closers = append(n.closers, closeListener(ln))
+	}
+	if n.adminLn, err = admin.Listen(n.cfg.DataDir); err != nil {
+		return err
+	}
+	n.closers = append(n.closers, closeListener(n.adminLn))
+	return nil
+}
+
+// closeListener closes a listener that a server may have closed already.
+func closeListener(ln net.Listener) func() error {
+	return func() error {
+		if err := ln.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
+			return err
+		}
+		return nil
+	}
+}
+
+// minerSecrets loads the authority and the axon's TLS key, and makes them the first time.
+func minerSecrets(dir string) (*pki.Authority, *keys.P256, error) {
+	authority, err := pki.Load(filepath.Join(dir, "pki"))
+	if errors.Is(err, fs.ErrNotExist) {
+		authority, err = pki.Create(filepath.Join(dir, "pki"))
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	key, err := keys.LoadOrCreateP256(filepath.Join(dir, "axon.key"))
+	if err != nil {
+		return nil, nil, fmt.Errorf("axon's TLS key: %w", err)
+	}
+	return authority, key, nil
+}
+
+// tlsPoint is the form in which a chain holds a P-256 key: x then y, 64 bytes.
+func tlsPoint(key *keys.P256) ([]byte, error) {
+	pub, err := keys.ParseP256SPKI(key.SPKI())
+	if err != nil {
+		return nil, err
+	}
+	point, err := pub.Bytes()
+	if err != nil {
+		return nil, err
+	}
+	return point[1:], nil
+}
+
+// addresses gives what is published and what join tokens name, with the real ports of the listeners.
+func (n *Miner) addresses() (axonAddr netip.AddrPort, fleetAddr string, err error) {
+	bound, err := netip.ParseAddrPort(n.axonLn.Addr().String())
+	if err != nil {
+		return axonAddr, "", err
+	}
+	axonAddr = bound
+	if n.cfg.AxonAdvertise != "" {
+		if axonAddr, err = netip.ParseAddrPort(n.cfg.AxonAdvertise); err != nil {
+			return axonAddr, "", err
+		}
+	}
+	if axonAddr.Port() == 0 {
+		axonAddr = netip.AddrPortFrom(axonAddr.Addr(), bound.Port())
+	}
+	axonAddr = netip.AddrPortFrom(axonAddr.Addr().Unmap(), axonAddr.Port())
+	if axonAddr.Addr().IsUnspecified() {
+		return axonAddr, "", invalid("miner.axon_advertise", "is not set, and miner.axon_listen names every address", "set it to the ip:port under which the world reaches the axon")
+	}
+	_, fleetPort, err := net.SplitHostPort(n.fleetLn.Addr().String())
+	if err != nil {
+		return axonAddr, "", err
+	}
+	host, port := axonAddr.Addr().String(), fleetPort
+	if n.cfg.FleetAdvertise != "" {
+		if host, port, err = net.SplitHostPort(n.cfg.FleetAdvertise); err != nil {
+			return axonAddr, "", err
+		}
+		if port == "0" {
+			port = fleetPort
+		}
+	}
+	return axonAddr, net.JoinHostPort(host, port), nil
+}
+
+// wire makes the role and hands it to its doors.
+func (n *Miner) wire(db *store.Miner, hotkey *keys.Pair, authority *pki.Authority, tlsKey *keys.P256) error {
+	cfg, deps := n.cfg, n.deps
+	blobs, err := store.OpenBlobs(filepath.Join(cfg.DataDir, "blobs"), int64(cfg.BlobBytes))
+	if err != nil {
+		return err
+	}
+	logs, err := store.OpenTaskLogs(filepath.Join(cfg.DataDir, "logs"))
+	if err != nil {
+		return err
+	}
+	axonAddr, fleetAddr, err := n.addresses()
+	if err != nil {
+		return err
+	}
+	point, err := tlsPoint(tlsKey)
+	if err != nil {
+		return fmt.Errorf("axon's TLS key: %w", err)
+	}
+	host, _, err := net.SplitHostPort(fleetAddr)
+	if err != nil {
+		return err
+	}
+	cert, err := authority.ServerCertificate(deps.Now(), []string{host})
+	if err != nil {
+		return err
+	}
+	n.pool = wire.NewExecutors(wire.ExecutorsConfig{Certificate: cert, CA: authority.CACert(), Now: deps.Now, MintJWT: func(id basilica.ExecutorID) (string, error) {
+		return authority.MintJWT(string(id), deps.Now(), jwtLife)
+	}})
+	n.chain = subtensor.New(subtensor.Config{URL: cfg.Chain.URL}, deps.Log.With("room", "subtensor"))
+	n.closers = append(n.closers, n.pool.Close, n.chain.Close)
+	n.role = miner.New(miner.Config{
+		NetUID: cfg.Chain.NetUID, Axon: basilica.Axon{Addr: axonAddr, Version: axonVersion, Protocol: axonProtocol, TLSKey: point}, FleetAddr: fleetAddr,
+		Version: Version(), Compute: cfg.Compute, AllowList: cfg.AllowList, MinStake: cfg.MinValidatorStake,
+	}, miner.Parts{
+		Hotkey: hotkey, Chain: n.chain, Authority: authority, Store: db, Blobs: blobs, Logs: logs, Executor: n.pool.Executor, Now: deps.Now, Log: deps.Log,
+		PeerKey: func(ctx context.Context, addr string) ([]byte, error) {
+			return wire.PeerKey(ctx, addr, cfg.AllowPrivateExecutors)
+		},
+	})
+	n.axon, err = axon.NewServer(n.role, axon.ServerConfig{
+		Hotkey: basilica.Hotkey(hotkey.SS58()), Key: tlsKey, Replays: db, Validation: n.role.MayValidate, Compute: n.role.MayCompute, Now: deps.Now, Log: deps.Log,
+	})
+	if err != nil {
+		return err
+	}
+	n.fleet, err = wire.NewFleetServer(n.role, wire.FleetServerConfig{Certificate: cert, CA: authority.CACert(), Now: deps.Now, Log: deps.Log})
+	if err != nil {
+		return err
+	}
+	n.admin = admin.NewServer(n.role, deps.Log)
+	n.status = status.New("miner", Version(), n.role.Health, func(ctx context.Context) (any, error) { return n.role.Status(ctx) })
+	return n.status.Registry().Register(minerMetrics{n.role})
+}
+
+const (
+	jwtLife      = 30 * time.Second
+	axonVersion  = 1
+	axonProtocol = 4
+	scrapeTime   = 3 * time.Second
+)
+
+// Run serves until ctx ends or a part fails. It refuses a hotkey that is not registered.
+func (n *Miner) Run(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return n.role.Run(ctx) })
+	g.Go(func() error { return n.axon.Serve(ctx, n.axonLn) })
+	g.Go(func() error { return n.fleet.Serve(ctx, n.fleetLn) })
+	g.Go(func() error { return n.admin.Serve(ctx, n.adminLn) })
+	g.Go(func() error { return n.status.Serve(ctx, n.statusLn) })
+	if n.deps.Ready != nil {
+		n.deps.Ready(map[string]string{
+			"axon": n.axonLn.Addr().String(), "fleet": n.fleetLn.Addr().String(), "status": n.statusLn.Addr().String(), "admin": n.adminLn.Addr().String(),
+		})
+	}
+	return g.Wait()
+}
+
+// Close gives everything back that NewMiner took, last first.
+func (n *Miner) Close() error {
+	var errs []error
+	for _, c := range slices.Backward(n.closers) {
+		errs = append(errs, c())
+	}
+	n.closers = nil
+	return errors.Join(errs...)
+}
+
+// minerMetrics reads the role's status at every scrape.
+type minerMetrics struct{ role *miner.Miner }
+
+var (
+	minerExecutors = prometheus.NewDesc("basilica_miner_executors", "Enrolled executors by readiness.", []string{"ready"}, nil)
+	minerTasks     = prometheus.NewDesc("basilica_miner_tasks", "Unfinished tasks by state.", []string{"state"}, nil)
+	minerGrants    = prometheus.NewDesc("basilica_miner_grants", "Validation grants that have not ended.", nil, nil)
+	minerBlock     = prometheus.NewDesc("basilica_miner_block", "Block of the metagraph last read.", nil, nil)
+)
+
+// Describe implements prometheus.Collector.
+func (m minerMetrics) Describe(out chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{minerExecutors, minerTasks, minerGrants, minerBlock} {
+		out <- d
+	}
+}
+
+// Collect implements prometheus.Collector.
+func (m minerMetrics) Collect(out chan<- prometheus.Metric) {
+	ctx, cancel := context.WithTimeout(context.Background(), scrapeTime)
+	defer cancel()
+	s, err := m.role.Status(ctx)
+	if err != nil {
+		out <- prometheus.NewInvalidMetric(minerExecutors, err)
+		return
+	}
+	gauge := func(d *prometheus.Desc, v float64, labels ...string) {
+		out <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
+	}
+	gauge(minerExecutors, float64(s.Ready), strconv.FormatBool(true))
+	gauge(minerExecutors, float64(s.Executors-s.Ready), strconv.FormatBool(false))
+	for state, count := range s.Tasks {
+		gauge(minerTasks, float64(count), string(state))
+	}
+	gauge(minerGrants, float64(s.Grants))
+	gauge(minerBlock, float64(s.Block))
+}
