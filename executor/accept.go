@@ -1,0 +1,252 @@
+package executor
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"regexp"
+	"slices"
+	"time"
+
+	"basilica"
+)
+
+// taskID is what may stand in a file's and a container's name.
+var taskID = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$`)
+
+// demand is what a task takes of this machine.
+type demand struct {
+	spec    basilica.TaskSpec
+	cpu     int64 // thousandths of one CPU
+	memory  int64 // bytes
+	output  int64 // bytes
+	timeout time.Duration
+}
+
+// Execute implements basilica.Executor.
+func (e *Executor) Execute(ctx context.Context, req basilica.ExecuteRequest) (basilica.Holding, error) {
+	if !taskID.MatchString(string(req.Task)) || req.Attempt < 1 {
+		return basilica.Holding{}, basilica.E(basilica.Invalid, "TASK_ID", fmt.Sprintf("task %.80q, attempt %d is no task of a miner", req.Task, req.Attempt), "")
+	}
+	d, err := e.demandOf(req.Spec)
+	if err != nil {
+		return basilica.Holding{}, err
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	known, err := e.cfg.Attempts.Attempt(ctx, basilica.TaskAttempt{Task: req.Task, Attempt: req.Attempt})
+	switch {
+	case err == nil:
+		return known.Holding, nil
+	case basilica.KindOf(err) != basilica.NotFound:
+		return basilica.Holding{}, err
+	}
+	if err := e.admits(d); err != nil {
+		return basilica.Holding{}, err
+	}
+	gpus, err := e.choose(ctx, d.spec)
+	if err != nil {
+		return basilica.Holding{}, err
+	}
+	inputs, err := e.inputs(d.spec.Inputs)
+	if err != nil {
+		return basilica.Holding{}, err
+	}
+	now := e.cfg.Now()
+	a := basilica.Attempt{
+		Task: req.Task, Number: req.Attempt, Client: req.Client, Spec: req.Spec, State: basilica.TaskPlaced, Accepted: now,
+		Holding: basilica.Holding{Kind: basilica.HolderTask, Holder: string(req.Task), GPUs: gpus, Expires: now.Add(min(max(req.Lease, minLease), maxLease))},
+	}
+	h, fresh, err := e.cfg.Attempts.Accept(ctx, a, inputs, e.cfg.MaxContainers, now)
+	if err != nil || !fresh {
+		return h, err
+	}
+	a.Holding = h
+	e.begin(a, d)
+	return h, nil
+}
+
+// demandOf reads a spec and checks it against what this machine ever gives.
+func (e *Executor) demandOf(raw []byte) (demand, error) {
+	var d demand
+	if len(raw) > basilica.MaxSpecBytes {
+		return d, basilica.E(basilica.Invalid, "TASK_INVALID", fmt.Sprintf("the task's spec has %d bytes, over %d", len(raw), basilica.MaxSpecBytes), "make it shorter")
+	}
+	dec := json.NewDecoder(bytes.NewReader(raw))
+	dec.DisallowUnknownFields()
+	if err := dec.Decode(&d.spec); err != nil {
+		return d, basilica.E(basilica.Invalid, "TASK_INVALID", "the task's spec cannot be read", "submit it with this version's client").With(err)
+	}
+	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
+		return d, basilica.E(basilica.Invalid, "TASK_INVALID", "the task's spec has bytes after its end", "")
+	}
+	if err := d.spec.Validate(); err != nil {
+		return d, err
+	}
+	orElse := func(v, other int64) int64 {
+		if v == 0 {
+			return other
+		}
+		return v
+	}
+	d.cpu = orElse(d.spec.CPUMillis, e.maxCPU)
+	d.memory = orElse(d.spec.MemoryBytes, min(defaultMemory, e.cfg.MaxMemory))
+	d.output = orElse(d.spec.OutputBytes, min(d.memory/8, 1<<30))
+	d.timeout = basilica.DefaultTimeout
+	if d.spec.TimeoutSeconds > 0 {
+		d.timeout = time.Duration(d.spec.TimeoutSeconds) * time.Second
+	}
+	over := func(code, what string, asked, most int64, unit string) error {
+		return basilica.E(basilica.Exhausted, code, fmt.Sprintf("the task asks for %d %s of %s, this machine gives at most %d", asked, unit, what, most), "ask for less, or for another machine")
+	}
+	switch {
+	case d.memory > e.cfg.MaxMemory:
+		return d, over("MEMORY_LIMIT", "memory", d.memory, e.cfg.MaxMemory, "bytes")
+	case d.cpu > e.maxCPU:
+		return d, over("CPU_LIMIT", "CPU", d.cpu, e.maxCPU, "thousandths")
+	case d.output > d.memory/4:
+		return d, over("OUTPUT_LIMIT", "output, which is kept in its memory,", d.output, d.memory/4, "bytes")
+	case d.spec.GPUs > len(eligible(e.cfg.GPUs, d.spec.AllowSoftware)):
+		return d, over("GPU_LIMIT", "GPU", int64(d.spec.GPUs), int64(len(eligible(e.cfg.GPUs, d.spec.AllowSoftware))), "devices")
+	}
+	return d, nil
+}
+
+// admits checks what changes from moment to moment; the caller holds mu.
+func (e *Executor) admits(d demand) error {
+	switch {
+	case e.base == nil || e.base.Err() != nil:
+		return basilica.E(basilica.Unavailable, "NOT_RUNNING", "the executor is starting or stopping", "try again")
+	case e.drain:
+		return basilica.E(basilica.Unavailable, "DRAINING", "the miner takes this machine out of service", "use another machine")
+	}
+	used := int64(0)
+	for _, l := range e.live {
+		used += l.memory
+	}
+	if used+d.memory > e.cfg.MemoryBytes {
+		return basilica.E(basilica.Exhausted, "MEMORY_FULL", fmt.Sprintf("the machine's tasks have %d of its %d bytes of memory, and %d more are asked for", used, e.cfg.MemoryBytes, d.memory), "wait for a task to end, or ask for less memory")
+	}
+	return nil
+}
+
+// eligible gives the devices that may serve a task, real ones first.
+func eligible(gpus []basilica.GPU, software bool) []basilica.GPU {
+	var real, soft []basilica.GPU
+	for _, g := range gpus {
+		switch {
+		case g.UUID == "": // what has no name cannot be held
+		case g.Kind != basilica.GPUSoftware:
+			real = append(real, g)
+		case software:
+			soft = append(soft, g)
+		}
+	}
+	return append(real, soft...)
+}
+
+// choose picks free devices for a task; the caller holds mu.
+func (e *Executor) choose(ctx context.Context, spec basilica.TaskSpec) ([]string, error) {
+	if spec.GPUs == 0 {
+		return nil, nil
+	}
+	ledger, err := e.cfg.Ledger.Ledger(ctx, e.cfg.Now())
+	if err != nil {
+		return nil, fmt.Errorf("read ledger: %w", err)
+	}
+	var chosen []string
+	var first *basilica.Holding
+	for _, g := range eligible(e.cfg.GPUs, spec.AllowSoftware) {
+		i := slices.IndexFunc(ledger, func(h basilica.Holding) bool { return slices.Contains(h.GPUs, g.UUID) })
+		switch {
+		case i < 0 && len(chosen) < spec.GPUs:
+			chosen = append(chosen, g.UUID)
+		case i >= 0 && first == nil:
+			first = &ledger[i]
+		}
+	}
+	if len(chosen) < spec.GPUs { // demandOf saw enough devices, so one of them is held
+		return nil, basilica.NewHeld(*first)
+	}
+	return chosen, nil
+}
+
+// inputs checks that every input is here, and lists them.
+func (e *Executor) inputs(files []basilica.TaskFile) ([]basilica.Digest, error) {
+	var sums []basilica.Digest
+	for _, f := range files {
+		r, size, err := e.cfg.Blobs.Open(f.SHA256)
+		if err != nil {
+			return nil, err
+		}
+		if err := r.Close(); err != nil {
+			return nil, fmt.Errorf("look at input: %w", err)
+		}
+		if size != f.Size {
+			return nil, basilica.E(basilica.Invalid, "FILE_SIZE", fmt.Sprintf("input %.80q has %d bytes, not %d", f.Name, size, f.Size), "hash the file again")
+		}
+		sums = append(sums, f.SHA256)
+	}
+	return sums, nil
+}
+
+// Watch implements basilica.Executor: the states that the attempt went through, its log from logOffset on, and its end
+// after all of its log.
+func (e *Executor) Watch(ctx context.Context, task basilica.TaskID, attempt int, logOffset int64, f func(basilica.TaskEvent) error) error {
+	at := basilica.TaskAttempt{Task: task, Attempt: attempt}
+	told, orphaned := basilica.TaskPlaced, false
+	for {
+		var changed <-chan struct{}
+		e.mu.Lock()
+		if l := e.live[at]; l != nil {
+			changed = l.next()
+		}
+		e.mu.Unlock()
+		a, err := e.cfg.Attempts.Attempt(ctx, at)
+		if err != nil {
+			return err
+		}
+		event := basilica.TaskEvent{Task: task, Attempt: attempt}
+		if told == basilica.TaskPlaced && !a.Pulling.IsZero() {
+			told = basilica.TaskPulling
+			event.State, event.At = told, a.Pulling
+			if err := f(event); err != nil {
+				return err
+			}
+		}
+		if told == basilica.TaskPulling && !a.Started.IsZero() {
+			told = basilica.TaskRunning
+			event.State, event.At = told, a.Started
+			if err := f(event); err != nil {
+				return err
+			}
+		}
+		logOffset, err = e.cfg.Logs.Read(logName(at), logOffset, func(c basilica.LogChunk) error {
+			event.State, event.At, event.Log = told, e.cfg.Now(), &c
+			return f(event)
+		})
+		if err != nil {
+			return err
+		}
+		if a.State.Terminal() {
+			return f(basilica.TaskEvent{Task: task, Attempt: attempt, State: a.State, At: a.Ended, Reason: a.Reason, ExitCode: a.ExitCode, Outputs: a.Outputs, Receipt: a.Receipt})
+		}
+		if changed == nil {
+			// Just accepted, or just ended: the next look finds its life or its end, unless this process has neither.
+			if orphaned {
+				return basilica.E(basilica.Unavailable, "NOT_RUNNING", "the executor is starting or stopping", "try again")
+			}
+			orphaned = true
+			continue
+		}
+		orphaned = false
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-changed:
+		}
+	}
+}

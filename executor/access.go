@@ -1,0 +1,194 @@
+package executor
+
+import (
+	"bufio"
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"basilica"
+)
+
+// Visit is one channel of a validator whom the SSH door let in.
+type Visit struct {
+	Grant     basilica.GrantID
+	Validator basilica.Hotkey
+	SessionID []byte
+	HostKey   []byte
+	Channel   io.ReadWriteCloser
+}
+
+// Limits of validators' visits.
+const (
+	challengeLife = 15 * time.Minute
+	checkTimeout  = 30 * time.Second
+	checkMemory   = 256 << 20
+	checkOutput   = 1 << 20
+	maxCheckLine  = 1 << 10
+	maxCheckProof = 1 << 10
+)
+
+// Attest serves one challenge: it takes every GPU as one holder and gives the channel to the prover. GPUs that a task or
+// another challenge holds are a basilica.Held, before a byte is said.
+func (e *Executor) Attest(ctx context.Context, v Visit) (err error) {
+	gpus := make([]string, 0, len(e.cfg.GPUs))
+	for _, g := range e.cfg.GPUs {
+		if g.UUID != "" {
+			gpus = append(gpus, g.UUID)
+		}
+	}
+	if len(gpus) == 0 {
+		return basilica.E(basilica.Unavailable, "NO_GPU", "this machine has no device that could be proven", "check the GPU driver with gpu-attestor detect")
+	}
+	now := e.cfg.Now()
+	h, err := e.cfg.Ledger.Hold(ctx, basilica.Holding{Kind: basilica.HolderChallenge, Holder: string(v.Grant), GPUs: gpus, Expires: now.Add(challengeLife)}, now)
+	if err != nil {
+		return err
+	}
+	log := e.cfg.Log.With("grant", string(v.Grant), "validator", string(v.Validator), "fence", h.Fence)
+	log.Info("challenge begins")
+	defer func() {
+		last, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanUp)
+		defer cancel()
+		err = errors.Join(err, e.cfg.Ledger.Leave(last, h.Fence))
+		log.Info("challenge ended", "err", err)
+	}()
+	held, cancel := context.WithTimeout(ctx, challengeLife)
+	defer cancel()
+	return e.cfg.Prover.Prove(held, v)
+}
+
+// Facts answers with one JSON value of the machine's facts.
+func (e *Executor) Facts(ctx context.Context, v Visit) error {
+	f, err := e.SystemInfo(ctx)
+	if err != nil {
+		return err
+	}
+	return answer(v.Channel, f)
+}
+
+func answer(w io.WriteCloser, value any) error {
+	text, err := json.Marshal(value)
+	if err != nil {
+		return fmt.Errorf("encode answer: %w", err)
+	}
+	if _, err := w.Write(append(text, '\n')); err != nil {
+		return fmt.Errorf("send answer: %w", err)
+	}
+	return nil
+}
+
+// Check runs the validator's small task in a container of a stranger: one line of JSON with a nonce comes in, exit code
+// and proof go out.
+func (e *Executor) Check(ctx context.Context, v Visit) (err error) {
+	nonce, err := readNonce(v.Channel)
+	if err != nil {
+		return err
+	}
+	select {
+	case e.checks <- struct{}{}:
+		defer func() { <-e.checks }()
+	default:
+		return basilica.E(basilica.Exhausted, "CHECKS_FULL", "the machine runs as many checks as it may", "try again")
+	}
+	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
+	defer cancel()
+	id := "check-" + strings.ToLower(rand.Text()[:12])
+	a := basilica.Attempt{Task: basilica.TaskID(id), Number: 1, ImageID: e.cfg.CheckImage}
+	defer func() {
+		last, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanUp)
+		defer cancel()
+		err = errors.Join(err, e.remove(last, a.Key()))
+	}()
+	out, err := e.prepareCheck(a.Key(), nonce)
+	if err != nil {
+		return err
+	}
+	a.Container, err = e.cfg.Engine.Create(ctx, basilica.ContainerSpec{
+		Name: "basilica-" + e.cfg.Machine + "-" + id, Image: a.ImageID, Command: []string{"/basilica", "task-check"}, Labels: e.labels(a),
+		CPUMillis: min(1000, e.maxCPU), MemoryBytes: min(checkMemory, e.cfg.MaxMemory), Pids: 64, LogBytes: 64 << 10,
+		Input: filepath.Join(e.dir(a.Key()), "in"), Output: out, OutputBytes: checkOutput,
+	})
+	if err != nil {
+		return err
+	}
+	wait, err := e.cfg.Engine.Start(ctx, a.Container)
+	if err != nil {
+		return err
+	}
+	r := &run{}
+	if err := e.await(ctx, a, wait, r); err != nil {
+		return err
+	}
+	if ctx.Err() != nil {
+		return basilica.E(basilica.Unavailable, "CHECK_TIMEOUT", "the check did not end in time", "")
+	}
+	proof, err := readProof(out)
+	if err != nil {
+		e.cfg.Log.Warn("check left no proof", "exit_code", r.end.ExitCode, "err", err)
+	}
+	return answer(v.Channel, checkReply{ExitCode: r.end.ExitCode, Output: hex.EncodeToString(proof)})
+}
+
+type checkReply struct {
+	ExitCode int    `json:"exit_code"`
+	Output   string `json:"output"` // hex of the bytes that the task wrote
+}
+
+func readNonce(r io.Reader) ([]byte, error) {
+	line, err := bufio.NewReader(io.LimitReader(r, maxCheckLine)).ReadBytes('\n')
+	if err != nil && !errors.Is(err, io.EOF) {
+		return nil, fmt.Errorf("read request: %w", err)
+	}
+	var req struct {
+		Nonce string `json:"nonce"`
+	}
+	err = json.Unmarshal(line, &req)
+	nonce, herr := hex.DecodeString(req.Nonce)
+	if err != nil || herr != nil || len(nonce) != 32 {
+		return nil, basilica.E(basilica.Invalid, "CHECK_REQUEST", `the request is no line like {"nonce":"…"} with 64 hex digits`, "")
+	}
+	return nonce, nil
+}
+
+func (e *Executor) prepareCheck(at basilica.TaskAttempt, nonce []byte) (out string, err error) {
+	dir := e.dir(at)
+	in := filepath.Join(dir, "in")
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		return "", fmt.Errorf("make working directory: %w", err)
+	}
+	if err := os.Mkdir(in, 0o755); err != nil {
+		return "", fmt.Errorf("make input directory: %w", err)
+	}
+	if err := os.WriteFile(filepath.Join(in, "nonce"), nonce, 0o444); err != nil {
+		return "", fmt.Errorf("write nonce: %w", err)
+	}
+	out = filepath.Join(dir, "out")
+	return out, e.cfg.Disk.MountOutput(out, checkOutput)
+}
+
+// readProof reads what the check wrote, which was ours to run but is read like a stranger's.
+func readProof(dir string) ([]byte, error) {
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return nil, err
+	}
+	defer root.Close()
+	if st, err := root.Lstat("proof"); err != nil || !st.Mode().IsRegular() {
+		return nil, errors.Join(err, errors.New("proof is no plain file"))
+	}
+	f, err := root.Open("proof")
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return io.ReadAll(io.LimitReader(f, maxCheckProof))
+}
