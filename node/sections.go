@@ -14,19 +14,21 @@ import (
 
 // Config is one configuration file: a section per role, and [chain] for all of them.
 type Config struct {
-	Chain    ChainConfig    `toml:"chain"`
-	Client   ClientConfig   `toml:"client"`
-	Localnet LocalnetConfig `toml:"localnet"`
-	Miner    MinerConfig    `toml:"miner"`
+	Chain     ChainConfig     `toml:"chain"`
+	Client    ClientConfig    `toml:"client"`
+	Localnet  LocalnetConfig  `toml:"localnet"`
+	Miner     MinerConfig     `toml:"miner"`
+	Validator ValidatorConfig `toml:"validator"`
 }
 
 // DefaultConfig is what holds where neither file, environment nor flag says otherwise.
 func DefaultConfig() Config {
 	return Config{
-		Chain:    ChainConfig{URL: "ws://127.0.0.1:9944", NetUID: 39},
-		Client:   ClientConfig{DataDir: "~/.basilica/client"},
-		Localnet: defaultLocalnet(),
-		Miner:    DefaultMinerConfig(),
+		Chain:     ChainConfig{URL: "ws://127.0.0.1:9944", NetUID: 39},
+		Client:    ClientConfig{DataDir: "~/.basilica/client"},
+		Localnet:  defaultLocalnet(),
+		Miner:     DefaultMinerConfig(),
+		Validator: DefaultValidatorConfig(),
 	}
 }
 

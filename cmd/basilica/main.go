@@ -122,7 +122,7 @@ BASILICA_SECTION_KEY. Flags come last.`),
 		&cobra.Group{ID: "check", Title: "Check and inspect:"},
 	)
 	root.AddCommand(inGroup("client", runCommand(), psCommand(), logsCommand(), cancelCommand(), lsCommand())...)
-	root.AddCommand(inGroup("role", minerCommand(), localnetCommand(), subnetCommand())...)
+	root.AddCommand(inGroup("role", validatorCommand(), minerCommand(), localnetCommand(), subnetCommand())...)
 	root.AddCommand(inGroup("fleet", tokenCommand(), fleetCommand())...)
 	root.AddCommand(inGroup("check", configCommand(), receiptCommand(), verifyCommand(), versionCommand())...)
 	root.AddCommand(taskCheckCommand())
