@@ -72,6 +72,10 @@ type record struct {
 	storage  map[string][]byte
 	answers  map[string][]byte
 	metadata []byte
+
+	mu    sync.Mutex // guards what follows
+	spec  uint32     // answered instead of the recorded one, where not 0
+	asked int        // times that metadata was asked for
 }
 
 func (r *record) Head() basilica.Header { return r.head }
@@ -104,12 +108,33 @@ func (r *record) StorageKeys(basilica.Hash, []byte, []byte, int) ([][]byte, erro
 
 func (r *record) CallAPI(_ basilica.Hash, method string, args []byte) ([]byte, error) {
 	if method == "Metadata_metadata_at_version" && bytes.Equal(args, scale.AppendU32(nil, 15)) {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		r.asked++
 		return scale.AppendBytes([]byte{1}, r.metadata), nil
 	}
 	if answer, ok := r.answers[method+hex.EncodeToString(args)]; ok {
+		if method == "Core_version" {
+			return r.version(answer), nil
+		}
 		return answer, nil
 	}
 	return nil, fmt.Errorf("%s was not recorded", method)
+}
+
+// version changes the spec version, which follows two names and one number.
+func (r *record) version(answer []byte) []byte {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.spec == 0 {
+		return answer
+	}
+	in := scale.NewReader(answer)
+	in.Text()
+	in.Text()
+	in.U32()
+	at := in.Pos()
+	return append(scale.AppendU32(bytes.Clone(answer[:at]), r.spec), answer[at+4:]...)
 }
 
 func (r *record) Submit([]byte, func(string, basilica.Hash)) (basilica.Hash, error) {
@@ -160,10 +185,9 @@ func readRecord(t *testing.T) (r *record, netuid basilica.NetUID) {
 	return r, storage.NetUID
 }
 
-// TestMetagraph425Vectors reads the recorded storage through server and client
-// and compares with the runtime's own get_metagraph of the same block.
-func TestMetagraph425Vectors(t *testing.T) {
-	rec, netuid := readRecord(t)
+// serveRecord puts a record behind a server and gives a client of it.
+func serveRecord(t *testing.T, rec *record) (context.Context, *subtensor.Client) {
+	t.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -175,10 +199,39 @@ func TestMetagraph425Vectors(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	defer wg.Wait()
-	defer cancel()
 	client := subtensor.New(subtensor.Config{URL: "ws://" + ln.Addr().String()}, quiet())
-	defer client.Close()
+	t.Cleanup(func() { client.Close(); cancel(); wg.Wait() })
+	return ctx, client
+}
+
+// TestMetadataIsReadAgainAfterAnUpgrade changes the spec version under a
+// client that is connected.
+func TestMetadataIsReadAgainAfterAnUpgrade(t *testing.T) {
+	rec, netuid := readRecord(t)
+	ctx, client := serveRecord(t, rec)
+	for i, c := range []struct {
+		spec  uint32
+		asked int
+	}{{0, 1}, {0, 1}, {426, 2}, {426, 2}} {
+		rec.mu.Lock()
+		rec.spec = c.spec
+		rec.mu.Unlock()
+		if _, err := client.Weights(ctx, netuid, 0); err != nil {
+			t.Fatal(err)
+		}
+		rec.mu.Lock()
+		if rec.asked != c.asked {
+			t.Errorf("step %d: metadata asked for %d times, want %d", i, rec.asked, c.asked)
+		}
+		rec.mu.Unlock()
+	}
+}
+
+// TestMetagraph425Vectors reads the recorded storage through server and client
+// and compares with the runtime's own get_metagraph of the same block.
+func TestMetagraph425Vectors(t *testing.T) {
+	rec, netuid := readRecord(t)
+	ctx, client := serveRecord(t, rec)
 	m, err := client.Metagraph(ctx, netuid)
 	if err != nil {
 		t.Fatal(err)
