@@ -323,23 +323,23 @@ func TestWeightsOncePerRoundAndWindow(t *testing.T) {
 	w.round(40)
 	w.weigh(41)
 	w.chain.took(w.cfg.Hotkey)
-	for head := basilica.BlockNumber(42); head < 60; head++ {
+	for head := basilica.BlockNumber(42); head < 42+leastWindow; head++ {
 		w.weigh(head)
 	}
 	if len(w.chain.sets) != 2 || w.v.attempted != nil {
 		t.Fatalf("%d submissions", len(w.chain.sets))
 	}
 	// One that was lost is sent again, once, after the window.
-	w.round(60)
-	w.weigh(61)
+	w.round(120)
+	w.weigh(121)
 	w.chain.set = nil
-	for head := basilica.BlockNumber(62); head < 71; head++ {
+	for head := basilica.BlockNumber(122); head < 121+leastWindow; head++ {
 		w.weigh(head)
 	}
 	if len(w.chain.sets) != 3 {
 		t.Fatalf("sent again inside of the window: %d submissions", len(w.chain.sets))
 	}
-	w.weigh(71)
+	w.weigh(121 + leastWindow)
 	if len(w.chain.sets) != 4 {
 		t.Fatalf("a lost submission was not repeated: %d", len(w.chain.sets))
 	}

@@ -14,8 +14,9 @@ import (
 // submitTimeout bounds one submission until the events of its block were read.
 const submitTimeout = 2 * time.Minute
 
-// leastWindow is the least number of blocks between two submissions of which the first one's fate is unknown.
-const leastWindow = 8
+// leastWindow is the least number of blocks between two submissions of which the first one's fate is unknown: as long as a
+// transaction may wait in a pool (pallet's mortal era).
+const leastWindow = 64
 
 // attempt is a submission that ended without a word from the chain.
 type attempt struct {
