@@ -77,15 +77,16 @@ func (b *Book) CloseRound(ctx context.Context, r basilica.Round, verifications [
 		if err != nil {
 			return err
 		}
-		res, err := tx.ExecContext(ctx, `UPDATE rounds SET ended = $3, outcome = $4, scores = $5 WHERE book = $1 AND first = $2 AND ended = 0`, b.id, r.First, micros(r.Ended), outcome, scores)
+		var id int64
+		err = tx.QueryRowContext(ctx, `UPDATE rounds SET ended = $4, outcome = $5, scores = $6 WHERE book = $1 AND first = $2 AND hash = $3 AND ended = 0 RETURNING id`, b.id, r.First, r.Hash[:], micros(r.Ended), outcome, scores).Scan(&id)
+		if errors.Is(err, sql.ErrNoRows) {
+			return basilica.E(basilica.Conflict, "ROUND_NOT_OPEN", fmt.Sprintf("round %d is not open", r.First), "")
+		}
 		if err != nil {
 			return err
 		}
-		if n, err := res.RowsAffected(); err != nil || n != 1 {
-			return errors.Join(err, basilica.E(basilica.Conflict, "ROUND_NOT_OPEN", fmt.Sprintf("round %d is not open", r.First), ""))
-		}
 		for i := range verifications {
-			if err := b.insert(ctx, tx, &verifications[i]); err != nil {
+			if err := b.insert(ctx, tx, id, &verifications[i]); err != nil {
 				return fmt.Errorf("store verification %s: %w", verifications[i].ID, err)
 			}
 		}
@@ -108,14 +109,14 @@ func (b *Book) CloseRound(ctx context.Context, r basilica.Round, verifications [
 	})
 }
 
-func (b *Book) insert(ctx context.Context, tx *sql.Tx, v *basilica.Verification) error {
+func (b *Book) insert(ctx context.Context, tx *sql.Tx, round int64, v *basilica.Verification) error {
 	gpus, facts, err := encode2(nonNil(v.GPUs), v.Facts)
 	if err != nil {
 		return err
 	}
-	res, err := tx.ExecContext(ctx, `INSERT INTO verifications (id, book, round, block, miner, miner_uid, executor, started, ended, result, strength, after_open, holder, gpus, facts)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)`,
-		v.ID, b.id, v.Round, v.Block, v.Miner, v.MinerUID, v.Executor, micros(v.Started), micros(v.Ended), v.Verdict(basilica.CheckGPUProof).Result, v.Strength, v.AfterOpen, v.Holder, gpus, facts)
+	res, err := tx.ExecContext(ctx, `INSERT INTO verifications (id, book, round_id, round, block, miner, miner_uid, executor, started, ended, result, strength, after_open, holder, gpus, facts)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)`,
+		v.ID, b.id, round, v.Round, v.Block, v.Miner, v.MinerUID, v.Executor, micros(v.Started), micros(v.Ended), v.Verdict(basilica.CheckGPUProof).Result, v.Strength, v.AfterOpen, v.Holder, gpus, facts)
 	if err != nil {
 		return err
 	}
@@ -160,7 +161,7 @@ func (b *Book) CloseInterrupted(ctx context.Context, at time.Time, why basilica.
 
 // Rounds lists the latest rounds, newest first.
 func (b *Book) Rounds(ctx context.Context, limit int) ([]basilica.Round, error) {
-	rows, err := b.v.read.QueryContext(ctx, `SELECT first, hash, slot, started, ended, outcome, scores FROM rounds WHERE book = $1 ORDER BY first DESC LIMIT $2`, b.id, limit)
+	rows, err := b.v.read.QueryContext(ctx, `SELECT first, hash, slot, started, ended, outcome, scores FROM rounds WHERE book = $1 ORDER BY id DESC LIMIT $2`, b.id, limit)
 	return scanRows(rows, err, func(scan func(...any) error) (r basilica.Round, err error) {
 		var hash []byte
 		var started, ended int64
@@ -177,7 +178,7 @@ func (b *Book) Rounds(ctx context.Context, limit int) ([]basilica.Round, error) 
 // Scores are those after the latest completed round; none before the first.
 func (b *Book) Scores(ctx context.Context) ([]basilica.Score, error) {
 	var text string
-	err := b.v.read.QueryRowContext(ctx, `SELECT scores FROM rounds WHERE book = $1 AND ended != 0 AND scores != '[]' ORDER BY first DESC LIMIT 1`, b.id).Scan(&text)
+	err := b.v.read.QueryRowContext(ctx, `SELECT scores FROM rounds WHERE book = $1 AND ended != 0 AND scores != '[]' ORDER BY id DESC LIMIT 1`, b.id).Scan(&text)
 	if errors.Is(err, sql.ErrNoRows) {
 		return nil, nil
 	}

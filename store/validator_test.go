@@ -153,11 +153,17 @@ func TestARoundIsStoredWholeOrNotAtAll(t *testing.T) {
 	v := openValidator(t)
 	b := openBook(t, v, 1)
 	closeRound(t, b, 20, verification("v1", 20, "box", nil))
-	if err := b.OpenRound(t.Context(), basilica.Round{First: 20}); basilica.KindOf(err) != basilica.Conflict {
+	if err := b.OpenRound(t.Context(), basilica.Round{First: 20, Hash: basilica.Hash{20}}); basilica.KindOf(err) != basilica.Conflict {
 		t.Errorf("a round twice: %v", err)
 	}
 	if err := b.CloseRound(t.Context(), basilica.Round{First: 20, Ended: noon}, nil, nil, nil); basilica.CodeOf(err) != "ROUND_NOT_OPEN" {
 		t.Errorf("closed twice: %v", err)
+	}
+	if err := b.OpenRound(t.Context(), basilica.Round{First: 20, Hash: basilica.Hash{21}, Started: noon}); err != nil {
+		t.Errorf("the same block of a chain that was put back: %v", err)
+	}
+	if n, err := b.CloseInterrupted(t.Context(), noon, basilica.Reason{Code: "VALIDATOR_RESTARTED"}); err != nil || n != 1 {
+		t.Errorf("%d %v", n, err)
 	}
 	if err := b.OpenRound(t.Context(), basilica.Round{First: 40, Started: noon}); err != nil {
 		t.Fatal(err)

@@ -28,7 +28,7 @@ type attempt struct {
 // weigh sets weights once for every completed round, as soon as the chain's rate limit allows.
 func (v *Validator) weigh(ctx context.Context) error {
 	head := v.Status().Head
-	if v.completed == nil || v.weighed != nil && *v.weighed == *v.completed || head < v.notBefore {
+	if v.completed == nil || v.weighed != nil && *v.weighed == *v.completed || head < v.notBefore && v.attempted == nil {
 		return nil
 	}
 	mg, err := v.metagraph(ctx, head)
@@ -43,7 +43,7 @@ func (v *Validator) weigh(ctx context.Context) error {
 		v.notBefore = head + 1
 		return nil
 	}
-	if taken, err := v.tookEffect(ctx, mg, me); err != nil || taken {
+	if settled, err := v.tookEffect(ctx, mg, me); err != nil || !settled {
 		return err
 	}
 	window := basilica.BlockNumber(mg.WeightsRateLimit)
@@ -59,24 +59,29 @@ func (v *Validator) weigh(ctx context.Context) error {
 }
 
 // tookEffect settles a submission without a word: the chain's row of this validator tells. While it may still take effect,
-// nothing else is submitted.
+// or once it did, nothing else is submitted: false.
 func (v *Validator) tookEffect(ctx context.Context, mg *basilica.Metagraph, me basilica.Neuron) (bool, error) {
 	a := v.attempted
 	if a == nil {
-		return false, nil
+		return true, nil
+	}
+	if me.LastUpdate <= a.since {
+		if mg.Block < v.notBefore {
+			return false, nil
+		}
+		v.attempted = nil
+		return true, nil
 	}
 	v.attempted = nil
-	if me.LastUpdate <= a.since {
-		return false, nil
-	}
 	v.weighed = &a.round
 	v.cfg.Log.Info("weights of an earlier submission took effect", "block", me.LastUpdate, "round", a.round)
 	a.set.Submitted, a.set.Error = &basilica.Inclusion{Block: me.LastUpdate}, nil
 	if err := v.cfg.Book.SaveWeightSet(ctx, a.set); err != nil {
-		return true, fmt.Errorf("store weights: %w", asInternal(err))
+		return false, fmt.Errorf("store weights: %w", asInternal(err))
 	}
+	v.notBefore = 0
 	v.update(func(s *Status) { s.Weights, s.LastError = &a.set, nil })
-	return true, nil
+	return false, nil
 }
 
 // weightSet computes the weights at a metagraph.

@@ -8,7 +8,9 @@ CREATE TABLE books (
     UNIQUE (genesis, netuid, validator)
 ) STRICT;
 
+-- A chain that is put back keeps its genesis: a round is known by its block's hash too.
 CREATE TABLE rounds (
+    id INTEGER PRIMARY KEY,
     book INTEGER NOT NULL REFERENCES books (id),
     first INTEGER NOT NULL,
     hash BLOB NOT NULL,
@@ -17,14 +19,15 @@ CREATE TABLE rounds (
     ended INTEGER NOT NULL DEFAULT 0,
     outcome TEXT NOT NULL DEFAULT '{}',
     scores TEXT NOT NULL DEFAULT '[]',
-    PRIMARY KEY (book, first)
+    UNIQUE (book, first, hash)
 ) STRICT;
 CREATE INDEX rounds_open ON rounds (book) WHERE ended = 0;
 
 CREATE TABLE verifications (
     seq INTEGER PRIMARY KEY AUTOINCREMENT,
     id TEXT NOT NULL UNIQUE,
-    book INTEGER NOT NULL,
+    book INTEGER NOT NULL REFERENCES books (id),
+    round_id INTEGER NOT NULL REFERENCES rounds (id),
     round INTEGER NOT NULL,
     block INTEGER NOT NULL,
     miner TEXT NOT NULL,
@@ -38,8 +41,7 @@ CREATE TABLE verifications (
     holder TEXT NOT NULL,
     gpus TEXT NOT NULL,
     facts TEXT NOT NULL,
-    FOREIGN KEY (book, round) REFERENCES rounds (book, first),
-    UNIQUE (book, round, miner, executor)
+    UNIQUE (round_id, miner, executor)
 ) STRICT;
 CREATE INDEX verifications_executor ON verifications (book, miner, executor, seq);
 CREATE INDEX verifications_seq ON verifications (book, seq);
