@@ -140,7 +140,6 @@ func newOptional[V any](p *prefix, name string, c codec[V]) value[V] {
 
 func (v value[V]) get(s reader) V    { x, _ := v.read(s, v.prefix); return x }
 func (v value[V]) set(s writer, x V) { v.write(s, v.prefix, x) }
-func (v value[V]) del(s writer)      { s.put(v.prefix, nil) }
 
 // key is one hashed key of a map.
 type key[K any] struct {
@@ -154,7 +153,6 @@ func (k key[K]) hash(b []byte, v K) []byte {
 
 var (
 	byNet      = key[uint16]{scale.Identity, cU16}
-	byNetTwox  = key[uint16]{scale.Twox64Concat, cU16}
 	byNetBlake = key[uint16]{scale.Blake2_128Concat, cU16}
 	byUID      = key[uint16]{scale.Identity, cU16}
 	byAccount  = key[account]{scale.Blake2_128Concat, cAccount}

@@ -99,11 +99,11 @@ func (rt *runtime) systemPallet() module {
 	return module{
 		name: "System", crate: "frame_system", index: 0, storage: p,
 		calls: []call{
-			{0, "remark", []field{{"remark", tBytes, "Vec<u8>"}}, false, weight{180165200, 4198}, func(_ *runtime, r *scale.Reader) dispatch {
+			{0, "remark", []field{{"remark", tBytes, "Vec<u8>"}}, false, weight{177326000, 4198}, func(_ *runtime, r *scale.Reader) dispatch {
 				r.Bytes()
 				return dispatch{run: func(*execution, origin) error { return nil }}
 			}},
-			{7, "remark_with_event", []field{{"remark", tBytes, "Vec<u8>"}}, false, weight{180165200, 4198}, func(rt *runtime, r *scale.Reader) dispatch {
+			{7, "remark_with_event", []field{{"remark", tBytes, "Vec<u8>"}}, false, weight{177326000, 4198}, func(rt *runtime, r *scale.Reader) dispatch {
 				remark := r.Bytes()
 				return dispatch{run: func(x *execution, from origin) error {
 					hash := pallet.Blake2b256(remark)

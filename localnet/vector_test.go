@@ -1,0 +1,386 @@
+package localnet
+
+import (
+	"compress/gzip"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+
+	"basilica"
+	"basilica/keys"
+	"basilica/scale"
+)
+
+// rules reads a record of the runtime of spec 425.
+func rules(t *testing.T, name string, into any) {
+	t.Helper()
+	dir := os.Getenv("BASILICA_TESTDATA")
+	if dir == "" {
+		dir = "../testdata"
+	}
+	b, err := os.ReadFile(filepath.Join(dir, "subtensor425/rules", name+".json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := json.Unmarshal(b, into); err != nil {
+		t.Fatalf("%s: %v", name, err)
+	}
+}
+
+// number is an integer written as a JSON number or as a decimal string.
+type number uint64
+
+func (n *number) UnmarshalJSON(b []byte) error {
+	v, err := strconv.ParseUint(strings.Trim(string(b), `"`), 10, 64)
+	*n = number(v)
+	return err
+}
+
+// poke changes the state of the head, as the recorder of the vectors did.
+func (s *sim) poke(change func(w writer)) {
+	s.t.Helper()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	o := newOverlay(past{s.state, s.head()})
+	change(o)
+	s.state.apply(s.head(), o.changes())
+}
+
+func TestBurnSeriesVector(t *testing.T) {
+	var record struct {
+		Runs []struct {
+			Config struct {
+				BurnHalfLife                  uint16
+				BurnIncreaseMult              struct{ Bits string }
+				MinBurn, MaxBurn, BurnAtStart number
+			}
+			Series []struct {
+				Registrations int
+				Burn          number
+			}
+		}
+	}
+	rules(t, "burn_series", &record)
+	for i, run := range record.Runs {
+		s := newSim(t, Config{NetUID: 2})
+		hi, lo := uint64(0), uint64(0)
+		for _, digit := range run.Config.BurnIncreaseMult.Bits { // a decimal of more than 64 bits
+			carry := (lo>>32*10 + (lo&(1<<32-1)*10+uint64(digit-'0'))>>32) >> 32
+			hi, lo = hi*10+carry, lo*10+uint64(digit-'0')
+		}
+		s.poke(func(w writer) {
+			sub := s.Chain.rt.subnets
+			sub.burnHalfLife.set(w, 2, run.Config.BurnHalfLife)
+			sub.burnIncrease.set(w, 2, [2]uint64{hi, lo})
+			sub.minBurn.set(w, 2, uint64(run.Config.MinBurn))
+			sub.maxBurn.set(w, 2, uint64(run.Config.MaxBurn))
+			sub.burn.set(w, 2, uint64(run.Config.BurnAtStart))
+		})
+		hotkeys := 0
+		for k, row := range run.Series[1:] {
+			for range row.Registrations {
+				hotkeys++
+				if err := s.submit(s.key("//Alice"), "SubtensorModule.burned_register", map[string]any{
+					"netuid": uint16(2), "hotkey": s.key(fmt.Sprintf("//h%d", hotkeys)).PublicKey(),
+				}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			s.seal(1)
+			if got := s.read("SubtensorModule", "Burn", uint16(2)); got != uint64(row.Burn) {
+				t.Errorf("run %d, block %d: burn %v, want %d", i, k+1, got, row.Burn)
+			}
+			if got := s.read("SubtensorModule", "RegistrationsThisBlock", uint16(2)); got != uint64(row.Registrations) {
+				t.Errorf("run %d, block %d: %v registrations, want %d", i, k+1, got, row.Registrations)
+			}
+		}
+	}
+}
+
+func TestEpochBlocksVector(t *testing.T) {
+	var record struct {
+		Runs []struct {
+			MaxEpochsPerBlock           uint8
+			StorageOrderOfNetworksAdded []uint16
+			Subnets                     []struct {
+				Netuid, Tempo         uint16
+				LastEpochBlockAtStart uint64
+			}
+			FirstBlock uint64
+			Rows       [][7]number
+		}
+	}
+	rules(t, "epoch_blocks", &record)
+	for i, run := range record.Runs {
+		s := newSim(t, Config{NetUID: 1, Tempo: 65535})
+		sub := s.Chain.rt.subnets
+		s.seal(int(run.FirstBlock) - 1)
+		s.poke(func(w writer) {
+			sub.maxEpochs.set(w, run.MaxEpochsPerBlock)
+			for _, netuid := range run.StorageOrderOfNetworksAdded[1:] {
+				sub.networksAdded.set(w, netuid, true)
+				sub.tempo.set(w, netuid, 65535)
+			}
+			for _, n := range run.Subnets {
+				sub.tempo.set(w, n.Netuid, n.Tempo)
+				sub.lastEpochBlock.set(w, n.Netuid, n.LastEpochBlockAtStart)
+			}
+		})
+		for _, row := range run.Rows {
+			netuid := uint16(row[0])
+			for uint64(s.Head().Number) < uint64(row[1]) {
+				s.seal(1)
+			}
+			view := past{s.state, uint64(row[1])}
+			got := [7]number{
+				row[0], row[1], number(sub.lastMechanismStep.get(view, netuid)), number(sub.blocksSinceLastStep.get(view, netuid)),
+				number(sub.lastEpochBlock.get(view, netuid)), number(sub.pendingEpochAt.get(view, netuid)),
+				number(sub.epochIndex.get(view, netuid)),
+			}
+			if got != row {
+				t.Fatalf("run %d: got %v, want %v", i, got, row)
+			}
+		}
+	}
+}
+
+func TestPruningVector(t *testing.T) {
+	var record struct {
+		MaxAllowedUids    uint16
+		SubnetOwner       string
+		SubnetOwnerHotkey string
+		Steps             []struct {
+			RegisteredInBlock                uint64
+			Ok                               bool
+			ImmunityPeriod, MinNonImmuneUids uint16
+			NeuronsBefore                    []struct {
+				UID                           uint16 `json:"uid"`
+				Hotkey                        string
+				Emission, BlockAtRegistration number
+			}
+			ReplacedUID *uint16 `json:"replacedUid"`
+		}
+	}
+	rules(t, "pruning", &record)
+	decode := func(address string) account {
+		pub, err := keys.DecodeSS58(address)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return pub
+	}
+	checked := 0
+	for i, step := range record.Steps {
+		if step.ReplacedUID == nil {
+			continue
+		}
+		checked++
+		s := newSim(t, Config{NetUID: 2})
+		sub := s.Chain.rt.subnets
+		x := s.next()
+		x.block = step.RegisteredInBlock
+		sub.subnetOwnerHotkey.set(x, 2, decode(record.SubnetOwnerHotkey))
+		sub.immunityPeriod.set(x, 2, step.ImmunityPeriod)
+		sub.minNonImmuneUids.set(x, 2, step.MinNonImmuneUids)
+		var emission []uint64
+		for _, n := range step.NeuronsBefore {
+			sub.keys.set(x, 2, n.UID, decode(n.Hotkey))
+			sub.registeredBlock.set(x, 2, n.UID, uint64(n.BlockAtRegistration))
+			emission = append(emission, uint64(n.Emission))
+		}
+		sub.emission.set(x, 2, emission)
+		uid, found := s.Chain.rt.pruned(x, 2, uint16(len(step.NeuronsBefore)))
+		if !found || uid != *step.ReplacedUID {
+			t.Errorf("step %d: uid %d (%v), want %d", i, uid, found, *step.ReplacedUID)
+		}
+	}
+	if checked == 0 {
+		t.Fatal("no step names the replaced uid")
+	}
+}
+
+// attempt is one row of a rate-limit series.
+type attempt struct {
+	Block   uint64
+	Ok      bool
+	Invalid struct{ Custom *int }
+}
+
+func (s *sim) attempts(list []attempt, signer *keys.Pair, name string, args map[string]any) {
+	s.t.Helper()
+	for _, a := range list {
+		s.seal(int(a.Block - 1 - uint64(s.Head().Number)))
+		err := s.submit(signer, name, args)
+		switch {
+		case a.Ok && err != nil:
+			s.t.Errorf("%s at %d: %v", name, a.Block, err)
+		case !a.Ok:
+			wantError(s.t, err, fmt.Sprintf("Custom error: %d", *a.Invalid.Custom))
+		}
+		s.seal(1)
+	}
+}
+
+func TestWeightsRateLimitVector(t *testing.T) {
+	var record struct {
+		WeightsSetRateLimit, RegisteredAtBlock uint64
+		Attempts                               []attempt
+	}
+	rules(t, "weights_rate_limit", &record)
+	s := newSim(t, Config{NetUID: 2, Tempo: 60000})
+	hotkey := s.key("//Bob//hot")
+	s.seal(int(record.RegisteredAtBlock) - 1)
+	s.must(s.key("//Bob"), "SubtensorModule.burned_register", map[string]any{"netuid": uint16(2), "hotkey": hotkey.PublicKey()})
+	s.poke(func(w writer) {
+		s.Chain.rt.subnets.weightsRateLimit.set(w, 2, record.WeightsSetRateLimit)
+		s.Chain.rt.subnets.permit.set(w, 2, []bool{false, true})
+	})
+	s.attempts(record.Attempts, hotkey, "SubtensorModule.set_weights", map[string]any{
+		"netuid": uint16(2), "dests": []uint16{0}, "weights": []uint16{1}, "version_key": uint64(0),
+	})
+}
+
+func TestServingRateLimitVector(t *testing.T) {
+	var record struct {
+		ServingRateLimit uint64
+		ServeAxon        []attempt
+	}
+	rules(t, "serving_rate_limit", &record)
+	s := newSim(t, Config{NetUID: 2})
+	hotkey := s.key("//Bob//hot")
+	s.must(s.key("//Bob"), "SubtensorModule.burned_register", map[string]any{"netuid": uint16(2), "hotkey": hotkey.PublicKey()})
+	s.poke(func(w writer) { s.Chain.rt.subnets.servingRateLimit.set(w, 2, record.ServingRateLimit) })
+	s.attempts(record.ServeAxon, hotkey, "SubtensorModule.serve_axon", axonArgs(2))
+}
+
+func axonArgs(netuid uint16) map[string]any {
+	return map[string]any{
+		"netuid": netuid, "version": uint32(1), "ip": uint64(0x7f000002), "port": uint16(8080), "ip_type": uint8(4),
+		"protocol": uint8(4), "placeholder1": uint8(0), "placeholder2": uint8(0),
+	}
+}
+
+// TestFeesVector checks fee and weight of every recorded call that exists here.
+func TestFeesVector(t *testing.T) {
+	var record struct {
+		Rows []struct {
+			Name, Call, CallHex string
+			ExtrinsicLength     int
+			QueryInfo           struct {
+				Value struct {
+					Weight     struct{ RefTime, ProofSize number }
+					PartialFee number
+				}
+			}
+		}
+	}
+	rules(t, "fees", &record)
+	rt, err := newRuntime(250)
+	if err != nil {
+		t.Fatal(err)
+	}
+	checked := 0
+	for _, row := range record.Rows {
+		var raw []byte
+		if _, err := fmt.Sscanf(row.CallHex, "0x%x", &raw); err != nil {
+			t.Fatal(err)
+		}
+		d, err := rt.decodeCall(scale.NewReader(raw))
+		if err != nil || row.Name == "sudo" || row.Name == "remark_200" { // these weigh by what is in them
+			continue
+		}
+		checked++
+		want := row.QueryInfo.Value
+		if got := d.call.weight.refTime - baseWeight; got != uint64(want.Weight.RefTime) {
+			t.Errorf("%s: ref_time %d, want %d", row.Name, got, want.Weight.RefTime)
+		}
+		if got := d.call.weight.proofSize; got != uint64(want.Weight.ProofSize) {
+			t.Errorf("%s: proof_size %d, want %d", row.Name, got, want.Weight.ProofSize)
+		}
+		if got := d.call.fee(row.ExtrinsicLength); got != uint64(want.PartialFee) {
+			t.Errorf("%s: fee %d, want %d", row.Name, got, want.PartialFee)
+		}
+	}
+	if checked < 9 {
+		t.Fatalf("only %d calls checked", checked)
+	}
+}
+
+// recordedExtrinsic is a case of extrinsics/*.json.gz.
+type recordedExtrinsic struct {
+	ID, Call, GenesisHash, CheckpointHash string
+	Signer                                struct {
+		SS58 string `json:"ss58"`
+	}
+	Nonce, Tip                  number
+	Era                         struct{ BirthBlock *number }
+	ExtrinsicHex, ExtrinsicHash string
+}
+
+// TestRecordedExtrinsicsVector decodes and verifies what was signed for the real runtime: each recorded extrinsic whose
+// call exists here.
+func TestRecordedExtrinsicsVector(t *testing.T) {
+	rt, err := newRuntime(250)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := os.Getenv("BASILICA_TESTDATA")
+	if dir == "" {
+		dir = "../testdata"
+	}
+	verified := 0
+	for _, name := range []string{"accepted", "failed"} {
+		f, err := os.Open(filepath.Join(dir, "subtensor425/extrinsics", name+".json.gz"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		z, err := gzip.NewReader(f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var record struct{ Cases []recordedExtrinsic }
+		if err := json.NewDecoder(z).Decode(&record); err != nil {
+			t.Fatal(err)
+		}
+		for _, c := range record.Cases {
+			var raw []byte
+			if _, err := fmt.Sscanf(c.ExtrinsicHex, "0x%x", &raw); err != nil {
+				t.Fatal(err)
+			}
+			ext, err := rt.decodeExtrinsic(raw)
+			if err != nil {
+				continue // a call that localnet lacks
+			}
+			if got := ext.call.module.name + "." + ext.call.call.name; got != c.Call {
+				t.Errorf("%s: decoded as %s", c.ID, got)
+			}
+			if keys.EncodeSS58(ext.who) != c.Signer.SS58 || ext.nonce != uint32(c.Nonce) || ext.tip != uint64(c.Tip) ||
+				basilica.Hash(ext.hash).String() != c.ExtrinsicHash {
+				t.Errorf("%s: signer, nonce, tip or hash differ", c.ID)
+			}
+			var genesis, checkpoint basilica.Hash
+			if err := errors.Join(genesis.UnmarshalText([]byte(c.GenesisHash)), checkpoint.UnmarshalText([]byte(c.CheckpointHash))); err != nil {
+				t.Fatal(err)
+			}
+			x := newOverlay(past{newHistory(0), 0})
+			block := uint64(1)
+			if c.Era.BirthBlock != nil {
+				block = uint64(*c.Era.BirthBlock) + 1
+				rt.system.blockHash.set(x, uint32(*c.Era.BirthBlock), account(checkpoint))
+			}
+			if err := rt.verify(ext, x, block, genesis); err != nil {
+				t.Errorf("%s: %v", c.ID, err)
+			}
+			verified++
+		}
+	}
+	if verified < 40 {
+		t.Fatalf("only %d extrinsics of localnet's calls", verified)
+	}
+}
