@@ -160,9 +160,9 @@ func (s Strength) check() error {
 	return nil
 }
 
-// SoftwareParams are the sizes for the CPU prover: 3 MiB of fill, about 1.5 G operations, a fraction of a second on a core.
+// SoftwareParams are the sizes for the CPU prover: 2 MiB of fill, 1 G operations, a fraction of a second on a core.
 func SoftwareParams() Params {
-	return Params{N: 256, Layers: 48, Lanes: 1024, Steps: 16, Batches: 12, WinLayers: 16, Cells: 2048, Rounds: 64}
+	return Params{N: 256, Layers: 32, Lanes: 1024, Steps: 16, Batches: 12, WinLayers: 8, Cells: 2048, Rounds: 64}
 }
 
 // ParamsFor sizes a challenge for a GPU with so much memory (gpu-proof.md section 6, n = 4096). bmRef is the

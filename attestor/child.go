@@ -13,6 +13,7 @@ import (
 	"os/exec"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -35,6 +36,8 @@ const (
 	maxOutput  = 1 << 20  // bytes of a child's JSON answer
 	maxSession = 4 << 30  // bytes of all frames of a run, each way
 	killWait   = 5 * time.Second
+	// hangUpGrace is how long a child may go on after the validator has closed the channel.
+	hangUpGrace = 500 * time.Millisecond
 )
 
 // Channel is what the SSH server knows of the channel that a proof runs over.
@@ -188,20 +191,30 @@ func (c Child) Serve(ctx context.Context, ch io.ReadWriteCloser, b attest.Bindin
 		return errors.Join(errAttestor.With(err), ch.Close())
 	}
 	var group errgroup.Group
+	var hungUp atomic.Bool
 	group.Go(func() error { // ends when the channel is closed, by the validator or below
 		err := relay(stdin, ch, toAttestor)
-		cancel() // without a validator there is nothing left to prove
-		return err
+		hungUp.Store(true)
+		if err != nil {
+			cancel()
+			return err
+		}
+		// Without a validator there is nothing left to prove: a child that waits for frames sees the end of its
+		// input, one that computes is killed.
+		timer := time.AfterFunc(hangUpGrace, cancel)
+		context.AfterFunc(ctx, func() { timer.Stop() })
+		return stdin.Close()
 	})
 	errOut := relay(ch, stdout, attest.RelayCap)
+	ours := hungUp.Load() || ctx.Err() != nil // then how the child ended says nothing
 	errClose := ch.Close()
-	errIn := group.Wait()
 	errWait := cmd.Wait()
-	if ctx.Err() != nil && errOut == nil {
-		errWait = nil // the validator hung up, or we did: the kill was ours
+	errIn := group.Wait()
+	if ours {
+		errWait = nil
 	}
-	if errWait == nil && errIn != nil && !errors.Is(errIn, attest.ErrFrame) {
-		errIn = nil // the channel's own end
+	if !errors.Is(errIn, attest.ErrFrame) {
+		errIn = nil // the channel's or the child's own end
 	}
 	return errors.Join(errOut, ignoreClosed(errClose), errIn, errWait)
 }
