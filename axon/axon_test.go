@@ -34,6 +34,8 @@ type shop struct {
 	callers []basilica.Hotkey
 	fail    error
 	panics  bool
+
+	watching chan struct{} // closed when the endless task is watched; nil: nobody waits
 }
 
 func (s *shop) enter(name string, caller basilica.Hotkey) error {
@@ -75,6 +77,9 @@ func (s *shop) WatchTask(ctx context.Context, caller basilica.Hotkey, id basilic
 	code := 0
 	switch id {
 	case "forever":
+		if s.watching != nil {
+			close(s.watching)
+		}
 		<-ctx.Done()
 		return ctx.Err()
 	case "cut":

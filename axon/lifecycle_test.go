@@ -1,0 +1,130 @@
+package axon
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"basilica"
+)
+
+func TestServeEndsWatches(t *testing.T) {
+	m := newMarket(t, nil) // for its keys and client; its own door is not used
+	s, err := NewServer(m.shop, ServerConfig{Hotkey: basilica.Hotkey(m.miner.SS58()), Key: m.key, Replays: NewMemoryReplays(m.now), Now: m.now, Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- s.Serve(ctx, ln) }()
+	c := m.client(func(c *ClientConfig) { c.Addr = ln.Addr().(*net.TCPAddr).AddrPort() })
+	if _, err := c.Task(t.Context(), "", "t"); err != nil {
+		t.Fatal(err)
+	}
+	watched, watching := make(chan error, 1), make(chan struct{})
+	m.shop.watching = watching
+	go func() { watched <- c.WatchTask(t.Context(), "", "forever", 0, nil) }()
+	<-watching
+	started := time.Now()
+	cancel()
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	if err := <-watched; basilica.KindOf(err) != basilica.Unavailable {
+		t.Fatal(err)
+	}
+	if took := time.Since(started); took > 2*graceTime {
+		t.Fatalf("the door took %s to close", took)
+	}
+}
+
+// TestRepeatsAreSignedAnew: a server that hangs up on a reused connection must never see one nonce twice.
+func TestRepeatsAreSignedAnew(t *testing.T) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	var mu sync.Mutex
+	var nonces []string
+	serve := func(conn net.Conn) {
+		defer conn.Close()
+		r := bufio.NewReader(conn)
+		for {
+			req, err := http.ReadRequest(r)
+			if err != nil {
+				return
+			}
+			mu.Lock()
+			nonces = append(nonces, req.Header.Get(headerNonce))
+			n := len(nonces)
+			mu.Unlock()
+			if n == 2 || n == 3 {
+				return // read, and no answer
+			}
+			fmt.Fprint(conn, "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 12\r\n\r\n{\"id\":\"t-1\"}")
+		}
+	}
+	go func() {
+		for {
+			conn, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			go serve(conn)
+		}
+	}()
+	m := newMarket(t, nil)
+	c := m.client(func(c *ClientConfig) {
+		c.Addr, c.TLSKey, c.AllowPlain = ln.Addr().(*net.TCPAddr).AddrPort(), nil, true
+	})
+	for range 2 {
+		if task, err := c.Task(t.Context(), "", "t-1"); err != nil || task.ID != "t-1" {
+			t.Fatal(task, err)
+		}
+	}
+	mu.Lock()
+	defer mu.Unlock()
+	if len(nonces) != 4 {
+		t.Fatalf("%d requests, want 4", len(nonces))
+	}
+	slices.Sort(nonces)
+	if len(slices.Compact(nonces)) != 4 {
+		t.Fatal("a nonce went out twice")
+	}
+}
+
+func TestConnCap(t *testing.T) {
+	limit := newConnCap(3, 2)
+	a, b := net.Pipe()
+	defer b.Close()
+	limit.watch(a, http.StateNew)
+	limit.watch(a, http.StateClosed)
+	limit.watch(a, http.StateClosed)
+	if len(limit.conns) != 0 || len(limit.by) != 0 {
+		t.Fatal(limit.conns, limit.by)
+	}
+	ends := make([]net.Conn, 3)
+	for i := range ends {
+		near, far := net.Pipe()
+		defer far.Close()
+		ends[i] = near
+		limit.watch(near, http.StateNew)
+	}
+	for i, wantOpen := range []bool{true, true, false} { // a pipe has no address, so all are of one network
+		if err := ends[i].SetDeadline(time.Time{}); (err == nil) != wantOpen {
+			t.Errorf("connection %d: %v", i, err)
+		}
+	}
+}
