@@ -131,7 +131,7 @@ func NewProver(g Greeting, binding *Binding) (*Prover, error) {
 		done: map[FrameType]int{}, pings: map[uint32]ping{},
 	}
 	m := &attestpb.Hello{
-		Version: g.Version, BuildSha256: g.BuildSHA256[:], KernelsSha256: g.KernelsSHA256, Driver: g.Driver,
+		Version: clip(g.Version, 100), BuildSha256: g.BuildSHA256[:], KernelsSha256: g.KernelsSHA256, Driver: clip(g.Driver, 100),
 		Spki: g.SPKI, Caps: g.Caps,
 	}
 	if g.TPM {
@@ -139,7 +139,8 @@ func NewProver(g Greeting, binding *Binding) (*Prover, error) {
 	}
 	for _, d := range g.Devices {
 		o := &attestpb.Gpu{
-			Uuid16: d.UUID[:], Name: d.Name, Pci: d.PCI, Serial: d.Serial, VramBytes: d.VRAMBytes, FreeBytes: d.FreeBytes, Cc: d.CC,
+			Uuid16: d.UUID[:], Name: clip(d.Name, 100), Pci: clip(d.PCI, 100), Serial: clip(d.Serial, 100),
+			VramBytes: d.VRAMBytes, FreeBytes: d.FreeBytes, Cc: clip(d.CC, 100),
 		}
 		if d.Software {
 			o.Kind = 1

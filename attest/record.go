@@ -71,9 +71,9 @@ type Record struct {
 	events    []event
 }
 
-// Record gives the record of a decided challenge; before that it is ErrOrder.
+// Record gives the record of a challenge that is Done; before that it is ErrOrder.
 func (v *Verifier) Record() (*Record, error) {
-	if v.phase != phaseDecided {
+	if !v.Done() {
 		return nil, ErrOrder
 	}
 	return &Record{Setup: v.setup, Judgement: v.judgement, tape: v.rec.tape.Bytes(), events: v.rec.events}, nil

@@ -96,7 +96,7 @@ type Detection struct {
 	Notes           []string       `json:"notes,omitempty"`   // what was not found, in plain words
 }
 
-// Child starts gpu-attestor. The zero values of the optional fields are fine.
+// Child starts gpu-attestor. Path, Key and Log are needed; the zero values of the others are fine.
 type Child struct {
 	Path         string // of the binary
 	Key          string // path of the attestation key; made by the child where it does not exist

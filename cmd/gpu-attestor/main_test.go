@@ -1,0 +1,72 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"basilica"
+	"basilica/attestor"
+)
+
+func run(t *testing.T, args ...string) (string, error) {
+	t.Helper()
+	t.Setenv(attestor.EnvKey, "")
+	t.Setenv(attestor.EnvSoftwareGPUs, "")
+	t.Setenv(attestor.EnvBinding, "")
+	var out bytes.Buffer
+	cmd := root()
+	cmd.SetOut(&out)
+	cmd.SetArgs(args)
+	err := cmd.ExecuteContext(t.Context())
+	return out.String(), err
+}
+
+func TestVerbs(t *testing.T) {
+	key := filepath.Join(t.TempDir(), "key.pem")
+	if _, err := run(t, "keygen", "--key", key); err != nil {
+		t.Fatal(err)
+	}
+	out, err := run(t, "detect", "--json", "--key", key, "--software-gpus", "2")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var d attestor.Detection
+	if err := json.Unmarshal([]byte(out), &d); err != nil || len(d.GPUs) != 2 || d.GPUs[0].UUID == d.GPUs[1].UUID {
+		t.Fatal(out, err)
+	}
+	again, err := run(t, "detect", "--key", key, "--software-gpus", "2")
+	if err != nil || !strings.Contains(again, d.GPUs[1].UUID) {
+		t.Fatal("the UUIDs changed:", again, err)
+	}
+	out, err = run(t, "selftest", "--json")
+	var r selftestReport
+	if err != nil || json.Unmarshal([]byte(out), &r) != nil || !r.OK {
+		t.Fatal(out, err)
+	}
+	out, err = run(t, "version", "--json")
+	var v attestor.Version
+	if err != nil || json.Unmarshal([]byte(out), &v) != nil || v.Adversary {
+		t.Fatal(out, err)
+	}
+}
+
+func TestRefusals(t *testing.T) {
+	key := filepath.Join(t.TempDir(), "key.pem")
+	if _, err := run(t, "keygen", "--key", key); err != nil {
+		t.Fatal(err)
+	}
+	for code, args := range map[string][]string{
+		"ATTEST_KEY":        {"detect"},
+		"ATTEST_KEY_EXISTS": {"keygen", "--key", key},
+		"SOFTWARE_GPUS":     {"detect", "--key", key, "--software-gpus", "17"},
+		"ATTEST_UNBOUND":    {"prove", "--key", key},
+		"NO_DEVICES":        {"prove", "--key", key, "--unbound"},
+	} {
+		if _, err := run(t, args...); basilica.CodeOf(err) != code || basilica.FixOf(err) == "" {
+			t.Errorf("%v: %v, want %s", args, err, code)
+		}
+	}
+}
