@@ -166,18 +166,24 @@ func (e *Engine) ended(ctx context.Context, id string, res container.WaitRespons
 	return end, nil
 }
 
-// Logs follows a container's output from its first byte, in the order in which the engine read it, until the container
-// has ended or f fails.
-func (e *Engine) Logs(ctx context.Context, id string, f func(basilica.LogStream, []byte) error) error {
-	r, err := e.api.ContainerLogs(ctx, id, client.ContainerLogsOptions{ShowStdout: true, ShowStderr: true, Follow: true})
+// Logs attaches to the output of a created container, before its start, so that no byte is lost. The function that it
+// gives calls f with every piece in the order in which the engine read it, until the container has ended, f fails or ctx
+// ends; a job that talks faster than f listens waits.
+func (e *Engine) Logs(ctx context.Context, id string) (follow func(f func(basilica.LogStream, []byte) error) error, err error) {
+	res, err := e.api.ContainerAttach(ctx, id, client.ContainerAttachOptions{Stream: true, Stdout: true, Stderr: true})
 	if err != nil {
-		return e.mapped("follow log", err)
+		return nil, e.mapped("attach to container", err)
 	}
-	defer r.Close()
-	if _, err := stdcopy.StdCopy(streamWriter{basilica.Stdout, f}, streamWriter{basilica.Stderr, f}, r); err != nil {
-		return fmt.Errorf("follow log: %w", err)
-	}
-	return nil
+	stop := context.AfterFunc(ctx, res.Close)
+	return func(f func(basilica.LogStream, []byte) error) error {
+		defer res.Close()
+		defer stop()
+		_, err := stdcopy.StdCopy(streamWriter{basilica.Stdout, f}, streamWriter{basilica.Stderr, f}, res.Reader)
+		if err != nil {
+			return errors.Join(ctx.Err(), fmt.Errorf("follow log: %w", err))
+		}
+		return nil
+	}, nil
 }
 
 type streamWriter struct {

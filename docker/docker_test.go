@@ -140,12 +140,16 @@ func job(t *testing.T, e *Engine, image string, change func(*basilica.ContainerS
 			t.Error(err)
 		}
 	})
+	follow, err := e.Logs(t.Context(), id)
+	if err != nil {
+		t.Fatal(err)
+	}
 	wait, err := e.Start(t.Context(), id)
 	if err != nil {
 		t.Fatal(err)
 	}
 	var text bytes.Buffer
-	if err := e.Logs(t.Context(), id, func(_ basilica.LogStream, p []byte) error { text.Write(p); return nil }); err != nil {
+	if err := follow(func(_ basilica.LogStream, p []byte) error { text.Write(p); return nil }); err != nil {
 		t.Fatal(err)
 	}
 	end, err := wait(t.Context())
@@ -311,6 +315,22 @@ func TestLimits(t *testing.T) {
 	}
 }
 
+// TestNoByteIsLost: more output than the engine's own file keeps still arrives whole and in order.
+func TestNoByteIsLost(t *testing.T) {
+	e := engine(t)
+	image := load(t, e, saved(t, nil, nil))
+	_, text, _ := job(t, e, image, func(s *basilica.ContainerSpec) { s.LogBytes = 4096 }, "sh", "-c", "seq 20000")
+	want := 0
+	for line := range strings.Lines(text) {
+		if want++; line != fmt.Sprintf("%d\n", want) {
+			t.Fatalf("line %d is %q", want, line)
+		}
+	}
+	if want != 20000 {
+		t.Errorf("%d lines", want)
+	}
+}
+
 func TestSettings(t *testing.T) {
 	mem := uint64(1)
 	cfg, host, err := contained(basilica.ContainerSpec{
@@ -376,6 +396,11 @@ func TestStopListRemove(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	defer e.Remove(context.Background(), id)
+	follow, err := e.Logs(t.Context(), id)
+	if err != nil {
+		t.Fatal(err)
+	}
 	wait, err := e.Start(t.Context(), id)
 	if err != nil {
 		t.Fatal(err)
@@ -385,7 +410,7 @@ func TestStopListRemove(t *testing.T) {
 		t.Errorf("list %+v %v", list, err)
 	}
 	var once sync.Once
-	err = e.Logs(t.Context(), id, func(s basilica.LogStream, p []byte) error {
+	err = follow(func(s basilica.LogStream, p []byte) error {
 		once.Do(func() {
 			if err := e.Stop(t.Context(), id, 0); err != nil {
 				t.Error(err)

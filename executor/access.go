@@ -2,6 +2,7 @@ package executor
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"crypto/rand"
 	"encoding/hex"
@@ -102,7 +103,11 @@ func (e *Executor) Check(ctx context.Context, v Visit) (err error) {
 	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
 	defer cancel()
 	id := "check-" + strings.ToLower(rand.Text()[:12])
-	a := basilica.Attempt{Task: basilica.TaskID(id), Number: 1, ImageID: e.cfg.CheckImage}
+	image, err := e.cfg.CheckImage(ctx)
+	if err != nil {
+		return fmt.Errorf("make check image: %w", err)
+	}
+	a := basilica.Attempt{Task: basilica.TaskID(id), Number: 1, ImageID: image}
 	defer func() {
 		last, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanUp)
 		defer cancel()
@@ -135,12 +140,12 @@ func (e *Executor) Check(ctx context.Context, v Visit) (err error) {
 	if err != nil {
 		e.cfg.Log.Warn("check left no proof", "exit_code", r.end.ExitCode, "err", err)
 	}
-	return answer(v.Channel, checkReply{ExitCode: r.end.ExitCode, Output: hex.EncodeToString(proof)})
+	return answer(v.Channel, checkReply{ExitCode: r.end.ExitCode, Output: string(bytes.TrimSpace(proof))})
 }
 
 type checkReply struct {
 	ExitCode int    `json:"exit_code"`
-	Output   string `json:"output"` // hex of the bytes that the task wrote
+	Output   string `json:"output"` // the hex text that the task wrote
 }
 
 func readNonce(r io.Reader) ([]byte, error) {

@@ -23,7 +23,7 @@ type Engine interface {
 	EnsureImage(ctx context.Context, ref string) (id string, err error)
 	Create(ctx context.Context, spec basilica.ContainerSpec) (id string, err error)
 	Start(ctx context.Context, id string) (wait func(context.Context) (basilica.ContainerEnd, error), err error)
-	Logs(ctx context.Context, id string, f func(basilica.LogStream, []byte) error) error
+	Logs(ctx context.Context, id string) (follow func(f func(basilica.LogStream, []byte) error) error, err error)
 	Stop(ctx context.Context, id string, grace time.Duration) error
 	Remove(ctx context.Context, id string) error
 	List(ctx context.Context, label, value string) ([]basilica.ContainerState, error)
@@ -95,12 +95,13 @@ type Config struct {
 	MaxCPUMillis  int64 // of one container
 	MaxLogBytes   int64 // of one attempt; zero: 16 MiB
 	Heartbeat     time.Duration
-	CheckImage    string // content address of the image that answers `task-check`
 
-	Facts   func(ctx context.Context) (basilica.Facts, error)
-	Revoked func() // optional: called after grants were revoked
-	Now     func() time.Time
-	Log     *slog.Logger
+	Facts func(ctx context.Context) (basilica.Facts, error)
+	// CheckImage gives the content address of the image that answers `task-check`, and makes it where it is missing.
+	CheckImage func(ctx context.Context) (string, error)
+	Revoked    func() // optional: called after grants were revoked
+	Now        func() time.Time
+	Log        *slog.Logger
 
 	Engine   Engine
 	Ledger   Ledger
@@ -204,8 +205,8 @@ func New(cfg Config) (*Executor, error) {
 		return nil, errors.New("executor: id, machine label and working directory are needed")
 	case cfg.MaxContainers < 1 || cfg.MaxMemory < 1 || cfg.MaxCPUMillis < 1 || cfg.CPUs < 1 || cfg.MemoryBytes < 1:
 		return nil, errors.New("executor: limits must be positive")
-	case cfg.Now == nil || cfg.Log == nil || cfg.Sign == nil || cfg.Facts == nil:
-		return nil, errors.New("executor: clock, logger, signer and facts are needed")
+	case cfg.Now == nil || cfg.Log == nil || cfg.Sign == nil || cfg.Facts == nil || cfg.CheckImage == nil:
+		return nil, errors.New("executor: clock, logger, signer, facts and check image are needed")
 	case cfg.Engine == nil || cfg.Ledger == nil || cfg.Attempts == nil || cfg.Blobs == nil || cfg.Logs == nil || cfg.Disk == nil || cfg.Prover == nil || cfg.Fleet == nil:
 		return nil, errors.New("executor: a part is missing")
 	}

@@ -156,6 +156,12 @@ func (e *Executor) work(ctx context.Context, log *slog.Logger, l *life, a *basil
 	if err != nil {
 		return err
 	}
+	following, stopFollowing := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopFollowing()
+	follow, err := e.cfg.Engine.Logs(following, a.Container)
+	if err != nil {
+		return err
+	}
 	wait, err := e.cfg.Engine.Start(ctx, a.Container)
 	if err != nil {
 		return err
@@ -167,9 +173,7 @@ func (e *Executor) work(ctx context.Context, log *slog.Logger, l *life, a *basil
 	}
 	log.Info("container runs", "container", a.Container, "image", image)
 	logged := make(chan error, 1)
-	following, stopFollowing := context.WithCancel(context.WithoutCancel(ctx))
-	defer stopFollowing()
-	go func() { logged <- e.follow(following, l, *a, r) }()
+	go func() { logged <- follow(e.keepLog(l, *a, r)) }()
 	err = e.await(timed, *a, wait, r)
 	patience := time.AfterFunc(logWait, stopFollowing)
 	lerr := <-logged
@@ -206,7 +210,7 @@ func (e *Executor) container(a basilica.Attempt, d demand, in, out string) basil
 	return basilica.ContainerSpec{
 		Name:  "basilica-" + e.cfg.Machine + "-" + string(logName(a.Key())),
 		Image: a.ImageID, Command: d.spec.Command, Env: d.spec.Env, Labels: e.labels(a),
-		CPUMillis: d.cpu, MemoryBytes: d.memory, Pids: maxPids, LogBytes: 2 * e.cfg.MaxLogBytes,
+		CPUMillis: d.cpu, MemoryBytes: d.memory, Pids: maxPids, LogBytes: e.cfg.MaxLogBytes,
 		Input: in, Output: out, OutputBytes: d.output, GPUs: gpus,
 	}
 }
@@ -218,10 +222,10 @@ func (e *Executor) labels(a basilica.Attempt) map[string]string {
 	}
 }
 
-// follow keeps the container's log, up to its cap, and hashes what it keeps.
-func (e *Executor) follow(ctx context.Context, l *life, a basilica.Attempt, r *run) error {
+// keepLog keeps the container's log, up to its cap, and hashes what it keeps.
+func (e *Executor) keepLog(l *life, a basilica.Attempt, r *run) func(basilica.LogStream, []byte) error {
 	name := logName(a.Key())
-	return e.cfg.Engine.Logs(ctx, a.Container, func(stream basilica.LogStream, data []byte) error {
+	return func(stream basilica.LogStream, data []byte) error {
 		if room := e.cfg.MaxLogBytes - r.logBytes; int64(len(data)) > room {
 			data = data[:room]
 		}
@@ -239,7 +243,7 @@ func (e *Executor) follow(ctx context.Context, l *life, a basilica.Attempt, r *r
 		r.logBytes += int64(len(data))
 		l.change()
 		return nil
-	})
+	}
 }
 
 // await waits for the witnessed end; where ctx ends first it stops the container and waits on.
