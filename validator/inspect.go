@@ -342,16 +342,17 @@ func (v *Validator) taskPath(ctx context.Context, session Session) basilica.Verd
 	}
 	var reply struct {
 		ExitCode *int   `json:"exit_code"`
-		Output   string `json:"output"`
+		Output   string `json:"output"` // hex of the bytes of /out/proof, which are themselves the digest in hex
 	}
 	if err := json.Unmarshal(answer, &reply); err != nil || reply.ExitCode == nil {
 		return notRun(basilica.CheckTaskPath, "MALFORMED", "the answer is no JSON of exit code and output")
 	}
 	want := sha256.Sum256(append([]byte("BSLTASK\x00"), nonce[:]...))
+	proof, err := hex.DecodeString(reply.Output)
 	switch {
 	case *reply.ExitCode != 0:
 		return notRun(basilica.CheckTaskPath, "TASK_EXIT", fmt.Sprintf("the task ended with exit code %d", *reply.ExitCode))
-	case subtle.ConstantTimeCompare([]byte(reply.Output), []byte(hex.EncodeToString(want[:]))) != 1:
+	case err != nil || subtle.ConstantTimeCompare(proof, []byte(hex.EncodeToString(want[:]))) != 1:
 		return notRun(basilica.CheckTaskPath, "TASK_OUTPUT", "the task's output is not the one that was asked for")
 	}
 	return basilica.Verdict{Check: basilica.CheckTaskPath, Result: basilica.Pass, Reason: "PASS"}

@@ -227,7 +227,7 @@ func (s *wireSession) check(rw io.ReadWriter) error {
 		return err
 	}
 	sum := sha256.Sum256(append([]byte("BSLTASK\x00"), nonce...))
-	_, err = fmt.Fprintf(rw, `{"exit_code":0,"output":"%x"}`, sum)
+	_, err = fmt.Fprintf(rw, `{"exit_code":0,"output":"%x"}`, hex.EncodeToString(sum[:]))
 	return err
 }
 
