@@ -18,9 +18,6 @@ import (
 // keptStates is for how many blocks state and extrinsics can be read; hashes are kept for all.
 const keptStates = 4096
 
-// maxBlockExtrinsics bounds one block.
-const maxBlockExtrinsics = 512
-
 // Chain is the development chain. Its methods are safe for concurrent use.
 type Chain struct {
 	config Config
@@ -167,7 +164,7 @@ func (c *Chain) Seal() (basilica.Header, error) {
 	c.rt.time.now.set(x, now)
 	x.emit(eventExtrinsicSuccess, dispatchInfo(weight{refTime: baseWeight}, 2, false))
 	b := block{extrinsics: [][]byte{inherent}}
-	included, dropped := c.pool.pick(x, maxBlockExtrinsics, func(ext *extrinsic) {
+	included, dropped := c.pool.pick(x, func(ext *extrinsic) {
 		x.apply(uint32(len(b.extrinsics)), ext, c.author)
 		b.extrinsics = append(b.extrinsics, ext.raw)
 	})

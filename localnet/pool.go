@@ -104,9 +104,17 @@ func (p *pool) nextIndex(who account, nonce uint32) uint32 {
 	return nonce
 }
 
+// What a block has room for, as the runtime bounds normal extrinsics: 75 % of 4 s of ref_time in picoseconds, and of
+// 10 MiB.
+const (
+	maxBlockWeight = 3_000_000_000_000
+	maxBlockLength = 7_864_320
+)
+
 // pick applies ready extrinsics in the block that x makes, each validated again first, and takes them out of the
-// pool, together with those that no block can take any more.
-func (p *pool) pick(x *execution, limit int, apply func(*extrinsic)) (included, dropped []*pooled) {
+// pool, together with those that no block can take any more. What finds no room waits.
+func (p *pool) pick(x *execution, apply func(*extrinsic)) (included, dropped []*pooled) {
+	weight, length := uint64(0), 0
 	for again := true; again; {
 		again = false
 		for _, t := range slices.Clone(p.order) {
@@ -115,7 +123,7 @@ func (p *pool) pick(x *execution, limit int, apply func(*extrinsic)) (included, 
 			case t.nonce < nonce || x.block >= t.death:
 				p.remove(t)
 				dropped = append(dropped, t)
-			case t.nonce > nonce || len(included) == limit:
+			case t.nonce > nonce || weight+t.call.call.weight.refTime > maxBlockWeight || length+len(t.raw) > maxBlockLength:
 				// Its turn may come after another one of this account, or in a later block.
 			case x.rt.validate(x, t.extrinsic) != nil:
 				p.remove(t)
@@ -123,6 +131,8 @@ func (p *pool) pick(x *execution, limit int, apply func(*extrinsic)) (included, 
 			default:
 				p.remove(t)
 				apply(t.extrinsic)
+				weight += t.call.call.weight.refTime
+				length += len(t.raw)
 				included = append(included, t)
 				again = true
 			}

@@ -333,6 +333,29 @@ func TestPoolOrder(t *testing.T) {
 	}
 }
 
+// TestBlockWeight: what finds no room in a block comes in the next one, in order.
+func TestBlockWeight(t *testing.T) {
+	s, validator, miner := registered(t, Config{})
+	sub := s.Chain.rt.subnets
+	s.poke(func(w writer) {
+		sub.weightsRateLimit.set(w, 39, 0)
+		sub.permit.set(w, 39, []bool{true, true, true})
+	})
+	for range 15 { // 30 times 119 ms; a block takes 3 s
+		for _, hotkey := range []*keys.Pair{validator, miner} {
+			if err := s.submit(hotkey, "SubtensorModule.set_weights", weightArgs([]uint16{0}, []uint16{1})); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	for _, want := range []int{25, 5} {
+		s.seal(1)
+		if _, extrinsics, _ := s.Block(s.Head().Hash); len(extrinsics)-1 != want {
+			t.Errorf("%d extrinsics, want %d", len(extrinsics)-1, want)
+		}
+	}
+}
+
 // TestRestart: a chain goes on where it was, with its blocks and states, after a torn write too.
 func TestRestart(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "chain")

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/coder/websocket"
+	"golang.org/x/net/netutil"
 
 	"basilica"
 	"basilica/pallet"
@@ -123,7 +124,9 @@ func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 		ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
 	}
 	failed := make(chan error, 1)
-	go func() { failed <- srv.Serve(ln) }()
+	// A few more than WebSockets are admitted, so that one too many hears why; the rest wait in the kernel.
+	limited := netutil.LimitListener(ln, s.cfg.MaxConnections+16)
+	go func() { failed <- srv.Serve(limited) }()
 	var err error
 	select {
 	case <-ctx.Done():

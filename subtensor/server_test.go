@@ -223,6 +223,40 @@ func TestServerSubscriptions(t *testing.T) {
 	}
 }
 
+func TestServerCaps(t *testing.T) {
+	s := serve(t, true, subtensor.ServerConfig{MaxConnections: 1, MaxMessage: 100})
+	c := s.dial(t)
+	if _, resp, err := websocket.Dial(t.Context(), "ws://"+s.addr, nil); err == nil || resp == nil || resp.StatusCode != http.StatusServiceUnavailable {
+		t.Errorf("second connection: %v", err)
+	}
+	long := `{"jsonrpc":"2.0","id":1,"method":"` + strings.Repeat("x", 100) + `"}`
+	if got := s.post(t, long); !strings.Contains(got, "too large") {
+		t.Errorf("long request over HTTP: %s", got)
+	}
+	c.send(long)
+	if _, _, err := c.ws.Read(t.Context()); websocket.CloseStatus(err) != websocket.StatusMessageTooBig {
+		t.Errorf("long request over WebSocket: %v", err)
+	}
+}
+
+// TestServerDropsSlowReader: answers that nobody reads end the connection instead of filling the memory.
+func TestServerDropsSlowReader(t *testing.T) {
+	s := serve(t, true, subtensor.ServerConfig{})
+	c := s.dial(t)
+	ask := `{"jsonrpc":"2.0","id":1,"method":"state_getMetadata"}`
+	batch := "[" + strings.Repeat(ask+",", 63) + ask + "]"
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	for {
+		if err := c.ws.Write(ctx, websocket.MessageText, []byte(batch)); err != nil {
+			break
+		}
+	}
+	if ctx.Err() != nil {
+		t.Error("a reader that reads nothing kept its connection")
+	}
+}
+
 func TestServerWatchesExtrinsic(t *testing.T) {
 	s := serve(t, true, subtensor.ServerConfig{})
 	raw := transfer(t, s, keys.Sr25519)
