@@ -1,0 +1,92 @@
+package node
+
+import (
+	"bytes"
+	"context"
+	"debug/elf"
+	"fmt"
+	"os"
+	"sync"
+	"time"
+
+	"basilica"
+	"basilica/docker"
+)
+
+// checkImage is the image of one static program that answers a validator's check.
+type checkImage struct {
+	engine *docker.Engine
+	path   string
+
+	mu sync.Mutex
+	id string
+}
+
+// newCheckImage loads the image of the program at path; empty is this very program.
+func newCheckImage(ctx context.Context, engine *docker.Engine, path string) (*checkImage, error) {
+	if path == "" {
+		path = "/proc/self/exe"
+	}
+	if err := static(path); err != nil {
+		return nil, err
+	}
+	c := &checkImage{engine: engine, path: path}
+	_, err := c.ensure(ctx)
+	return c, err
+}
+
+// static insists on a program that needs no library: its image holds nothing else.
+func static(path string) error {
+	wrong := basilica.E(basilica.Invalid, "CHECK_BINARY", fmt.Sprintf("%s is no static program, so it cannot run alone in a container", path), "build it with CGO_ENABLED=0 (make build) and set executor.check_binary to it")
+	bin, err := elf.Open(path)
+	if err != nil {
+		return wrong.With(err)
+	}
+	defer bin.Close()
+	for _, p := range bin.Progs {
+		if p.Type == elf.PT_INTERP {
+			return wrong
+		}
+	}
+	return nil
+}
+
+// ensure gives the image's address; where somebody removed it, it is loaded again.
+func (c *checkImage) ensure(ctx context.Context) (string, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.id != "" {
+		if id, err := c.engine.EnsureImage(ctx, c.id); basilica.KindOf(err) != basilica.NotFound {
+			return id, err
+		}
+	}
+	f, err := os.Open(c.path)
+	if err != nil {
+		return "", fmt.Errorf("read check program: %w", err)
+	}
+	defer f.Close()
+	st, err := f.Stat()
+	if err != nil {
+		return "", fmt.Errorf("read check program: %w", err)
+	}
+	var file bytes.Buffer
+	if err := docker.BinaryImage(&file, "basilica", f, st.Size()); err != nil {
+		return "", err
+	}
+	c.id, err = c.engine.LoadImage(ctx, bytes.NewReader(file.Bytes()))
+	return c.id, err
+}
+
+// remove takes the image off the engine unless another executor on it uses it right now.
+func (c *checkImage) remove() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.id == "" {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	err := c.engine.RemoveImage(ctx, c.id)
+	c.id = ""
+	return err
+}

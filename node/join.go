@@ -1,0 +1,239 @@
+package node
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+
+	"basilica"
+	"basilica/executor"
+	"basilica/keys"
+	"basilica/pki"
+	"basilica/store"
+	"basilica/wire"
+)
+
+// JoinConfig says how a machine joins a fleet.
+type JoinConfig struct {
+	// Token is the miner's join token.
+	Token string
+	// Name is the wished executor id; empty lets the miner choose.
+	Name string
+	// Advertise is the host:port at which the miner reaches the gRPC door; empty is the address by which this machine
+	// reaches the miner, with the port of the door. Port 0 is the door's.
+	Advertise string
+	// SSHAdvertise is the same for validators and the SSH door.
+	SSHAdvertise string
+	// Executor is what the executor will start with; MinerAddr comes from the token.
+	Executor ExecutorConfig
+	// ConfigPath is where the executor's configuration is written; empty is executor.toml in its data directory.
+	ConfigPath string
+}
+
+// Joined is what a machine got.
+type Joined struct {
+	Executor   basilica.ExecutorID `json:"executor"`
+	Miner      basilica.Hotkey     `json:"miner"`
+	ConfigPath string              `json:"config"`
+	Addr       string              `json:"addr"`
+	SSHAddr    string              `json:"ssh_addr"`
+}
+
+const joinTime = 60 * time.Second
+
+// executorFile is the part of a configuration file that `basilica executor` reads.
+type executorFile struct {
+	Executor ExecutorConfig `toml:"executor"`
+}
+
+// Join makes this machine's keys, enrolls it with the miner that the token names, and leaves an identity and a
+// configuration with which `basilica executor --config FILE` starts, now and after every reboot.
+func Join(ctx context.Context, cfg JoinConfig, deps Deps) (_ Joined, err error) {
+	ctx, cancel := context.WithTimeout(ctx, joinTime)
+	defer cancel()
+	token, err := pki.ParseJoinToken(cfg.Token)
+	if err != nil {
+		return Joined{}, basilica.E(basilica.Invalid, "TOKEN_MALFORMED", "that is not a join token", "make one on the miner: basilica token create").With(err)
+	}
+	e := cfg.Executor
+	e.MinerAddr = token.Addr
+	if err := e.Validate(); err != nil {
+		return Joined{}, err
+	}
+	if e.DataDir, err = dataDir(e.DataDir); err != nil {
+		return Joined{}, err
+	}
+	// Whoever holds the store's lock is the only one in this directory.
+	db, err := store.OpenExecutor(ctx, e.DataDir)
+	if err != nil {
+		return Joined{}, err
+	}
+	defer func() { err = errors.Join(err, db.Close()) }()
+	if _, err := os.Stat(filepath.Join(e.DataDir, identityFile)); err == nil {
+		return Joined{}, basilica.E(basilica.Conflict, "ALREADY_JOINED", fmt.Sprintf("%s holds the identity of an executor already", e.DataDir), "start it with basilica executor, or join with another data directory")
+	}
+	return enroll(ctx, cfg, e, token, deps)
+}
+
+func enroll(ctx context.Context, cfg JoinConfig, e ExecutorConfig, token pki.JoinToken, deps Deps) (Joined, error) {
+	m, err := inspect(ctx, e, deps.Log)
+	if err != nil {
+		return Joined{}, err
+	}
+	defer m.engine.Close()
+	key, host, err := machineKeys(e.DataDir)
+	if err != nil {
+		return Joined{}, err
+	}
+	grpcLn, err := listen(ctx, "executor's gRPC door", "executor.listen", e.Listen)
+	if err != nil {
+		return Joined{}, err
+	}
+	defer grpcLn.Close()
+	sshLn, err := listen(ctx, "executor's SSH door", "executor.ssh_listen", e.SSHListen)
+	if err != nil {
+		return Joined{}, err
+	}
+	defer sshLn.Close()
+	// The ports that were free now are the ports from now on.
+	if e.Listen, err = withPort(e.Listen, grpcLn); err != nil {
+		return Joined{}, err
+	}
+	if e.SSHListen, err = withPort(e.SSHListen, sshLn); err != nil {
+		return Joined{}, err
+	}
+	addr, err := advertised(ctx, cfg.Advertise, e.Listen, token.Addr)
+	if err != nil {
+		return Joined{}, err
+	}
+	sshAddr, err := advertised(ctx, cfg.SSHAdvertise, e.SSHListen, token.Addr)
+	if err != nil {
+		return Joined{}, err
+	}
+	out, err := executor.Join(ctx, executor.Joining{
+		Token: cfg.Token, Name: cfg.Name, Key: key, Addr: addr, SSHAddr: sshAddr, HostKey: host.PublicKey().Marshal(), AttestSPKI: m.detection.SPKI, Facts: m.facts,
+		ServeKey: func(ctx context.Context) error { return wire.ServeKey(ctx, grpcLn, key.Signer()) },
+		Enroll: func(ctx context.Context, req basilica.EnrollRequest) (basilica.Enrollment, error) {
+			return wire.JoinFleet(ctx, token.Addr, token.CAHash, deps.Now, req)
+		},
+	})
+	if err != nil {
+		return Joined{}, err
+	}
+	if err := saveIdentity(e.DataDir, out); err != nil {
+		return Joined{}, err
+	}
+	path := cfg.ConfigPath
+	if path == "" {
+		path = filepath.Join(e.DataDir, "executor.toml")
+	}
+	if err := WriteConfig(path, executorFile{e}); err != nil {
+		return Joined{}, err
+	}
+	return Joined{Executor: out.Executor, Miner: out.Miner, ConfigPath: path, Addr: addr, SSHAddr: sshAddr}, nil
+}
+
+// withPort puts the listener's port into its configured address.
+func withPort(addr string, ln net.Listener) (string, error) {
+	host, _, err := net.SplitHostPort(addr)
+	if err != nil {
+		return "", err
+	}
+	_, port, err := net.SplitHostPort(ln.Addr().String())
+	if err != nil {
+		return "", err
+	}
+	return net.JoinHostPort(host, port), nil
+}
+
+// advertised is the address of a door for others: as configured, else the address by which this machine reaches the
+// miner.
+func advertised(ctx context.Context, wish, bound, miner string) (string, error) {
+	host, port, err := net.SplitHostPort(bound)
+	if err != nil {
+		return "", err
+	}
+	if wish != "" {
+		wishHost, wishPort, err := net.SplitHostPort(wish)
+		if err != nil || wishHost == "" {
+			return "", basilica.E(basilica.Invalid, "ADVERTISE", fmt.Sprintf("%.80q is not host:port", wish), "write what others dial, e.g. 203.0.113.7:50051")
+		}
+		if wishPort == "0" {
+			wishPort = port
+		}
+		return net.JoinHostPort(wishHost, wishPort), nil
+	}
+	if ip := net.ParseIP(host); host != "" && (ip == nil || !ip.IsUnspecified()) {
+		return bound, nil
+	}
+	conn, err := (&net.Dialer{}).DialContext(ctx, "udp", miner) // sends nothing; the kernel chooses the source address
+	if err != nil {
+		return "", basilica.E(basilica.Unavailable, "ADVERTISE", "this machine's address towards the miner could not be found", "name it with --advertise").With(err)
+	}
+	defer conn.Close()
+	own, _, err := net.SplitHostPort(conn.LocalAddr().String())
+	if err != nil {
+		return "", err
+	}
+	return net.JoinHostPort(own, port), nil
+}
+
+const identityFile = "identity.json"
+
+// identity is who a machine is since it joined, with its keys.
+type identity struct {
+	basilica.Enrollment
+	key  *keys.P256 // TLS and receipts
+	host ssh.Signer
+}
+
+// machineKeys loads the machine's keys, and makes them the first time.
+func machineKeys(dir string) (*keys.P256, ssh.Signer, error) {
+	key, err := keys.LoadOrCreateP256(filepath.Join(dir, "executor.key"))
+	if err != nil {
+		return nil, nil, err
+	}
+	hostKey, err := keys.LoadOrCreateP256(filepath.Join(dir, "ssh_host.key"))
+	if err != nil {
+		return nil, nil, err
+	}
+	host, err := ssh.NewSignerFromSigner(hostKey.Signer())
+	if err != nil {
+		return nil, nil, fmt.Errorf("SSH host key: %w", err)
+	}
+	return key, host, nil
+}
+
+func saveIdentity(dir string, e basilica.Enrollment) error {
+	text, err := json.MarshalIndent(e, "", "  ")
+	if err != nil {
+		return fmt.Errorf("encode identity: %w", err)
+	}
+	return writeFile(filepath.Join(dir, identityFile), append(text, '\n'))
+}
+
+func loadIdentity(dir string) (*identity, error) {
+	text, err := os.ReadFile(filepath.Join(dir, identityFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, basilica.E(basilica.NotFound, "NOT_JOINED", fmt.Sprintf("%s holds no identity: this machine has not joined a fleet", dir), "make a token on the miner (basilica token create), then run here: basilica join TOKEN")
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read identity: %w", err)
+	}
+	self := &identity{}
+	if err := json.Unmarshal(text, &self.Enrollment); err != nil {
+		return nil, fmt.Errorf("read identity %s: %w", filepath.Join(dir, identityFile), err)
+	}
+	if self.key, self.host, err = machineKeys(dir); err != nil {
+		return nil, err
+	}
+	return self, nil
+}
