@@ -105,3 +105,27 @@ func TestTaskLogsMarks(t *testing.T) {
 		t.Fatal("read after reopening differs")
 	}
 }
+
+func FuzzTaskLog(f *testing.F) {
+	f.Add([]byte{1, 0, 0, 0, 2, 'h', 'i', 2, 0, 0, 0, 1, '!'})
+	f.Add([]byte{1, 0xff, 0xff, 0xff, 0xff})
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		l, err := OpenTaskLogs(t.TempDir())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(l.path("t"), raw, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		size, err := l.Size("t")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := l.Append("t", basilica.LogChunk{Offset: size, Stream: basilica.Stdout, Data: []byte("more")}); err != nil {
+			t.Fatal(err)
+		}
+		if got, next := readLog(t, l, size); got != "more" || next != size+4 {
+			t.Fatalf("read %q, next %d", got, next)
+		}
+	})
+}
