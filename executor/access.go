@@ -2,7 +2,6 @@ package executor
 
 import (
 	"bufio"
-	"bytes"
 	"context"
 	"crypto/rand"
 	"encoding/hex"
@@ -140,12 +139,12 @@ func (e *Executor) Check(ctx context.Context, v Visit) (err error) {
 	if err != nil {
 		e.cfg.Log.Warn("check left no proof", "exit_code", r.end.ExitCode, "err", err)
 	}
-	return answer(v.Channel, checkReply{ExitCode: r.end.ExitCode, Output: string(bytes.TrimSpace(proof))})
+	return answer(v.Channel, checkReply{ExitCode: r.end.ExitCode, Output: hex.EncodeToString(proof)})
 }
 
 type checkReply struct {
 	ExitCode int    `json:"exit_code"`
-	Output   string `json:"output"` // the hex text that the task wrote
+	Output   string `json:"output"` // hex of the bytes that the task wrote
 }
 
 func readNonce(r io.Reader) ([]byte, error) {
