@@ -85,6 +85,8 @@ func (rt *runtime) transfer(x *execution, from, to account, amount uint64, keepA
 func (rt *runtime) withdraw(x *execution, who account, amount uint64, keepAlive bool) error {
 	info := rt.system.account.get(x, who)
 	switch {
+	case rt.balances.totalIssuance.get(x) < amount:
+		return underflow
 	case info.free < amount:
 		return fundsUnavailable
 	case info.free-amount < existentialDeposit && keepAlive:

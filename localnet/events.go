@@ -64,6 +64,7 @@ var (
 	badOrigin        = dispatchError{name: "BadOrigin", bytes: [6]byte{2}, n: 1}
 	fundsUnavailable = dispatchError{name: "Token.FundsUnavailable", bytes: [6]byte{7, 0}, n: 2}
 	belowMinimum     = dispatchError{name: "Token.BelowMinimum", bytes: [6]byte{7, 2}, n: 2}
+	underflow        = dispatchError{name: "Arithmetic.Underflow", bytes: [6]byte{8, 0}, n: 2}
 	notExpendable    = dispatchError{name: "Token.NotExpendable", bytes: [6]byte{7, 8}, n: 2}
 )
 

@@ -217,6 +217,33 @@ func TestOwnerEarnsNoIncentive(t *testing.T) {
 	}
 }
 
+func TestTransferRules(t *testing.T) {
+	s := newSim(t, Config{})
+	eve, to := s.key("//Eve"), [32]byte{7}
+	send := func(to [32]byte, rao uint64) map[string]any {
+		return map[string]any{"dest": pallet.AccountAddress(to), "value": rao}
+	}
+	wantError(t, s.do(eve, "Balances.transfer_keep_alive", send(to, 1e18)), "Underflow") // above all there is
+	wantError(t, s.do(eve, "Balances.transfer_keep_alive", send(to, 3e12)), "FundsUnavailable")
+	wantError(t, s.do(eve, "Balances.transfer_keep_alive", send(to, existentialDeposit-1)), "BelowMinimum")
+	s.must(eve, "Balances.transfer_keep_alive", send(to, existentialDeposit))
+	left := s.Chain.rt.system.account.get(past{s.state, s.head()}, account(eve.PublicKey())).free
+	wantError(t, s.do(eve, "Balances.transfer_keep_alive", send(to, left-170_200)), "NotExpendable") // what the fee leaves is below the deposit
+	s.must(eve, "Balances.transfer_all", map[string]any{"dest": pallet.AccountAddress(to), "keep_alive": false})
+	if _, alive := s.Chain.rt.system.account.find(past{s.state, s.head()}, account(eve.PublicKey())); alive {
+		t.Error("an account without balance lives on")
+	}
+	var total uint64
+	view := past{s.state, s.head()}
+	for _, k := range view.scan(s.Chain.rt.system.account.prefix) {
+		info, _ := s.Chain.rt.system.account.read(view, k)
+		total += info.free
+	}
+	if issued := s.read("Balances", "TotalIssuance"); issued != total {
+		t.Errorf("TotalIssuance is %v, the accounts hold %d", issued, total)
+	}
+}
+
 func TestSudo(t *testing.T) {
 	s := newSim(t, Config{})
 	inner := scale.NewVariant("AdminUtils", scale.VariantValue{Name: "sudo_set_weights_set_rate_limit", Fields: scale.Struct{

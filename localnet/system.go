@@ -1,6 +1,8 @@
 package localnet
 
 import (
+	"errors"
+
 	"basilica/pallet"
 	"basilica/scale"
 )
@@ -25,8 +27,9 @@ type systemStore struct {
 	eventCount value[uint32]
 }
 
-// joined is the codec of a sequence whose elements are kept as their SCALE bytes; split takes one off a reader.
-func joined(s shape, split func(r *scale.Reader) []byte) codec[[][]byte] {
+// written is the codec of a sequence whose elements come as their SCALE bytes. Pallets write such values and never read
+// them back, so decoding fails.
+func written(s shape) codec[[][]byte] {
 	return codec[[][]byte]{
 		shape: s,
 		encode: func(b []byte, v [][]byte) []byte {
@@ -37,12 +40,8 @@ func joined(s shape, split func(r *scale.Reader) []byte) codec[[][]byte] {
 			return b
 		},
 		decode: func(r *scale.Reader) [][]byte {
-			n := r.Count(1)
-			var out [][]byte
-			for range n {
-				out = append(out, split(r))
-			}
-			return out
+			r.Fail(errors.New("this value is only written"))
+			return nil
 		},
 	}
 }
@@ -80,15 +79,13 @@ func (rt *runtime) systemPallet() module {
 	event := rt.eventShape()
 	record := composite("frame_system::EventRecord", []param{{"E", &event}, {"T", &tHash}},
 		field{"phase", phase, "Phase"}, field{"event", event, "E"}, field{"topics", vec(tHash), "Vec<T>"})
-	// Events are only ever written whole, so nothing needs to take one off a reader.
-	whole := func(r *scale.Reader) []byte { return r.Raw(r.Len()) }
 	rt.system = &systemStore{
 		account:    newMap(p, "Account", byAccount, info, accountInfo{flags: newLogic}),
 		blockHash:  newMap(p, "BlockHash", byBlock, cHash, account{}),
 		number:     newValue(p, "Number", cU32, 0),
 		parentHash: newValue(p, "ParentHash", cHash, account{}),
-		digest:     newValue(p, "Digest", joined(digest, whole), nil),
-		events:     newValue(p, "Events", joined(vec(record), whole), nil),
+		digest:     newValue(p, "Digest", written(digest), nil),
+		events:     newValue(p, "Events", written(vec(record)), nil),
 		eventCount: newValue(p, "EventCount", cU32, 0),
 	}
 	api := tuple(array(8, tU8), tU32)
