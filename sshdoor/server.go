@@ -364,10 +364,7 @@ func (s *Server) serveChannels(ctx context.Context, log *slog.Logger, sc *ssh.Se
 			log.Info("SSH session lost before it began", "err", err)
 			continue
 		}
-		wg.Go(func() {
-			defer func() { <-busy }()
-			s.serveSession(ctx, log, sc, p, ch, reqs)
-		})
+		wg.Go(func() { s.serveSession(ctx, log, sc, p, ch, reqs, func() { <-busy }) })
 	}
 	cancel()
 }
@@ -379,10 +376,12 @@ func (s *Server) reject(log *slog.Logger, nc ssh.NewChannel, why ssh.RejectionRe
 	}
 }
 
-// serveSession waits for the one subsystem request of a channel and runs its handler; every other request is refused.
-func (s *Server) serveSession(ctx context.Context, log *slog.Logger, sc *ssh.ServerConn, p *permitted, ch ssh.Channel, reqs <-chan *ssh.Request) {
+// serveSession waits for the one subsystem request of a channel and runs its handler; every other request is refused. It
+// calls leave before it closes the channel: a client that sees the end may open the next session at once.
+func (s *Server) serveSession(ctx context.Context, log *slog.Logger, sc *ssh.ServerConn, p *permitted, ch ssh.Channel, reqs <-chan *ssh.Request, leave func()) {
 	name, handler := s.awaitSubsystem(ctx, log, p, reqs)
 	if handler == nil {
+		leave()
 		closeChannel(log, ch)
 		go ssh.DiscardRequests(reqs) // ends with the channel
 		return
@@ -411,6 +410,7 @@ func (s *Server) serveSession(ctx context.Context, log *slog.Logger, sc *ssh.Ser
 	if _, serr := ch.SendRequest("exit-status", false, ssh.Marshal(struct{ Status uint32 }{status})); serr != nil {
 		log.Debug("SSH exit status not sent", "err", serr)
 	}
+	leave()
 	closeChannel(log, ch)
 	wg.Wait()
 }

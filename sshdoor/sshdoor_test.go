@@ -172,6 +172,24 @@ func TestSubsystemEchoesAndBindsTheSession(t *testing.T) {
 	}
 }
 
+func TestSessionsOneAfterAnother(t *testing.T) {
+	d := newDoor(t, nil)
+	c := d.mustDial(t, nil)
+	for range maxChannels {
+		ch, err := c.Subsystem(t.Context(), "who")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.ReadAll(ch); err != nil {
+			t.Fatal(err)
+		}
+		ch.Close()
+	}
+	if _, err := c.Subsystem(t.Context(), "who"); err == nil {
+		t.Error("a connection had more sessions than its share")
+	}
+}
+
 func TestHandlerErrorsCross(t *testing.T) {
 	d := newDoor(t, nil)
 	for name, code := range map[string]string{"busy": "BUSY", "broken": "INTERNAL", "panics": "INTERNAL", "missing": "SSH_SUBSYSTEM", "other": "SSH_SUBSYSTEM"} {
