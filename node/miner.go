@@ -41,8 +41,8 @@ type MinerConfig struct {
 	AxonAdvertise string `toml:"axon_advertise"`
 	// FleetListen is where executors reach the miner.
 	FleetListen string `toml:"fleet_listen"`
-	// FleetAdvertise is the host:port that join tokens name. Port 0 is the port that FleetListen took. Empty is the advertised
-	// address of the axon with the port of FleetListen.
+	// FleetAdvertise is the host:port that join tokens name. Port 0 is the port that FleetListen took. Empty is FleetListen, or
+	// where that names every address, the advertised address of the axon with the port of FleetListen.
 	FleetAdvertise string `toml:"fleet_advertise"`
 	// StatusListen is where /health, /metrics and /api/v1/status are; keep it on loopback.
 	StatusListen string `toml:"status_listen"`
@@ -242,11 +242,14 @@ func (n *Miner) addresses() (axonAddr netip.AddrPort, fleetAddr string, err erro
 	if axonAddr.Addr().IsUnspecified() {
 		return axonAddr, "", invalid("miner.axon_advertise", "is not set, and miner.axon_listen names every address", "set it to the ip:port under which the world reaches the axon")
 	}
-	_, fleetPort, err := net.SplitHostPort(n.fleetLn.Addr().String())
+	host, fleetPort, err := net.SplitHostPort(n.fleetLn.Addr().String())
 	if err != nil {
 		return axonAddr, "", err
 	}
-	host, port := axonAddr.Addr().String(), fleetPort
+	if ip, err := netip.ParseAddr(host); err == nil && ip.IsUnspecified() {
+		host = axonAddr.Addr().String()
+	}
+	port := fleetPort
 	if n.cfg.FleetAdvertise != "" {
 		if host, port, err = net.SplitHostPort(n.cfg.FleetAdvertise); err != nil {
 			return axonAddr, "", err
@@ -331,7 +334,7 @@ func (n *Miner) Run(ctx context.Context) error {
 	g.Go(func() error { return n.status.Serve(ctx, n.statusLn) })
 	if n.deps.Ready != nil {
 		n.deps.Ready(map[string]string{
-			"axon": n.axonLn.Addr().String(), "fleet": n.fleetLn.Addr().String(), "status": n.statusLn.Addr().String(), "admin": n.adminLn.Addr().String(),
+			"axon": n.axonLn.Addr().String(), "fleet": n.fleetLn.Addr().String(), "status": n.statusLn.Addr().String(), "admin": admin.SocketPath(n.cfg.DataDir),
 		})
 	}
 	return g.Wait()
