@@ -1,13 +1,7 @@
 package node
 
 import (
-	"debug/elf"
-	"errors"
-	"fmt"
-	"os"
 	"os/exec"
-	"path/filepath"
-	"strings"
 
 	"basilica"
 )
@@ -19,41 +13,8 @@ func findBusybox() (string, error) {
 	if err != nil {
 		return "", missing.With(err)
 	}
-	bin, err := elf.Open(path)
-	if err != nil {
+	if err := static(path); err != nil {
 		return "", missing.With(err)
 	}
-	defer bin.Close()
-	for _, p := range bin.Progs {
-		if p.Type == elf.PT_INTERP {
-			return "", missing.With(fmt.Errorf("%s is dynamic", path))
-		}
-	}
 	return path, nil
-}
-
-// unmountBeneath detaches what is still mounted beneath dir, deepest first: mounts of executors that were killed.
-func unmountBeneath(dir string, unmount func(string) error) error {
-	dir, err := filepath.EvalSymlinks(dir)
-	if err != nil {
-		return err
-	}
-	text, err := os.ReadFile("/proc/self/mountinfo")
-	if err != nil {
-		return err
-	}
-	var errs []error
-	lines := strings.Split(string(text), "\n")
-	for i := len(lines) - 1; i >= 0; i-- {
-		fields := strings.Fields(lines[i])
-		if len(fields) > 4 && strings.HasPrefix(unescapeMount(fields[4]), dir+"/") {
-			errs = append(errs, unmount(unescapeMount(fields[4])))
-		}
-	}
-	return errors.Join(errs...)
-}
-
-// unescapeMount reads a path of mountinfo, where blanks and backslashes are octal.
-func unescapeMount(path string) string {
-	return strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`).Replace(path)
 }

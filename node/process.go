@@ -13,7 +13,6 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
-	"sync"
 	"syscall"
 	"time"
 
@@ -106,7 +105,7 @@ func (p *processes) start(ctx context.Context, role, executable string, args, en
 		err = word.Error.Err()
 	}
 	if err != nil {
-		c.stop()
+		c.Stop()
 		return nil, fmt.Errorf("start %s: %w", role, err)
 	}
 	c.addrs = word.Addrs
@@ -148,8 +147,17 @@ func (c *child) await(ctx context.Context, read *os.File) (Readiness, error) {
 	}
 }
 
-// died is the error of a child that ended by itself.
-func (c *child) died() error {
+// PID implements Part.
+func (c *child) PID() int { return c.pid }
+
+// Addrs implements Part.
+func (c *child) Addrs() map[string]string { return c.addrs }
+
+// Ended implements Part.
+func (c *child) Ended() <-chan struct{} { return c.ended }
+
+// Failure implements Part: a child of ours runs until it is stopped.
+func (c *child) Failure() error {
 	return basilica.E(basilica.Unavailable, "PROCESS_ENDED", fmt.Sprintf("the %s (pid %d) ended by itself", c.role, c.pid), "read the end of its log: "+c.lastLines(3)).With(c.err)
 }
 
@@ -177,9 +185,9 @@ func tail(path string, limit int64) ([]byte, error) {
 	return buf.Bytes(), err
 }
 
-// stop asks the child to end, waits, and ends its whole group where it does not. A stopped child (SIGSTOP) is continued
+// Stop asks the child to end, waits, and ends its whole group where it does not. A stopped child (SIGSTOP) is continued
 // first, so that it can put its things in order.
-func (c *child) stop() {
+func (c *child) Stop() {
 	select {
 	case <-c.ended:
 	default:
@@ -195,13 +203,4 @@ func (c *child) stop() {
 	// What is left of the group: nothing after an orderly end.
 	_ = syscall.Kill(-c.pid, syscall.SIGKILL)
 	<-c.ended
-}
-
-// stopAll stops children at the same time.
-func stopAll(children []*child) {
-	var wg sync.WaitGroup
-	for _, c := range children {
-		wg.Go(c.stop)
-	}
-	wg.Wait()
 }

@@ -16,9 +16,9 @@ import (
 type Config struct {
 	Chain     ChainConfig     `toml:"chain"`
 	Client    ClientConfig    `toml:"client"`
-	Executor  ExecutorConfig  `toml:"executor"`
 	Localnet  LocalnetConfig  `toml:"localnet"`
 	Miner     MinerConfig     `toml:"miner"`
+	Executor  ExecutorConfig  `toml:"executor"`
 	Validator ValidatorConfig `toml:"validator"`
 }
 
@@ -27,9 +27,9 @@ func DefaultConfig() Config {
 	return Config{
 		Chain:     ChainConfig{URL: "ws://127.0.0.1:9944", NetUID: 39},
 		Client:    ClientConfig{DataDir: "~/.basilica/client"},
-		Executor:  DefaultExecutorConfig(),
 		Localnet:  defaultLocalnet(),
 		Miner:     DefaultMinerConfig(),
+		Executor:  DefaultExecutorConfig(),
 		Validator: DefaultValidatorConfig(),
 	}
 }

@@ -121,9 +121,10 @@ BASILICA_SECTION_KEY. Flags come last.`),
 		&cobra.Group{ID: "fleet", Title: "A miner's machines:"},
 		&cobra.Group{ID: "check", Title: "Check and inspect:"},
 	)
+	root.AddCommand(inGroup("all", upCommand())...)
 	root.AddCommand(inGroup("client", runCommand(), psCommand(), logsCommand(), cancelCommand(), lsCommand())...)
-	root.AddCommand(inGroup("role", validatorCommand(), minerCommand(), localnetCommand(), subnetCommand())...)
-	root.AddCommand(inGroup("fleet", tokenCommand(), fleetCommand())...)
+	root.AddCommand(inGroup("role", validatorCommand(), minerCommand(), executorCommand(), localnetCommand(), subnetCommand())...)
+	root.AddCommand(inGroup("fleet", tokenCommand(), joinCommand(), fleetCommand())...)
 	root.AddCommand(inGroup("check", configCommand(), receiptCommand(), verifyCommand(), versionCommand())...)
 	root.AddCommand(taskCheckCommand())
 	return root
