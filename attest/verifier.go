@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"hash"
 	"io"
-	"os"
 	"strings"
 	"time"
 
@@ -240,10 +239,11 @@ const (
 // FailureOf sorts an error of ReadFrame or of the channel: ErrFrame, a passed deadline, the caller's own end
 // (context.Canceled), else the channel's fault.
 func FailureOf(err error) Failure {
+	var late interface{ Timeout() bool } // os.ErrDeadlineExceeded, context.DeadlineExceeded and what net gives
 	switch {
 	case errors.Is(err, ErrFrame):
 		return FailFrame
-	case errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, context.DeadlineExceeded):
+	case errors.As(err, &late) && late.Timeout():
 		return FailTimeout
 	case errors.Is(err, context.Canceled):
 		return FailLocal
