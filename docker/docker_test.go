@@ -489,11 +489,11 @@ func TestBinaryImage(t *testing.T) {
 		t.Fatal(err)
 	}
 	var file bytes.Buffer
-	if err := BinaryImage(&file, "busybox", bytes.NewReader(program), int64(len(program))); err != nil {
+	if err := BinaryImage(&file, "busybox-alone", bytes.NewReader(program), int64(len(program))); err != nil {
 		t.Fatal(err)
 	}
 	id := load(t, e, file.Bytes())
-	end, text, _ := job(t, e, id, nil, "/busybox", "echo", "alone")
+	end, text, _ := job(t, e, id, nil, "/busybox-alone", "echo", "alone")
 	if end.ExitCode != 0 || text != "alone\n" {
 		t.Errorf("%+v %q", end, text)
 	}

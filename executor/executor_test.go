@@ -15,6 +15,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -70,7 +71,7 @@ type box struct {
 	stop   func()
 }
 
-func busybox(t testing.TB) (string, []byte) {
+func busybox(t testing.TB) []byte {
 	t.Helper()
 	path, err := exec.LookPath("busybox")
 	if err != nil {
@@ -83,7 +84,7 @@ func busybox(t testing.TB) (string, []byte) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return path, program
+	return program
 }
 
 func newBox(t testing.TB, change func(*Config)) *box {
@@ -104,7 +105,8 @@ func newBox(t testing.TB, change func(*Config)) *box {
 		}
 		t.Skipf("no container engine (%v): run scripts/dockerd.sh start", err)
 	}
-	_, program := busybox(t)
+	// Bytes after a program's end change its image alone: no other test on the same engine has this one.
+	program := fmt.Appendf(busybox(t), "%s %d", t.Name(), time.Now().UnixNano())
 	var file bytes.Buffer
 	if err := docker.BinaryImage(&file, "busybox", bytes.NewReader(program), int64(len(program))); err != nil {
 		t.Fatal(err)
@@ -514,6 +516,48 @@ func TestStopAndCrashLeaveNothing(t *testing.T) {
 	if _, _, last := b.watch(t, "crashed", 0); last.State != basilica.TaskLost || last.Reason.Code != "EXECUTOR_RESTARTED" {
 		t.Errorf("task of a killed process: %s %+v", last.State, last.Reason)
 	}
+}
+
+// stubborn is the engine, but it cannot remove containers while told so.
+type stubborn struct {
+	Engine
+	refuses atomic.Bool
+}
+
+func (s *stubborn) Remove(ctx context.Context, id string) error {
+	if s.refuses.Load() {
+		return errors.New("device or resource busy")
+	}
+	return s.Engine.Remove(ctx, id)
+}
+
+func TestWhatCannotBeRemovedIsQuarantined(t *testing.T) {
+	var engine *stubborn
+	b := newBox(t, func(c *Config) {
+		engine = &stubborn{Engine: c.Engine}
+		c.Engine = engine
+	})
+	engine.refuses.Store(true)
+	both := func(s *basilica.TaskSpec) { s.GPUs, s.AllowSoftware = 2, true }
+	if _, err := b.execute("sticky", b.spec(both, "true")); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, last := b.watch(t, "sticky", 0); last.State != basilica.TaskSucceeded {
+		t.Errorf("%s %+v", last.State, last.Reason)
+	}
+	var held *basilica.Held
+	if _, err := b.execute("next", b.spec(both, "true")); !errors.As(err, &held) || held.Holding.Kind != basilica.HolderQuarantine {
+		t.Errorf("a task on GPUs in quarantine: %v", err)
+	}
+	if err := b.Attest(t.Context(), Visit{Grant: "g"}); !errors.As(err, &held) || held.Holding.Kind != basilica.HolderQuarantine {
+		t.Errorf("a challenge on GPUs in quarantine: %v", err)
+	}
+	if h, err := b.Health(t.Context()); err != nil || h.OK {
+		t.Errorf("health %+v %v", h, err)
+	}
+	engine.refuses.Store(false)
+	b.retryStuck(t.Context())
+	b.leavesNothing(t)
 }
 
 func TestManyTasksAtOnce(t *testing.T) {

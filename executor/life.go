@@ -169,7 +169,10 @@ func (e *Executor) work(ctx context.Context, log *slog.Logger, l *life, a *basil
 	timed, cancel := context.WithTimeoutCause(ctx, d.timeout, errTimedOut)
 	defer cancel()
 	if err := e.step(context.WithoutCancel(ctx), l, a, basilica.TaskRunning, &a.Started); err != nil {
-		return err
+		nobody, giveUp := context.WithCancel(ctx)
+		giveUp()
+		_, werr := wait(nobody) // frees what the engine keeps for whoever waits
+		return errors.Join(err, werr)
 	}
 	log.Info("container runs", "container", a.Container, "image", image)
 	logged := make(chan error, 1)
