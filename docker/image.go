@@ -265,7 +265,9 @@ func (e *Engine) RemoveImage(ctx context.Context, id string) error {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
 	_, err := e.api.ImageRemove(ctx, id, client.ImageRemoveOptions{PruneChildren: true})
-	if errdefs.IsNotFound(err) || errdefs.IsConflict(err) {
+	// Two that remove the same image at once: the engine says this to the second.
+	raced := err != nil && strings.Contains(err.Error(), "unrecognized image ID")
+	if errdefs.IsNotFound(err) || errdefs.IsConflict(err) || raced {
 		return nil
 	}
 	return e.mapped("remove image", err)
