@@ -86,6 +86,7 @@ type Network struct {
 	started time.Time
 	engine  *docker.Engine
 	image   string // of the job
+	program string // path of busybox in it
 	chain   *subtensor.Client
 
 	minerUID, validatorUID basilica.UID
@@ -185,9 +186,12 @@ func (n *Network) loadImage(ctx context.Context) error {
 	}
 	defer os.Remove(file.Name())
 	defer file.Close()
-	if err := docker.BinaryImage(file, "busybox", program, info.Size()); err != nil {
+	// A name of this run's own makes an image of its own: another network on the same engine removes only its own.
+	name := "busybox-" + strings.ToLower(rand.Text()[:8])
+	if err := docker.BinaryImage(file, name, program, info.Size()); err != nil {
 		return fmt.Errorf("make image: %w", err)
 	}
+	n.program = "/" + name
 	if _, err := file.Seek(0, 0); err != nil {
 		return fmt.Errorf("make image: %w", err)
 	}

@@ -20,8 +20,8 @@ const jobTimeout = 90 * time.Second
 
 // hashScript is the job: it reads its input inside the container and leaves the digest in an output file.
 const hashScript = `set -e
-/busybox sha256sum /in/input | /busybox cut -c1-64 >/out/input.sha256
-echo "hashed $(/busybox wc -c </in/input) bytes as user $(/busybox id -u)"`
+sha256sum /in/input | cut -c1-64 >/out/input.sha256
+echo "hashed $(wc -c </in/input) bytes as user $(id -u)"`
 
 const hashOutput = "input.sha256"
 
@@ -57,7 +57,7 @@ func (n *Network) RunJob(r *Report, inputPath string) (err error) {
 	n.say("job: one GPU, input of %s", inputPath)
 	result, err := c.Run(ctx, client.Request{
 		Spec: basilica.TaskSpec{
-			Name: "demo", Image: n.image, Command: []string{"/busybox", "sh", "-c", hashScript},
+			Name: "demo", Image: n.image, Command: []string{n.program, "sh", "-c", hashScript},
 			GPUs: 1, AllowSoftware: true, MemoryBytes: 64 << 20, TimeoutSeconds: 60,
 		},
 		Inputs: []client.Input{{Name: "input", Path: inputPath}}, OutputDir: out,
