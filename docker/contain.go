@@ -25,6 +25,9 @@ const (
 // strangerID is the user and group of every stranger: no account of any host, and high enough to be none's subordinate.
 const strangerID = "1987654321"
 
+// mappedID is the same where the engine maps users into a namespace of 65536: there every number is nobody's on the host.
+const mappedID = "65534"
+
 const (
 	minMemory  = 16 << 20 // less than this does not even hold the tmpfs mounts
 	maxVolumes = 16

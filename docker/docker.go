@@ -10,6 +10,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -29,6 +30,8 @@ const callTimeout = 30 * time.Second
 type Engine struct {
 	api *client.Client
 	log *slog.Logger
+
+	userns atomic.Bool // the engine maps containers' users into a namespace of their own; Available finds out
 }
 
 // New makes a client of the engine at host, a unix:// address; the engine need not run yet. Bind mounts need the engine
@@ -69,6 +72,7 @@ func (e *Engine) Available(ctx context.Context) (name, version string, err error
 	if !seccomp {
 		return "", "", unsafe("no seccomp profile applies by default")
 	}
+	e.userns.Store(slices.ContainsFunc(info.SecurityOptions, func(o string) bool { return strings.HasPrefix(o, "name=userns") }))
 	return "docker", info.ServerVersion, nil
 }
 
@@ -104,6 +108,9 @@ func (e *Engine) Create(ctx context.Context, spec basilica.ContainerSpec) (id st
 	cfg, host, err := contained(spec, slices.Sorted(maps.Keys(volumes)))
 	if err != nil {
 		return "", err
+	}
+	if e.userns.Load() {
+		cfg.User = mappedID + ":" + mappedID
 	}
 	res, err := e.api.ContainerCreate(ctx, client.ContainerCreateOptions{Config: cfg, HostConfig: host, Name: spec.Name})
 	if err != nil {

@@ -186,7 +186,11 @@ df -k /tmp $HOME /dev/shm /out | tail -n +2 | while read fs size rest; do echo "
 	if end.ExitCode != 0 {
 		t.Errorf("exit code %d: %s", end.ExitCode, text)
 	}
-	for _, want := range []string{strangerID + "\n" + strangerID, "CapEff:\t0000000000000000", "CapBnd:\t0000000000000000", "CapPrm:\t0000000000000000", "NoNewPrivs:\t1", "Seccomp:\t2", "input\n", "docker-init"} {
+	id := strangerID
+	if e.userns.Load() {
+		id = mappedID
+	}
+	for _, want := range []string{id + "\n" + id, "CapEff:\t0000000000000000", "CapBnd:\t0000000000000000", "CapPrm:\t0000000000000000", "NoNewPrivs:\t1", "Seccomp:\t2", "input\n", "docker-init"} {
 		if !strings.Contains(text, want) {
 			t.Errorf("no %q in:\n%s", want, text)
 		}
