@@ -56,8 +56,6 @@ func (f *follower) tend(ctx context.Context, a basilica.TaskAttempt) error {
 	m := f.m
 	every := min(m.cfg.Tick, claimLife/3)
 	var told time.Time // when the executor last learnt of the cancel
-	// A miner that was away for longer than the lease first hears what the executor has to say.
-	heard := m.Now().Add(m.cfg.Grace)
 	for {
 		changed := m.bell.next(a.Task)
 		now := m.Now()
@@ -69,7 +67,7 @@ func (f *follower) tend(ctx context.Context, a basilica.TaskAttempt) error {
 			return err
 		}
 		t.Fence = f.task.Fence
-		if t.Accepted && now.After(t.LeaseUntil.Add(m.cfg.Grace)) && now.After(heard) {
+		if t.Accepted && now.After(t.LeaseUntil.Add(m.cfg.Grace)) && now.After(m.heard) {
 			return f.end(ctx, t, basilica.TaskLost, basilica.Reason{
 				Code: "EXECUTOR_LOST", Sentence: fmt.Sprintf("executor %s was not heard of until the task's lease ended; what it did is unknown", t.Executor),
 			}, true)

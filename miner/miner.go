@@ -109,6 +109,7 @@ type Miner struct {
 	subnet subnet
 	bell   *bell
 	waits  waits
+	heard  time.Time // set by Run: before, a miner that was away for long hears executors out instead of giving tasks up
 
 	// blobUse is held for reading while content and its owner are being recorded, so that content without an owner yet
 	// is not swept away.
@@ -131,6 +132,7 @@ func (m *Miner) Run(ctx context.Context) error {
 	if err := m.join(ctx); err != nil {
 		return err
 	}
+	m.heard = m.Now().Add(m.cfg.Grace)
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return m.followChain(ctx) })
 	g.Go(func() error { return m.dispatch(ctx) })
