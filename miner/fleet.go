@@ -152,13 +152,14 @@ func (m *Miner) Offer(ctx context.Context) (basilica.Offer, error) {
 }
 
 func (m *Miner) fleetAndTasks(ctx context.Context) ([]basilica.Member, []basilica.TaskRecord, error) {
-	members, err := m.Store.Members(ctx)
-	if err != nil {
-		return nil, nil, fmt.Errorf("list executors: %w", err)
-	}
+	// Tasks first: one that was submitted after a drain never meets the fleet of before.
 	open, err := m.Store.OpenTasks(ctx)
 	if err != nil {
 		return nil, nil, fmt.Errorf("list tasks: %w", err)
+	}
+	members, err := m.Store.Members(ctx)
+	if err != nil {
+		return nil, nil, fmt.Errorf("list executors: %w", err)
 	}
 	return members, open, nil
 }
