@@ -347,9 +347,7 @@ func (s *Server) serveChannels(ctx context.Context, log *slog.Logger, sc *ssh.Se
 			s.reject(log, nc, ssh.Prohibited, "this door opens sessions alone: no forwarding, no agent")
 			continue
 		}
-		select {
-		case busy <- struct{}{}:
-		default:
+		if !s.await(ctx, busy) {
 			s.reject(log, nc, ssh.ResourceShortage, "one session at a time")
 			continue
 		}
@@ -367,6 +365,20 @@ func (s *Server) serveChannels(ctx context.Context, log *slog.Logger, sc *ssh.Se
 		wg.Go(func() { s.serveSession(ctx, log, sc, p, ch, reqs, func() { <-busy }) })
 	}
 	cancel()
+}
+
+// await waits for the running session's end, which its client knows of a moment before the server does.
+func (s *Server) await(ctx context.Context, busy chan<- struct{}) bool {
+	patience := time.NewTimer(s.cfg.Handshake)
+	defer patience.Stop()
+	select {
+	case busy <- struct{}{}:
+		return true
+	case <-patience.C:
+		return false
+	case <-ctx.Done():
+		return false
+	}
 }
 
 func (s *Server) reject(log *slog.Logger, nc ssh.NewChannel, why ssh.RejectionReason, text string) {
@@ -387,8 +399,13 @@ func (s *Server) serveSession(ctx context.Context, log *slog.Logger, sc *ssh.Ser
 		return
 	}
 	log = log.With("subsystem", name)
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
 	var wg sync.WaitGroup
-	wg.Go(func() { ssh.DiscardRequests(reqs) })
+	wg.Go(func() {
+		defer cancel() // the client closed the channel: nobody waits for an answer
+		ssh.DiscardRequests(reqs)
+	})
 	began := s.cfg.Now()
 	err := runHandler(ctx, handler, Session{
 		SessionID:   sc.SessionID(),

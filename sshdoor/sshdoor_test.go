@@ -190,6 +190,18 @@ func TestSessionsOneAfterAnother(t *testing.T) {
 	}
 }
 
+func TestClosedSessionMakesWayForTheNext(t *testing.T) {
+	d := newDoor(t, nil)
+	c := d.mustDial(t, nil)
+	for range 3 {
+		ch, err := c.Subsystem(t.Context(), "hangs")
+		if err != nil {
+			t.Fatal(err)
+		}
+		ch.Close()
+	}
+}
+
 func TestHandlerErrorsCross(t *testing.T) {
 	d := newDoor(t, nil)
 	for name, code := range map[string]string{"busy": "BUSY", "broken": "INTERNAL", "panics": "INTERNAL", "missing": "SSH_SUBSYSTEM", "other": "SSH_SUBSYSTEM"} {
@@ -263,7 +275,7 @@ func TestPlainKeyAndPasswordRefused(t *testing.T) {
 }
 
 func TestRequestsAndChannelsRefused(t *testing.T) {
-	d := newDoor(t, nil)
+	d := newDoor(t, func(c *Config) { c.Handshake = 500 * time.Millisecond })
 	c := d.mustDial(t, nil)
 	for _, kind := range []string{"direct-tcpip", "x11", "auth-agent@openssh.com", "tun@openssh.com"} {
 		ch, _, err := c.conn.OpenChannel(kind, nil)
@@ -287,10 +299,13 @@ func TestRequestsAndChannelsRefused(t *testing.T) {
 			t.Errorf("request %s: %v %v", kind, ok, err)
 		}
 	}
+	ch.Close()
+	if _, err := c.Subsystem(t.Context(), "hangs"); err != nil {
+		t.Fatal(err)
+	}
 	if _, _, err := c.conn.OpenChannel("session", nil); err == nil {
 		t.Error("a second session at once was opened")
 	}
-	ch.Close()
 }
 
 func TestRevokedGrantIsCut(t *testing.T) {
