@@ -17,8 +17,6 @@ import (
 	"syscall"
 	"time"
 
-	"golang.org/x/sync/errgroup"
-
 	"basilica"
 	"basilica/attest"
 )
@@ -190,26 +188,31 @@ func (c Child) Serve(ctx context.Context, ch io.ReadWriteCloser, b attest.Bindin
 	if err := cmd.Start(); err != nil {
 		return errors.Join(errAttestor.With(err), ch.Close())
 	}
-	var group errgroup.Group
 	var hungUp atomic.Bool
-	group.Go(func() error { // ends when the channel is closed, by the validator or below
+	in := make(chan error, 1)
+	go func() { // ends when the channel is closed: by the validator, or by its owner once Serve has returned
 		err := relay(stdin, ch, toAttestor)
 		hungUp.Store(true)
 		if err != nil {
+			in <- err
 			cancel()
-			return err
+			return
 		}
 		// Without a validator there is nothing left to prove: a child that waits for frames sees the end of its
 		// input, one that computes is killed.
 		timer := time.AfterFunc(hangUpGrace, cancel)
 		context.AfterFunc(ctx, func() { timer.Stop() })
-		return stdin.Close()
-	})
+		in <- stdin.Close()
+	}()
 	errOut := relay(ch, stdout, attest.RelayCap)
 	ours := hungUp.Load() || ctx.Err() != nil // then how the child ended says nothing
 	errClose := ch.Close()
 	errWait := cmd.Wait()
-	errIn := group.Wait()
+	var errIn error
+	select {
+	case errIn = <-in:
+	default: // the validator may go on sending for as long as it likes; nobody listens any more
+	}
 	if ours {
 		errWait = nil
 	}
