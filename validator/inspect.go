@@ -231,6 +231,7 @@ func (v *Validator) prove(ctx context.Context, t target, e basilica.Endorsement,
 	if refusal := c.run(ctx); refusal != nil {
 		return fail(refusal)
 	}
+	drain(stream, hangUp)
 	return v.judged(verifier, out), true
 }
 
@@ -283,28 +284,60 @@ func (v *Validator) judged(verifier *attest.Verifier, out *basilica.Verification
 	}
 }
 
+const (
+	openTries    = 10
+	openPause    = 20 * time.Millisecond
+	drainTimeout = 5 * time.Second
+	maxDrain     = 64 << 10
+)
+
+// open opens a subsystem. A door serves one session at a time and may not have noticed the end of the last one yet.
+func open(ctx context.Context, session Session, name string) (io.ReadWriteCloser, error) {
+	for try := 1; ; try++ {
+		stream, err := session.Subsystem(ctx, name)
+		if err == nil || basilica.KindOf(err) != basilica.Unavailable || try == openTries {
+			return stream, err
+		}
+		timer := time.NewTimer(openPause)
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+			return nil, err
+		}
+	}
+}
+
+// drain waits until the machine has ended a session, so that it is free for the next one.
+func drain(stream io.Reader, hangUp func()) {
+	late := time.AfterFunc(drainTimeout, hangUp)
+	defer late.Stop()
+	_, _ = io.Copy(io.Discard, io.LimitReader(stream, maxDrain)) // how it ends is the machine's affair: it is judged already
+}
+
 // ask opens a subsystem, writes a request and reads the whole answer, in time and under a cap.
 func (v *Validator) ask(ctx context.Context, session Session, name string, request []byte, most int64) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, v.cfg.CheckTimeout)
 	defer cancel()
-	stream, err := session.Subsystem(ctx, name)
+	stream, err := open(ctx, session, name)
 	if err != nil {
 		return nil, err
 	}
 	defer stream.Close()
+	// A machine that refused or answered early has closed its end: what it said stands in the answer.
+	var unsent error
 	if len(request) > 0 {
-		if _, err := stream.Write(request); err != nil {
-			return nil, err
-		}
+		_, unsent = stream.Write(request)
 	}
-	if half, ok := stream.(interface{ CloseWrite() error }); ok {
-		if err := half.CloseWrite(); err != nil {
-			return nil, err
-		}
+	if half, ok := stream.(interface{ CloseWrite() error }); ok && unsent == nil {
+		unsent = half.CloseWrite()
 	}
 	answer, err := io.ReadAll(io.LimitReader(stream, most+1))
 	if ctx.Err() != nil {
 		return nil, ctx.Err()
+	}
+	if err == nil && len(answer) == 0 {
+		err = errors.Join(errors.New("the machine ended without an answer"), unsent)
 	}
 	if err == nil && int64(len(answer)) > most {
 		err = basilica.E(basilica.Invalid, "ANSWER_SIZE", fmt.Sprintf("the answer of %s is longer than %d bytes", name, most), "")
