@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
@@ -88,6 +89,7 @@ type Network struct {
 	image   string // of the job
 	program string // path of busybox in it
 	chain   *subtensor.Client
+	http    http.Client // asks the validator's API
 
 	minerUID, validatorUID basilica.UID
 
@@ -105,7 +107,7 @@ type running struct {
 
 // NewNetwork makes or opens the data directory and looks for what the machine must have.
 func NewNetwork(ctx context.Context, cfg UpConfig, deps Deps) (_ *Network, err error) {
-	n := &Network{cfg: cfg, deps: deps, started: deps.Now(), keep: cfg.DataDir != ""}
+	n := &Network{cfg: cfg, deps: deps, http: http.Client{Transport: &http.Transport{}}, started: deps.Now(), keep: cfg.DataDir != ""}
 	if n.cfg.Say == nil {
 		n.cfg.Say = func(string) {}
 	}
@@ -419,6 +421,7 @@ func (n *Network) Close() error {
 		wg.Wait()
 	}
 	n.watches.Wait()
+	n.http.CloseIdleConnections()
 	if n.chain != nil {
 		errs = append(errs, n.chain.Close())
 	}

@@ -42,7 +42,7 @@ func (n *Network) ask(ctx context.Context, path string, into any) error {
 	if err != nil {
 		return err
 	}
-	resp, err := http.DefaultClient.Do(req)
+	resp, err := n.http.Do(req)
 	if err != nil {
 		return basilica.E(basilica.Unavailable, "VALIDATOR_AWAY", "the validator's API does not answer", "read logs/validator.log in the data directory").With(err)
 	}
