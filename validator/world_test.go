@@ -209,6 +209,7 @@ func (s *wireSession) Subsystem(ctx context.Context, name string) (io.ReadWriteC
 			err = s.check(theirs)
 		}
 		done <- err
+		close(done) // a later read sees a clean end
 		theirs.Close()
 	})
 	return refusing{ours, done}, nil
