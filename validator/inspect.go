@@ -285,28 +285,9 @@ func (v *Validator) judged(verifier *attest.Verifier, out *basilica.Verification
 }
 
 const (
-	openTries    = 10
-	openPause    = 20 * time.Millisecond
 	drainTimeout = 5 * time.Second
 	maxDrain     = 64 << 10
 )
-
-// open opens a subsystem. A door serves one session at a time and may not have noticed the end of the last one yet.
-func open(ctx context.Context, session Session, name string) (io.ReadWriteCloser, error) {
-	for try := 1; ; try++ {
-		stream, err := session.Subsystem(ctx, name)
-		if err == nil || basilica.KindOf(err) != basilica.Unavailable || try == openTries {
-			return stream, err
-		}
-		timer := time.NewTimer(openPause)
-		select {
-		case <-timer.C:
-		case <-ctx.Done():
-			timer.Stop()
-			return nil, err
-		}
-	}
-}
 
 // drain waits until the machine has ended a session, so that it is free for the next one.
 func drain(stream io.Reader, hangUp func()) {
@@ -319,7 +300,7 @@ func drain(stream io.Reader, hangUp func()) {
 func (v *Validator) ask(ctx context.Context, session Session, name string, request []byte, most int64) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, v.cfg.CheckTimeout)
 	defer cancel()
-	stream, err := open(ctx, session, name)
+	stream, err := session.Subsystem(ctx, name)
 	if err != nil {
 		return nil, err
 	}
