@@ -34,6 +34,8 @@ const (
 	maxReadyLine = 64 << 10
 )
 
+const codeSlow = "PROCESS_SLOW"
+
 // processes starts children of this process in such a way that none outlives it: every child is its own process group
 // and gets SIGTERM from the kernel when the thread that started it ends. One locked thread therefore starts them all and
 // lives until close.
@@ -70,7 +72,7 @@ type child struct {
 }
 
 // start runs this program's verb args and waits until it reports readiness. Its log goes to logPath. What the child says
-// was wrong is the error here.
+// was wrong is the error here. A child that says nothing in time is returned beside the error and goes on.
 func (p *processes) start(ctx context.Context, role, executable string, args, env []string, logPath string) (*child, error) {
 	if err := os.MkdirAll(filepath.Dir(logPath), 0o700); err != nil {
 		return nil, fmt.Errorf("make log directory: %w", err)
@@ -104,12 +106,15 @@ func (p *processes) start(ctx context.Context, role, executable string, args, en
 	if err == nil && word.Error != nil {
 		err = word.Error.Err()
 	}
-	if err != nil {
-		c.Stop()
-		return nil, fmt.Errorf("start %s: %w", role, err)
-	}
 	c.addrs = word.Addrs
-	return c, nil
+	switch {
+	case err == nil:
+		return c, nil
+	case basilica.CodeOf(err) == codeSlow:
+		return c, err
+	}
+	c.Stop()
+	return nil, fmt.Errorf("start %s: %w", role, err)
 }
 
 func (p *processes) launch(cmd *exec.Cmd) error {
@@ -143,7 +148,7 @@ func (c *child) await(ctx context.Context, read *os.File) (Readiness, error) {
 		}
 		return h.word, nil
 	case <-ctx.Done():
-		return Readiness{}, basilica.E(basilica.Unavailable, "PROCESS_SLOW", fmt.Sprintf("the %s was not ready within %s", c.role, startTimeout), "read the end of its log: "+c.lastLines(3)).With(ctx.Err())
+		return Readiness{}, basilica.E(basilica.Unavailable, codeSlow, fmt.Sprintf("the %s was not ready in time", c.role), "read the end of its log: "+c.lastLines(3)).With(ctx.Err())
 	}
 }
 

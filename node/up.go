@@ -15,7 +15,10 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"basilica"
+	"basilica/admin"
 	"basilica/docker"
 	"basilica/subtensor"
 )
@@ -42,7 +45,8 @@ type UpConfig struct {
 
 // Launcher starts the parts of a network.
 type Launcher interface {
-	// Start runs a role with a configuration file until Stop, and returns when its doors listen.
+	// Start runs a role with a configuration file until Stop, and returns when its doors listen. Where ctx ends before, the
+	// part may be given beside the error (PROCESS_SLOW): it goes on.
 	Start(ctx context.Context, role, name, config, log string) (Part, error)
 	// Join enrolls the machine of a configuration file with a token, and writes the file anew.
 	Join(ctx context.Context, name, config, token string) error
@@ -93,7 +97,8 @@ type Network struct {
 
 	minerUID, validatorUID basilica.UID
 
-	parts   []running // in order of start
+	mu      sync.Mutex // guards parts while Start runs, and calls of Say
+	parts   []running
 	context context.Context
 	cancel  context.CancelCauseFunc
 	watches sync.WaitGroup
@@ -144,6 +149,8 @@ func NewNetwork(ctx context.Context, cfg UpConfig, deps Deps) (_ *Network, err e
 }
 
 func (n *Network) say(format string, args ...any) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
 	n.cfg.Say(fmt.Sprintf("[%5.1fs] ", n.deps.Now().Sub(n.started).Seconds()) + fmt.Sprintf(format, args...))
 }
 
@@ -207,17 +214,19 @@ func (n *Network) loadImage(ctx context.Context) error {
 func (n *Network) Context() context.Context { return n.context }
 
 // start runs one part and watches that it does not end by itself.
-func (n *Network) start(role, name, config string) (Part, error) {
-	part, err := n.cfg.Launcher.Start(n.context, role, name, config, n.logPath(name))
-	if err != nil {
+func (n *Network) start(ctx context.Context, role, name, config string) (Part, error) {
+	part, err := n.cfg.Launcher.Start(ctx, role, name, config, n.logPath(name))
+	if part == nil {
 		return nil, err
 	}
+	n.mu.Lock()
 	n.parts = append(n.parts, running{part, role, name})
+	n.mu.Unlock()
 	n.watches.Go(func() {
 		<-part.Ended()
 		n.cancel(part.Failure())
 	})
-	return part, nil
+	return part, err
 }
 
 func (n *Network) logPath(name string) string { return filepath.Join(n.dir, "logs", name+".log") }
@@ -236,14 +245,14 @@ func (n *Network) Start() error {
 	return nil
 }
 
-func (n *Network) startChain(context.Context) error {
+func (n *Network) startChain(ctx context.Context) error {
 	cfg := defaultLocalnet()
 	cfg.Listen, cfg.StatusListen, cfg.DataDir = n.cfg.RPC, "127.0.0.1:0", filepath.Join(n.dir, "localnet")
 	path, err := n.writeSections("localnet", map[string]any{"localnet": cfg})
 	if err != nil {
 		return err
 	}
-	part, err := n.start("localnet", "localnet", path)
+	part, err := n.start(ctx, "localnet", "localnet", path)
 	if err != nil {
 		return err
 	}
@@ -270,7 +279,7 @@ func (n *Network) takeParts(ctx context.Context) (err error) {
 	return nil
 }
 
-func (n *Network) startMiner(context.Context) error {
+func (n *Network) startMiner(ctx context.Context) error {
 	fleet, err := n.stablePort("fleet")
 	if err != nil {
 		return err
@@ -284,7 +293,7 @@ func (n *Network) startMiner(context.Context) error {
 	if err != nil {
 		return err
 	}
-	part, err := n.start("miner", "miner", path)
+	part, err := n.start(ctx, "miner", "miner", path)
 	if err != nil {
 		return err
 	}
@@ -301,28 +310,47 @@ func (n *Network) startBoxes(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("list the fleet: %w", err)
 	}
+	var group errgroup.Group
 	for _, b := range boxes() {
 		path, err := n.boxConfig(b)
+		if err == nil && !slices.ContainsFunc(members, func(m basilica.MemberView) bool { return m.Executor == b.id }) {
+			err = n.enrollBox(ctx, minerAdmin, b, path)
+		}
 		if err != nil {
-			return err
+			return errors.Join(err, group.Wait())
 		}
-		enrolled := slices.ContainsFunc(members, func(m basilica.MemberView) bool { return m.Executor == b.id })
-		if !enrolled {
-			token, _, err := minerAdmin.CreateToken(ctx, b.id, time.Minute)
-			if err != nil {
-				return fmt.Errorf("make a join token: %w", err)
-			}
-			if err := n.cfg.Launcher.Join(ctx, string(b.id), path, token); err != nil {
-				return fmt.Errorf("join %s: %w", b.id, err)
-			}
-		}
-		if _, err := n.start("executor", string(b.id), path); err != nil {
-			return err
-		}
-		n.say("executor: %s with %d software GPUs", b.id, b.gpus)
+		group.Go(func() error { return n.startBox(ctx, b, path) })
+	}
+	return group.Wait()
+}
+
+func (n *Network) enrollBox(ctx context.Context, miner *admin.Client, b box, config string) error {
+	token, _, err := miner.CreateToken(ctx, b.id, time.Minute)
+	if err != nil {
+		return fmt.Errorf("make a join token: %w", err)
+	}
+	if err := n.cfg.Launcher.Join(ctx, string(b.id), config, token); err != nil {
+		return fmt.Errorf("join %s: %w", b.id, err)
 	}
 	return nil
 }
+
+// startBox starts one machine. One that is slow is for the validator to judge, and stops nothing here.
+func (n *Network) startBox(ctx context.Context, b box, config string) error {
+	ctx, cancel := context.WithTimeout(ctx, boxPatience)
+	defer cancel()
+	_, err := n.start(ctx, "executor", string(b.id), config)
+	if basilica.CodeOf(err) == codeSlow {
+		n.say("executor: %s was started and does not answer", b.id)
+		return nil
+	}
+	if err == nil {
+		n.say("executor: %s with %d software GPUs", b.id, b.gpus)
+	}
+	return err
+}
+
+const boxPatience = 15 * time.Second
 
 // boxConfig writes the machine's configuration, or brings that of an earlier run up to date: its ports stay, for the miner
 // has written them down.
@@ -343,7 +371,7 @@ func (n *Network) boxConfig(b box) (string, error) {
 	return path, WriteConfig(path, file)
 }
 
-func (n *Network) startValidator(context.Context) error {
+func (n *Network) startValidator(ctx context.Context) error {
 	cfg := DefaultValidatorConfig()
 	cfg.DataDir, cfg.Hotkey, cfg.APIListen = filepath.Join(n.dir, "validator"), validatorHotURI, "127.0.0.1:0"
 	cfg.RoundBlocks, cfg.Slots, cfg.AllowSoftware, cfg.Squarings = devRoundBlocks, 1, true, devSquarings
@@ -351,7 +379,7 @@ func (n *Network) startValidator(context.Context) error {
 	if err != nil {
 		return err
 	}
-	part, err := n.start("validator", "validator", path)
+	part, err := n.start(ctx, "validator", "validator", path)
 	if err != nil {
 		return err
 	}

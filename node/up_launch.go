@@ -36,10 +36,10 @@ func newProcessLauncher(executable, cheat string) *processLauncher {
 // Start implements Launcher.
 func (l *processLauncher) Start(ctx context.Context, role, _, config, log string) (Part, error) {
 	c, err := l.processes.start(ctx, role, l.executable, []string{role, "--config", config}, l.env, log)
-	if err != nil {
+	if c == nil {
 		return nil, err
 	}
-	return c, nil
+	return c, err
 }
 
 const joinTimeout = 30 * time.Second

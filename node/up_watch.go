@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"basilica"
@@ -184,7 +185,8 @@ func (n *Network) report(o observation) Report {
 	for _, neuron := range o.graph.Neurons {
 		r.Incentive = append(r.Incentive, ReportedIncentive{UID: neuron.UID, Value: neuron.Incentive})
 	}
-	for _, p := range n.parts {
+	inOrder := slices.SortedStableFunc(slices.Values(n.parts), func(a, b running) int { return strings.Compare(a.name, b.name) })
+	for _, p := range inOrder {
 		r.Processes = append(r.Processes, ReportedProcess{Role: p.role, Name: p.name, PID: p.PID()})
 		for door, addr := range p.Addrs() {
 			r.Addresses[p.name+"."+door] = addr

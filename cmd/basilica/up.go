@@ -52,7 +52,7 @@ Needs Docker and a static busybox; see scripts/setup.sh.`,
 			}
 			cfg.Cheat = os.Getenv("BASILICA_CHEAT")
 			if term.IsTerminal(int(os.Stderr.Fd())) {
-				cfg.Say = func(sentence string) { fmt.Fprintln(cmd.ErrOrStderr(), sentence) }
+				cfg.Say = func(sentence string) { fmt.Fprintln(os.Stderr, sentence) }
 			}
 			return up(cmd, cfg, input, once)
 		},
