@@ -3,10 +3,13 @@ package axon
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
+	"os"
 	"slices"
 	"sync"
 	"testing"
@@ -46,6 +49,42 @@ func TestServeEndsWatches(t *testing.T) {
 	}
 	if took := time.Since(started); took > 2*graceTime {
 		t.Fatalf("the door took %s to close", took)
+	}
+}
+
+// TestUnsentBodyEndsConnection: a body that is announced and never sent must not hold a connection for ever, whether or
+// not its path reads one.
+func TestUnsentBodyEndsConnection(t *testing.T) {
+	m := newMarket(t, nil) // for its keys; its own door is not used
+	s, err := NewServer(m.shop, ServerConfig{Hotkey: basilica.Hotkey(m.miner.SS58()), Replays: NewMemoryReplays(m.now), Now: m.now, Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.unread = 100 * time.Millisecond
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- s.Serve(ctx, ln) }()
+	for _, path := range []string{"/v1/offer", "/v1/absent", "/v1/tasks"} {
+		conn, err := net.Dial("tcp", ln.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		fmt.Fprintf(conn, "GET %s HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 1000\r\n\r\n", path)
+		if err := conn.SetReadDeadline(time.Now().Add(5 * time.Second)); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.Copy(io.Discard, conn); errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Errorf("%s: the connection is still open", path)
+		}
+	}
+	cancel()
+	if err := <-done; err != nil {
+		t.Fatal(err)
 	}
 }
 

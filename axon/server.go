@@ -70,6 +70,7 @@ type Server struct {
 	networks *limiter
 	hotkeys  *limiter
 	mux      *http.ServeMux
+	unread   time.Duration // for a body that its handler does not read
 }
 
 // NewServer makes the door of m.
@@ -86,7 +87,7 @@ func NewServer(m basilica.Miner, cfg ServerConfig) (*Server, error) {
 	if cfg.RateHotkey == 0 {
 		cfg.RateHotkey = defaultRateHotkey
 	}
-	s := &Server{miner: m, cfg: cfg, networks: newLimiter(cfg.RateNetwork, cfg.Now), hotkeys: newLimiter(cfg.RateHotkey, cfg.Now), mux: http.NewServeMux()}
+	s := &Server{miner: m, cfg: cfg, networks: newLimiter(cfg.RateNetwork, cfg.Now), hotkeys: newLimiter(cfg.RateHotkey, cfg.Now), mux: http.NewServeMux(), unread: replyTime}
 	if cfg.Key != nil {
 		cert, err := pki.SelfSigned(cfg.Key.Signer())
 		if err != nil {
@@ -175,7 +176,9 @@ func (s *Server) answer(h func(w http.ResponseWriter, r *http.Request, headersIn
 		head := w.Header()
 		head.Set("Cache-Control", "no-store")
 		head.Set("X-Content-Type-Options", "nosniff")
-		if err := http.NewResponseController(w).SetWriteDeadline(time.Now().Add(replyTime)); err != nil {
+		// What a handler leaves of a body, the server reads before the next request: that must end too.
+		rc, now := http.NewResponseController(w), time.Now()
+		if err := errors.Join(rc.SetWriteDeadline(now.Add(replyTime)), rc.SetReadDeadline(now.Add(s.unread))); err != nil {
 			s.refuse(out, r, fmt.Errorf("set deadline: %w", err))
 			return
 		}
