@@ -18,6 +18,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/tap"
 
 	"basilica"
 )
@@ -39,7 +40,8 @@ const (
 	minPing       = 10 * time.Second
 )
 
-// admission checks one call before its handler; it returns the context that the handler gets.
+// admission checks one call when its headers are in, before a byte of its message is read; it returns the context that
+// the handler gets. It runs on the connection's own goroutine and must be quick.
 type admission func(ctx context.Context, method string) (context.Context, error)
 
 // door is what both servers share.
@@ -48,11 +50,13 @@ type door struct {
 	tls   *tls.Config
 	admit admission
 	log   *slog.Logger
+	whole time.Duration  // of a call without a stream, its message included
 	calls sync.WaitGroup // handlers of streams
 }
 
 // serve runs a gRPC server on ln until ctx ends, then lets short calls finish and ends streams. It closes ln.
 func (d *door) serve(ctx context.Context, ln net.Listener, register func(*grpc.Server)) error {
+	streams := make(map[string]bool) // by full method name; written before the first call
 	server := grpc.NewServer(
 		grpc.Creds(credentials.NewTLS(d.tls)),
 		grpc.ConnectionTimeout(handshakeTime),
@@ -60,11 +64,19 @@ func (d *door) serve(ctx context.Context, ln net.Listener, register func(*grpc.S
 		grpc.MaxHeaderListSize(maxHeader), grpc.MaxConcurrentStreams(maxStreams),
 		grpc.KeepaliveParams(keepalive.ServerParameters{MaxConnectionIdle: 5 * time.Minute, Time: pingTime, Timeout: pingWait}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: minPing, PermitWithoutStream: true}),
+		grpc.InTapHandle(func(ctx context.Context, info *tap.Info) (context.Context, error) {
+			return d.enter(ctx, info.FullMethodName, streams)
+		}),
 		grpc.UnaryInterceptor(d.unary),
 		grpc.StreamInterceptor(d.stream(ctx)),
 		grpc.WaitForHandlers(true),
 	)
 	register(server)
+	for service, info := range server.GetServiceInfo() {
+		for _, m := range info.Methods {
+			streams["/"+service+"/"+m.Name] = m.IsClientStream || m.IsServerStream
+		}
+	}
 	var wg sync.WaitGroup
 	stopped := make(chan struct{})
 	wg.Go(func() {
@@ -88,13 +100,21 @@ func (d *door) serve(ctx context.Context, ln net.Listener, register func(*grpc.S
 	return fmt.Errorf("serve %s: %w", d.name, err)
 }
 
+// enter admits a call, and bounds one without a stream from its headers on: gRPC reads its message before any interceptor,
+// and a stranger could leave many half sent for ever.
+func (d *door) enter(ctx context.Context, method string, streams map[string]bool) (_ context.Context, err error) {
+	defer d.finish(ctx, method, &err)
+	admitted, err := d.admit(ctx, method)
+	if err != nil || streams[method] {
+		return admitted, err
+	}
+	bounded, cancel := context.WithTimeout(admitted, d.whole)
+	context.AfterFunc(bounded, cancel)
+	return bounded, nil
+}
+
 func (d *door) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (_ any, err error) {
 	defer d.finish(ctx, info.FullMethod, &err)
-	ctx, cancel := context.WithTimeout(ctx, callTime)
-	defer cancel()
-	if ctx, err = d.admit(ctx, info.FullMethod); err != nil {
-		return nil, err
-	}
 	return handler(ctx, req)
 }
 
@@ -105,9 +125,6 @@ func (d *door) stream(serving context.Context) grpc.StreamServerInterceptor {
 		defer cancel(nil)
 		closing := basilica.E(basilica.Unavailable, "DOOR_CLOSED", "the peer is shutting down", "try again")
 		defer context.AfterFunc(serving, func() { cancel(closing) })()
-		if ctx, err = d.admit(ctx, info.FullMethod); err != nil {
-			return err
-		}
 		// A handler that waits in Recv does not see ctx; returning is what ends the stream for gRPC.
 		done := make(chan error, 1)
 		d.calls.Go(func() {

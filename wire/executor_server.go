@@ -59,7 +59,7 @@ func NewExecutorServer(e basilica.Executor, cfg ExecutorServerConfig) (*Executor
 		return nil
 	}
 	s := &ExecutorServer{executor: e, cfg: cfg}
-	s.door = &door{name: "executor", tls: conf, admit: s.admit, log: cfg.Log}
+	s.door = &door{name: "executor", tls: conf, admit: s.admit, log: cfg.Log, whole: callTime}
 	return s, nil
 }
 

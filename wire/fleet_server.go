@@ -55,7 +55,7 @@ func NewFleetServer(f basilica.Fleet, cfg FleetServerConfig) (*FleetServer, erro
 		return nil, err
 	}
 	s := &FleetServer{fleet: f, now: cfg.Now, enrollers: make(map[netip.Addr]*rate.Limiter)}
-	s.door = &door{name: "fleet", tls: conf, admit: s.admit, log: cfg.Log}
+	s.door = &door{name: "fleet", tls: conf, admit: s.admit, log: cfg.Log, whole: callTime}
 	return s, nil
 }
 

@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"pgregory.net/rapid"
@@ -23,6 +24,7 @@ import (
 	"basilica"
 	"basilica/keys"
 	"basilica/pki"
+	"basilica/wire/wirepb"
 )
 
 // machine is a small Executor in memory: blobs, and one scripted task.
@@ -490,6 +492,41 @@ func TestFleetDoorRefuses(t *testing.T) {
 	}
 	if len(f.beats) != 0 {
 		t.Fatal("a refused beat was taken")
+	}
+}
+
+// TestCallsAreJudgedByTheirHeaders: strangers must not hold the fleet door's memory with messages that they never finish.
+func TestCallsAreJudgedByTheirHeaders(t *testing.T) {
+	h := newHouse(t)
+	s, err := NewFleetServer(&minerFleet{h: h}, FleetServerConfig{Certificate: h.minerCert(), CA: h.auth.CACert(), Now: h.now, Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.door.whole = 100 * time.Millisecond
+	conn, err := dial(start(t, s.Serve), clientTLS(h.now, func(tls.ConnectionState) error { return nil }), dialTCP)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	unsent := func(method string) error {
+		stream, err := conn.NewStream(ctx, &grpc.StreamDesc{ClientStreams: true}, method)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return fromStatus(ctx, "the miner", stream.RecvMsg(&wirepb.Enrollment{}))
+	}
+	if err := unsent(wirepb.Fleet_Heartbeats_FullMethodName); basilica.CodeOf(err) != "CERTIFICATE_MISSING" {
+		t.Error(err)
+	}
+	for range enrollBurst {
+		if err := unsent(wirepb.Fleet_Enroll_FullMethodName); basilica.CodeOf(err) != "DEADLINE" {
+			t.Error(err)
+		}
+	}
+	if err := unsent(wirepb.Fleet_Enroll_FullMethodName); basilica.CodeOf(err) != "ENROLL_RATE" {
+		t.Error(err)
 	}
 }
 
