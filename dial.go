@@ -37,6 +37,17 @@ func PublicAddr(addr netip.Addr) bool {
 	return true
 }
 
+// Network is what counts as one place that strangers come from: an IPv4 address, or the /64 that one customer of IPv6
+// has.
+func Network(addr netip.Addr) netip.Prefix {
+	addr = addr.Unmap().WithZone("")
+	bits := addr.BitLen()
+	if addr.Is6() {
+		bits = 64
+	}
+	return netip.PrefixFrom(addr, bits).Masked()
+}
+
 // Held is a refusal because GPUs have another holder: a Conflict, code BUSY, that names the holder, whose receipt can
 // be asked for.
 type Held struct {

@@ -21,3 +21,16 @@ func TestPublicAddr(t *testing.T) {
 		t.Error("the zero address is public")
 	}
 }
+
+func TestNetwork(t *testing.T) {
+	for addr, want := range map[string]string{
+		"192.0.2.7": "192.0.2.7/32", "::ffff:192.0.2.7": "192.0.2.7/32", "2001:db8:1:2:3:4:5:6": "2001:db8:1:2::/64", "fe80::1%eth0": "fe80::/64",
+	} {
+		if got := Network(netip.MustParseAddr(addr)).String(); got != want {
+			t.Errorf("%s: %s, want %s", addr, got, want)
+		}
+	}
+	if Network(netip.Addr{}).IsValid() {
+		t.Error("no address has a network")
+	}
+}

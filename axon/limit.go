@@ -61,19 +61,13 @@ func tooFast() error {
 	return basilica.E(basilica.Exhausted, "RATE_LIMIT", "too many requests", "wait a moment and go slower")
 }
 
-// network is what counts as one remote caller: an IPv4 address, or the /64 that one IPv6 customer has.
+// network is what counts as one remote caller.
 func network(remote string) string {
 	ap, err := netip.ParseAddrPort(remote)
 	if err != nil {
 		return remote
 	}
-	addr := ap.Addr().Unmap().WithZone("")
-	if addr.Is6() {
-		if p, err := addr.Prefix(64); err == nil {
-			return p.String()
-		}
-	}
-	return addr.String()
+	return basilica.Network(ap.Addr()).String()
 }
 
 // connCap closes new connections over a total or a number per remote network, by http.Server's ConnState.

@@ -31,7 +31,7 @@ type Config struct {
 
 	MaxConns         int           // at once, 64
 	MaxConnsPerGrant int           // at once, 4
-	MaxConnsPerAddr  int           // at once per source address before authentication, 8
+	MaxConnsPerAddr  int           // at once per source address (IPv6: per /64) before authentication, 8
 	MaxBytes         int64         // of one connection, both directions, 1 GiB
 	Handshake        time.Duration // until authentication has succeeded, 10 s
 	Idle             time.Duration // without a byte from the other side, 3 min
@@ -52,7 +52,7 @@ type Server struct {
 	ssh *ssh.ServerConfig
 
 	mu      sync.Mutex
-	byAddr  map[netip.Addr]int
+	byAddr  map[netip.Prefix]int
 	byGrant map[basilica.GrantID]map[*ssh.ServerConn]bool
 }
 
@@ -77,7 +77,7 @@ func NewServer(cfg Config) (*Server, error) {
 	orDefault(&cfg.Idle, 3*time.Minute)
 	orDefault(&cfg.Life, 15*time.Minute)
 	orDefault(&cfg.MaxCertificate, 15*time.Minute)
-	s := &Server{cfg: cfg, byAddr: map[netip.Addr]int{}, byGrant: map[basilica.GrantID]map[*ssh.ServerConn]bool{}}
+	s := &Server{cfg: cfg, byAddr: map[netip.Prefix]int{}, byGrant: map[basilica.GrantID]map[*ssh.ServerConn]bool{}}
 	s.ssh = &ssh.ServerConfig{
 		Config:                  modern(),
 		PublicKeyAuthAlgorithms: []string{ssh.KeyAlgoED25519, ssh.KeyAlgoECDSA256},
@@ -238,8 +238,8 @@ func (s *Server) checkCertificate(user string, key ssh.PublicKey) (*permitted, e
 	}, nil
 }
 
-// countAddr adds d to the connections of one source address that have not yet shown who they are.
-func (s *Server) countAddr(a netip.Addr, d int) bool {
+// countAddr adds d to the connections of one source that have not yet shown who they are.
+func (s *Server) countAddr(a netip.Prefix, d int) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if d > 0 && s.byAddr[a] >= s.cfg.MaxConnsPerAddr {
@@ -275,17 +275,17 @@ func (s *Server) leave(grant basilica.GrantID, c *ssh.ServerConn) {
 	}
 }
 
-func sourceOf(c net.Conn) netip.Addr {
-	ap, err := netip.ParseAddrPort(c.RemoteAddr().String())
+func sourceOf(a net.Addr) netip.Prefix {
+	ap, err := netip.ParseAddrPort(a.String())
 	if err != nil {
-		return netip.Addr{} // strangers without an address share one count
+		return netip.Prefix{} // strangers without an address share one count
 	}
-	return ap.Addr().Unmap()
+	return basilica.Network(ap.Addr())
 }
 
 func (s *Server) serveConn(ctx context.Context, raw net.Conn) {
 	log := s.cfg.Log.With("from", raw.RemoteAddr().String())
-	source := sourceOf(raw)
+	source := sourceOf(raw.RemoteAddr())
 	if !s.countAddr(source, 1) {
 		log.Warn("SSH connection refused: too many handshakes from this address")
 		raw.Close()

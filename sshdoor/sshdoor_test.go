@@ -11,6 +11,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"net/netip"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -450,4 +451,14 @@ func FuzzStranger(f *testing.F) {
 		conn.(*net.TCPConn).CloseWrite()
 		io.Copy(io.Discard, conn)
 	})
+}
+
+func TestSourcesShareAnIPv6Network(t *testing.T) {
+	at := func(a string) net.Addr { return net.TCPAddrFromAddrPort(netip.MustParseAddrPort(a)) }
+	if sourceOf(at("[2001:db8::1]:5")) != sourceOf(at("[2001:db8::ffff:2]:6")) {
+		t.Error("one customer of IPv6 counts as many sources")
+	}
+	if sourceOf(at("192.0.2.1:5")) == sourceOf(at("192.0.2.2:5")) || sourceOf(at("192.0.2.1:5")) != sourceOf(at("[::ffff:192.0.2.1]:5")) {
+		t.Error("IPv4 addresses are told apart wrongly")
+	}
 }

@@ -140,11 +140,11 @@ func pointer[A, B int | int32 | int64 | uint64](p *A) *B {
 }
 
 func toReason(r basilica.Reason) *wirepb.Reason {
-	return &wirepb.Reason{Code: text(r.Code), Sentence: text(r.Sentence)}
+	return &wirepb.Reason{Code: text(r.Code), Sentence: text(r.Sentence), Fix: text(r.Fix)}
 }
 
 func fromReason(r *wirepb.Reason) basilica.Reason {
-	return basilica.Reason{Code: r.GetCode(), Sentence: r.GetSentence()}
+	return basilica.Reason{Code: r.GetCode(), Sentence: r.GetSentence(), Fix: r.GetFix()}
 }
 
 func toGPU(g basilica.GPU) *wirepb.GPU {
@@ -222,6 +222,7 @@ func fromHolding(h *wirepb.Holding) (basilica.Holding, error) {
 func toHealth(h basilica.Health) *wirepb.HealthStatus {
 	return &wirepb.HealthStatus{
 		Ok: h.OK, Reasons: each(h.Reasons, toReason), Ledger: each(h.Ledger, toHolding), Tasks: int32(h.Tasks), MaxTasks: int32(h.MaxTasks),
+		Limits: &wirepb.Limits{CpuMillis: h.Limits.CPUMillis, MemoryBytes: h.Limits.MemoryBytes, DefaultMemoryBytes: h.Limits.DefaultMemoryBytes},
 	}
 }
 
@@ -231,7 +232,10 @@ func fromHealth(h *wirepb.HealthStatus) (basilica.Health, error) {
 		return basilica.Health{}, err
 	}
 	reasons, err := eachErr("reasons", h.GetReasons(), func(r *wirepb.Reason) (basilica.Reason, error) { return fromReason(r), nil })
-	return basilica.Health{OK: h.GetOk(), Reasons: reasons, Ledger: ledger, Tasks: int(h.GetTasks()), MaxTasks: int(h.GetMaxTasks())}, err
+	limits := basilica.Limits{
+		CPUMillis: h.GetLimits().GetCpuMillis(), MemoryBytes: h.GetLimits().GetMemoryBytes(), DefaultMemoryBytes: h.GetLimits().GetDefaultMemoryBytes(),
+	}
+	return basilica.Health{OK: h.GetOk(), Reasons: reasons, Ledger: ledger, Tasks: int(h.GetTasks()), MaxTasks: int(h.GetMaxTasks()), Limits: limits}, err
 }
 
 func toAttempt(t basilica.TaskAttempt) *wirepb.Attempt {

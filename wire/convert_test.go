@@ -88,7 +88,10 @@ func drawBlob(r *rapid.T) basilica.Blob {
 func drawHealth(r *rapid.T) basilica.Health {
 	return basilica.Health{
 		OK: rapid.Bool().Draw(r, "ok"), Ledger: drawList(r, "ledger", drawHolding), Tasks: rapid.IntRange(0, 9).Draw(r, "tasks"), MaxTasks: rapid.IntRange(0, 9).Draw(r, "max"),
-		Reasons: drawList(r, "reasons", func(r *rapid.T) basilica.Reason { return basilica.Reason{Code: drawText(r), Sentence: drawText(r)} }),
+		Reasons: drawList(r, "reasons", func(r *rapid.T) basilica.Reason { return basilica.Reason{Code: drawText(r), Sentence: drawText(r), Fix: drawText(r)} }),
+		Limits: basilica.Limits{
+			CPUMillis: rapid.Int64().Draw(r, "cpu"), MemoryBytes: rapid.Int64().Draw(r, "memory"), DefaultMemoryBytes: rapid.Int64().Draw(r, "default memory"),
+		},
 	}
 }
 
@@ -111,7 +114,7 @@ func TestNounsRoundTrip(t *testing.T) {
 		roundTrip(r, basilica.ExecuteRequest{Task: at.Task, Attempt: at.Attempt, Client: basilica.Hotkey(drawText(r)), Spec: []byte("{}"), Lease: time.Duration(rapid.Int64Range(0, int64(maxLease)).Draw(r, "lease"))}, toExecute, fromExecute)
 		event := basilica.TaskEvent{Task: at.Task, Attempt: at.Attempt, State: rapid.SampledFrom(taskStates[1:]).Draw(r, "state"), At: drawTime(r), ExitCode: optional(r, "exit", rapid.IntRange(-1<<31, 1<<31-1))}
 		if rapid.Bool().Draw(r, "more") {
-			event.Reason = &basilica.Reason{Code: "X", Sentence: drawText(r)}
+			event.Reason = &basilica.Reason{Code: "X", Sentence: drawText(r), Fix: drawText(r)}
 			event.Log = &basilica.LogChunk{Offset: rapid.Int64Range(0, maxOffset).Draw(r, "offset"), Stream: rapid.SampledFrom(logStreams[1:]).Draw(r, "stream"), Data: []byte{0xff, 1}}
 			event.Outputs = []basilica.TaskFile{{Name: "a", Blob: drawBlob(r)}, {Name: "b/c", Blob: drawBlob(r)}}
 			event.Receipt = &basilica.SignedReceipt{Payload: []byte("p"), ExecutorSig: []byte("e"), MinerSig: []byte("m"), Endorsement: basilica.SignedEndorsement{Payload: []byte("q"), Signature: []byte("s")}}

@@ -7,7 +7,6 @@ import (
 	"io"
 	"log/slog"
 	"net"
-	"net/netip"
 	"sync"
 	"time"
 
@@ -45,7 +44,7 @@ type FleetServer struct {
 	door  *door
 
 	mu        sync.Mutex
-	enrollers map[netip.Addr]*rate.Limiter
+	enrollers map[string]*rate.Limiter
 }
 
 // NewFleetServer makes the door of f.
@@ -54,7 +53,7 @@ func NewFleetServer(f basilica.Fleet, cfg FleetServerConfig) (*FleetServer, erro
 	if err != nil {
 		return nil, err
 	}
-	s := &FleetServer{fleet: f, now: cfg.Now, enrollers: make(map[netip.Addr]*rate.Limiter)}
+	s := &FleetServer{fleet: f, now: cfg.Now, enrollers: make(map[string]*rate.Limiter)}
 	s.door = &door{name: "fleet", tls: conf, admit: s.admit, log: cfg.Log, whole: callTime}
 	return s, nil
 }
@@ -89,11 +88,9 @@ func (s *FleetServer) admit(ctx context.Context, method string) (context.Context
 }
 
 func (s *FleetServer) mayEnroll(ctx context.Context) bool {
-	var addr netip.Addr
+	var addr string
 	if p, ok := peer.FromContext(ctx); ok {
-		if a, err := netip.ParseAddrPort(p.Addr.String()); err == nil {
-			addr = a.Addr().Unmap()
-		}
+		addr = hostOf(p.Addr)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -2,7 +2,10 @@ package wire
 
 import (
 	"net"
+	"net/netip"
 	"sync"
+
+	"basilica"
 )
 
 // cappedListener closes at once what comes over its caps: a waiting stranger must not keep others out.
@@ -65,10 +68,11 @@ func (c *cappedConn) Close() error {
 	return c.Conn.Close()
 }
 
+// hostOf is whom a connection counts for.
 func hostOf(a net.Addr) string {
-	host, _, err := net.SplitHostPort(a.String())
+	ap, err := netip.ParseAddrPort(a.String())
 	if err != nil {
 		return a.String()
 	}
-	return host
+	return basilica.Network(ap.Addr()).String()
 }

@@ -10,6 +10,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"net/netip"
 	"reflect"
 	"strings"
 	"sync"
@@ -657,5 +658,12 @@ func TestCappedListener(t *testing.T) {
 	(<-accepted).Close()
 	if capped.total != 0 || len(capped.hosts) != 0 {
 		t.Fatal(capped.total, capped.hosts)
+	}
+}
+
+func TestHostsShareAnIPv6Network(t *testing.T) {
+	at := func(a string) net.Addr { return net.TCPAddrFromAddrPort(netip.MustParseAddrPort(a)) }
+	if hostOf(at("[2001:db8::1]:5")) != hostOf(at("[2001:db8::ffff:2]:6")) || hostOf(at("192.0.2.1:5")) == hostOf(at("192.0.2.2:5")) {
+		t.Error("hosts are told apart wrongly")
 	}
 }

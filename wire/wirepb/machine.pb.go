@@ -242,6 +242,7 @@ type Reason struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Code          string                 `protobuf:"bytes,1,opt,name=code,proto3" json:"code,omitempty"`
 	Sentence      string                 `protobuf:"bytes,2,opt,name=sentence,proto3" json:"sentence,omitempty"`
+	Fix           string                 `protobuf:"bytes,3,opt,name=fix,proto3" json:"fix,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -286,6 +287,13 @@ func (x *Reason) GetCode() string {
 func (x *Reason) GetSentence() string {
 	if x != nil {
 		return x.Sentence
+	}
+	return ""
+}
+
+func (x *Reason) GetFix() string {
+	if x != nil {
+		return x.Fix
 	}
 	return ""
 }
@@ -670,6 +678,67 @@ func (x *Holding) GetExpires() *timestamppb.Timestamp {
 	return nil
 }
 
+// Limits are what one container may take, and what it takes where its task does not say.
+type Limits struct {
+	state              protoimpl.MessageState `protogen:"open.v1"`
+	CpuMillis          int64                  `protobuf:"varint,1,opt,name=cpu_millis,json=cpuMillis,proto3" json:"cpu_millis,omitempty"`
+	MemoryBytes        int64                  `protobuf:"varint,2,opt,name=memory_bytes,json=memoryBytes,proto3" json:"memory_bytes,omitempty"`
+	DefaultMemoryBytes int64                  `protobuf:"varint,3,opt,name=default_memory_bytes,json=defaultMemoryBytes,proto3" json:"default_memory_bytes,omitempty"`
+	unknownFields      protoimpl.UnknownFields
+	sizeCache          protoimpl.SizeCache
+}
+
+func (x *Limits) Reset() {
+	*x = Limits{}
+	mi := &file_wire_wirepb_machine_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Limits) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Limits) ProtoMessage() {}
+
+func (x *Limits) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_wirepb_machine_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Limits.ProtoReflect.Descriptor instead.
+func (*Limits) Descriptor() ([]byte, []int) {
+	return file_wire_wirepb_machine_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *Limits) GetCpuMillis() int64 {
+	if x != nil {
+		return x.CpuMillis
+	}
+	return 0
+}
+
+func (x *Limits) GetMemoryBytes() int64 {
+	if x != nil {
+		return x.MemoryBytes
+	}
+	return 0
+}
+
+func (x *Limits) GetDefaultMemoryBytes() int64 {
+	if x != nil {
+		return x.DefaultMemoryBytes
+	}
+	return 0
+}
+
 // HealthStatus is an executor's own word on itself.
 type HealthStatus struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -678,13 +747,14 @@ type HealthStatus struct {
 	Ledger        []*Holding             `protobuf:"bytes,3,rep,name=ledger,proto3" json:"ledger,omitempty"`
 	Tasks         int32                  `protobuf:"varint,4,opt,name=tasks,proto3" json:"tasks,omitempty"`
 	MaxTasks      int32                  `protobuf:"varint,5,opt,name=max_tasks,json=maxTasks,proto3" json:"max_tasks,omitempty"`
+	Limits        *Limits                `protobuf:"bytes,6,opt,name=limits,proto3" json:"limits,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *HealthStatus) Reset() {
 	*x = HealthStatus{}
-	mi := &file_wire_wirepb_machine_proto_msgTypes[7]
+	mi := &file_wire_wirepb_machine_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -696,7 +766,7 @@ func (x *HealthStatus) String() string {
 func (*HealthStatus) ProtoMessage() {}
 
 func (x *HealthStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_wirepb_machine_proto_msgTypes[7]
+	mi := &file_wire_wirepb_machine_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -709,7 +779,7 @@ func (x *HealthStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HealthStatus.ProtoReflect.Descriptor instead.
 func (*HealthStatus) Descriptor() ([]byte, []int) {
-	return file_wire_wirepb_machine_proto_rawDescGZIP(), []int{7}
+	return file_wire_wirepb_machine_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *HealthStatus) GetOk() bool {
@@ -747,6 +817,13 @@ func (x *HealthStatus) GetMaxTasks() int32 {
 	return 0
 }
 
+func (x *HealthStatus) GetLimits() *Limits {
+	if x != nil {
+		return x.Limits
+	}
+	return nil
+}
+
 // Endorsement is a JSON payload under the miner's hotkey.
 type Endorsement struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -758,7 +835,7 @@ type Endorsement struct {
 
 func (x *Endorsement) Reset() {
 	*x = Endorsement{}
-	mi := &file_wire_wirepb_machine_proto_msgTypes[8]
+	mi := &file_wire_wirepb_machine_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -770,7 +847,7 @@ func (x *Endorsement) String() string {
 func (*Endorsement) ProtoMessage() {}
 
 func (x *Endorsement) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_wirepb_machine_proto_msgTypes[8]
+	mi := &file_wire_wirepb_machine_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -783,7 +860,7 @@ func (x *Endorsement) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Endorsement.ProtoReflect.Descriptor instead.
 func (*Endorsement) Descriptor() ([]byte, []int) {
-	return file_wire_wirepb_machine_proto_rawDescGZIP(), []int{8}
+	return file_wire_wirepb_machine_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Endorsement) GetPayload() []byte {
@@ -810,10 +887,11 @@ const file_wire_wirepb_machine_proto_rawDesc = "" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x12\n" +
 	"\x04code\x18\x02 \x01(\tR\x04code\x12\x1a\n" +
 	"\bsentence\x18\x03 \x01(\tR\bsentence\x12\x10\n" +
-	"\x03fix\x18\x04 \x01(\tR\x03fix\"8\n" +
+	"\x03fix\x18\x04 \x01(\tR\x03fix\"J\n" +
 	"\x06Reason\x12\x12\n" +
 	"\x04code\x18\x01 \x01(\tR\x04code\x12\x1a\n" +
-	"\bsentence\x18\x02 \x01(\tR\bsentence\"\xd4\x01\n" +
+	"\bsentence\x18\x02 \x01(\tR\bsentence\x12\x10\n" +
+	"\x03fix\x18\x03 \x01(\tR\x03fix\"\xd4\x01\n" +
 	"\x03GPU\x12\x14\n" +
 	"\x05index\x18\x01 \x01(\x05R\x05index\x12*\n" +
 	"\x04kind\x18\x02 \x01(\x0e2\x16.basilica.wire.GPUKindR\x04kind\x12\x12\n" +
@@ -851,13 +929,19 @@ const file_wire_wirepb_machine_proto_rawDesc = "" +
 	"\x06holder\x18\x02 \x01(\tR\x06holder\x12\x12\n" +
 	"\x04gpus\x18\x03 \x03(\tR\x04gpus\x12\x14\n" +
 	"\x05fence\x18\x04 \x01(\x04R\x05fence\x124\n" +
-	"\aexpires\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\aexpires\"\xb2\x01\n" +
+	"\aexpires\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\aexpires\"|\n" +
+	"\x06Limits\x12\x1d\n" +
+	"\n" +
+	"cpu_millis\x18\x01 \x01(\x03R\tcpuMillis\x12!\n" +
+	"\fmemory_bytes\x18\x02 \x01(\x03R\vmemoryBytes\x120\n" +
+	"\x14default_memory_bytes\x18\x03 \x01(\x03R\x12defaultMemoryBytes\"\xe1\x01\n" +
 	"\fHealthStatus\x12\x0e\n" +
 	"\x02ok\x18\x01 \x01(\bR\x02ok\x12/\n" +
 	"\areasons\x18\x02 \x03(\v2\x15.basilica.wire.ReasonR\areasons\x12.\n" +
 	"\x06ledger\x18\x03 \x03(\v2\x16.basilica.wire.HoldingR\x06ledger\x12\x14\n" +
 	"\x05tasks\x18\x04 \x01(\x05R\x05tasks\x12\x1b\n" +
-	"\tmax_tasks\x18\x05 \x01(\x05R\bmaxTasks\"E\n" +
+	"\tmax_tasks\x18\x05 \x01(\x05R\bmaxTasks\x12-\n" +
+	"\x06limits\x18\x06 \x01(\v2\x15.basilica.wire.LimitsR\x06limits\"E\n" +
 	"\vEndorsement\x12\x18\n" +
 	"\apayload\x18\x01 \x01(\fR\apayload\x12\x1c\n" +
 	"\tsignature\x18\x02 \x01(\fR\tsignature*v\n" +
@@ -887,7 +971,7 @@ func file_wire_wirepb_machine_proto_rawDescGZIP() []byte {
 }
 
 var file_wire_wirepb_machine_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_wire_wirepb_machine_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
+var file_wire_wirepb_machine_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
 var file_wire_wirepb_machine_proto_goTypes = []any{
 	(GPUKind)(0),                  // 0: basilica.wire.GPUKind
 	(HolderKind)(0),               // 1: basilica.wire.HolderKind
@@ -898,23 +982,25 @@ var file_wire_wirepb_machine_proto_goTypes = []any{
 	(*Interface)(nil),             // 6: basilica.wire.Interface
 	(*SystemInfo)(nil),            // 7: basilica.wire.SystemInfo
 	(*Holding)(nil),               // 8: basilica.wire.Holding
-	(*HealthStatus)(nil),          // 9: basilica.wire.HealthStatus
-	(*Endorsement)(nil),           // 10: basilica.wire.Endorsement
-	(*timestamppb.Timestamp)(nil), // 11: google.protobuf.Timestamp
+	(*Limits)(nil),                // 9: basilica.wire.Limits
+	(*HealthStatus)(nil),          // 10: basilica.wire.HealthStatus
+	(*Endorsement)(nil),           // 11: basilica.wire.Endorsement
+	(*timestamppb.Timestamp)(nil), // 12: google.protobuf.Timestamp
 }
 var file_wire_wirepb_machine_proto_depIdxs = []int32{
 	0,  // 0: basilica.wire.GPU.kind:type_name -> basilica.wire.GPUKind
 	5,  // 1: basilica.wire.SystemInfo.gpus:type_name -> basilica.wire.GPU
 	6,  // 2: basilica.wire.SystemInfo.network:type_name -> basilica.wire.Interface
 	1,  // 3: basilica.wire.Holding.kind:type_name -> basilica.wire.HolderKind
-	11, // 4: basilica.wire.Holding.expires:type_name -> google.protobuf.Timestamp
+	12, // 4: basilica.wire.Holding.expires:type_name -> google.protobuf.Timestamp
 	4,  // 5: basilica.wire.HealthStatus.reasons:type_name -> basilica.wire.Reason
 	8,  // 6: basilica.wire.HealthStatus.ledger:type_name -> basilica.wire.Holding
-	7,  // [7:7] is the sub-list for method output_type
-	7,  // [7:7] is the sub-list for method input_type
-	7,  // [7:7] is the sub-list for extension type_name
-	7,  // [7:7] is the sub-list for extension extendee
-	0,  // [0:7] is the sub-list for field type_name
+	9,  // 7: basilica.wire.HealthStatus.limits:type_name -> basilica.wire.Limits
+	8,  // [8:8] is the sub-list for method output_type
+	8,  // [8:8] is the sub-list for method input_type
+	8,  // [8:8] is the sub-list for extension type_name
+	8,  // [8:8] is the sub-list for extension extendee
+	0,  // [0:8] is the sub-list for field type_name
 }
 
 func init() { file_wire_wirepb_machine_proto_init() }
@@ -930,7 +1016,7 @@ func file_wire_wirepb_machine_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_wire_wirepb_machine_proto_rawDesc), len(file_wire_wirepb_machine_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   9,
+			NumMessages:   10,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
