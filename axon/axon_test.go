@@ -611,7 +611,7 @@ func TestRateLimits(t *testing.T) {
 	if err := l.take("new"); err != nil || len(l.by) != 1 {
 		t.Fatal(err, len(l.by))
 	}
-	for remote, want := range map[string]string{"1.2.3.4:5": "1.2.3.4", "[::ffff:1.2.3.4]:5": "1.2.3.4", "[2001:db8:1:2:3::4]:5": "2001:db8:1:2::/64", "x": "x"} {
+	for remote, want := range map[string]string{"1.2.3.4:5": "1.2.3.4/32", "[::ffff:1.2.3.4]:5": "1.2.3.4/32", "[2001:db8:1:2:3::4]:5": "2001:db8:1:2::/64", "x": "x"} {
 		if got := network(remote); got != want {
 			t.Errorf("%s: %s", remote, got)
 		}
