@@ -88,7 +88,9 @@ func drawBlob(r *rapid.T) basilica.Blob {
 func drawHealth(r *rapid.T) basilica.Health {
 	return basilica.Health{
 		OK: rapid.Bool().Draw(r, "ok"), Ledger: drawList(r, "ledger", drawHolding), Tasks: rapid.IntRange(0, 9).Draw(r, "tasks"), MaxTasks: rapid.IntRange(0, 9).Draw(r, "max"),
-		Reasons: drawList(r, "reasons", func(r *rapid.T) basilica.Reason { return basilica.Reason{Code: drawText(r), Sentence: drawText(r), Fix: drawText(r)} }),
+		Reasons: drawList(r, "reasons", func(r *rapid.T) basilica.Reason {
+			return basilica.Reason{Code: drawText(r), Sentence: drawText(r), Fix: drawText(r)}
+		}),
 		Limits: basilica.Limits{
 			CPUMillis: rapid.Int64().Draw(r, "cpu"), MemoryBytes: rapid.Int64().Draw(r, "memory"), DefaultMemoryBytes: rapid.Int64().Draw(r, "default memory"),
 		},
