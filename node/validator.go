@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"os"
 	"slices"
 	"time"
@@ -35,8 +36,8 @@ type ValidatorConfig struct {
 	DataDir string `toml:"data_dir"`
 	// Hotkey is the registered key: the path of a plain key file, or //Name on a development chain.
 	Hotkey string `toml:"hotkey"`
-	// APIListen is where the API, /health, /metrics and /api/v1/status are. It has no transport security of its own: keep it
-	// on loopback.
+	// APIListen is where the API, /health, /metrics and /api/v1/status are. It has no transport security of its own, so it
+	// must be on loopback.
 	APIListen string `toml:"api_listen"`
 	// RoundBlocks is the length of a round in blocks: every executor is challenged once in it. Shorter rounds find a cheat
 	// sooner and take more of the machines' time.
@@ -106,8 +107,12 @@ func (c *ValidatorConfig) Validate() error {
 	case time.Duration(c.RoundTimeout) < time.Second || time.Duration(c.RoundTimeout) > time.Hour:
 		return invalid("validator.round_timeout", fmt.Sprintf("%s is outside 1s..1h", c.RoundTimeout), `set it, e.g. round_timeout = "10m"`)
 	}
-	if _, _, err := net.SplitHostPort(c.APIListen); err != nil {
+	host, _, err := net.SplitHostPort(c.APIListen)
+	if err != nil {
 		return invalid("validator.api_listen", fmt.Sprintf("%.80q is not host:port", c.APIListen), "write it like 127.0.0.1:8081")
+	}
+	if addr, err := netip.ParseAddr(host); host != "localhost" && (err != nil || !addr.Unmap().IsLoopback()) {
+		return invalid("validator.api_listen", fmt.Sprintf("%.80q is not on loopback, and this door speaks plain HTTP", c.APIListen), "listen on 127.0.0.1:8081, and publish it through a proxy with TLS that sends Host: 127.0.0.1")
 	}
 	return nil
 }

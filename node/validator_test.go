@@ -43,6 +43,19 @@ func TestValidatorConfigNamesTheWrongKey(t *testing.T) {
 	}
 }
 
+func TestValidatorAPIStaysOnLoopback(t *testing.T) {
+	for addr, ok := range map[string]bool{
+		"127.0.0.1:8081": true, "[::1]:0": true, "localhost:8081": true,
+		"0.0.0.0:8081": false, ":8081": false, "[::]:8081": false, "192.0.2.1:8081": false, "validator.example:8081": false,
+	} {
+		c := DefaultValidatorConfig()
+		c.Hotkey, c.APIListen = "//Charlie//validator", addr
+		if err := c.Validate(); (err == nil) != ok || (err != nil && basilica.CodeOf(err) != "CONFIG_VALUE") {
+			t.Errorf("%s: %v", addr, err)
+		}
+	}
+}
+
 // devChain runs a localnet with short blocks until the test ends, and gives a client of it.
 func devChain(t *testing.T) (ChainConfig, *subtensor.Client) {
 	t.Helper()
