@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"path/filepath"
+	goruntime "runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -499,6 +500,33 @@ func TestOldStatesGo(t *testing.T) {
 	}
 	if _, found := s.Chain.rt.system.blockHash.find(past{s.state, s.head()}, uint32(s.head()-blockHashCount-1)); found {
 		t.Error("System.BlockHash keeps too many")
+	}
+}
+
+// TestMemoryIsBounded: once the chain keeps all the states that it means to keep, further blocks take no more room
+// than their hash in the index.
+func TestMemoryIsBounded(t *testing.T) {
+	s := newSim(t, Config{})
+	heap := func() uint64 {
+		goruntime.GC()
+		var m goruntime.MemStats
+		goruntime.ReadMemStats(&m)
+		return m.HeapAlloc
+	}
+	s.seal(6000)
+	before := heap()
+	s.seal(4000)
+	after := heap()
+	if after > before && after-before > 4000*1024 {
+		t.Errorf("4000 blocks took %d bytes, %d bytes before", after-before, before)
+	}
+	if kept := s.head() - s.state.oldest; kept < 2400 {
+		t.Errorf("only %d states are kept", kept)
+	}
+	for key, revisions := range s.state.values {
+		if len(revisions) > keptStates+1 || cap(revisions) > 4*keptStates {
+			t.Errorf("key %x has %d revisions, room for %d", key, len(revisions), cap(revisions))
+		}
 	}
 }
 

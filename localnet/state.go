@@ -96,7 +96,10 @@ func (h *history) trim(key string, oldest uint64) {
 	revisions := h.values[key]
 	i := sort.Search(len(revisions), func(i int) bool { return revisions[i].block > oldest })
 	if i > 1 {
-		revisions = slices.Clone(revisions[i-1:])
+		clear(revisions[:i-1]) // the array stays until it is full, what it held goes now
+		if revisions = revisions[i-1:]; len(revisions) == 1 {
+			revisions = slices.Clone(revisions)
+		}
 	}
 	if len(revisions) == 1 && revisions[0].value == nil && revisions[0].block <= oldest {
 		delete(h.values, key)
