@@ -43,4 +43,12 @@ type Health struct {
 	Ledger   []Holding `json:"ledger"`
 	Tasks    int       `json:"tasks"`     // attempts not yet ended
 	MaxTasks int       `json:"max_tasks"` // containers that may run at once
+	Limits   Limits    `json:"limits"`
+}
+
+// Limits are what one container of a machine may take, and what it takes where its task does not say. Zero: not known.
+type Limits struct {
+	CPUMillis          int64 `json:"cpu_millis"` // thousandths of one CPU
+	MemoryBytes        int64 `json:"memory_bytes"`
+	DefaultMemoryBytes int64 `json:"default_memory_bytes"`
 }

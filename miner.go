@@ -56,6 +56,9 @@ type OfferedBox struct {
 	GPUKind     GPUKind    `json:"gpu_kind,omitempty"`
 	CPUs        int        `json:"cpus"`
 	MemoryBytes int64      `json:"memory_bytes"`
+
+	TaskCPUMillis   int64 `json:"task_cpu_millis"`   // the most that one task gets, thousandths of one CPU
+	TaskMemoryBytes int64 `json:"task_memory_bytes"` // the most that one task gets
 }
 
 // ValidationRequest asks for access to a miner's executors.

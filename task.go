@@ -152,10 +152,11 @@ func (s TaskState) Step(to TaskState) (TaskState, error) {
 	return to, nil
 }
 
-// Reason explains an end or a refusal: a code and one sentence.
+// Reason explains an end or a refusal: a code, one sentence, and the next step where there is one.
 type Reason struct {
 	Code     string `json:"code"`
 	Sentence string `json:"sentence"`
+	Fix      string `json:"fix,omitempty"`
 }
 
 // Task is one submitted spec and what became of it.

@@ -130,7 +130,7 @@ func pick(offers []Offered, spec *basilica.TaskSpec) (basilica.Neuron, error) {
 }
 
 func fits(box basilica.OfferedBox, spec *basilica.TaskSpec) bool {
-	if !box.Ready || box.GPUs < spec.GPUs || box.MemoryBytes < spec.MemoryBytes || int64(box.CPUs)*1000 < spec.CPUMillis {
+	if !box.Ready || box.GPUs < spec.GPUs || box.TaskMemoryBytes < spec.MemoryBytes || box.TaskCPUMillis < spec.CPUMillis {
 		return false
 	}
 	return spec.GPUs == 0 || box.GPUKind != basilica.GPUSoftware || spec.AllowSoftware
@@ -138,8 +138,8 @@ func fits(box basilica.OfferedBox, spec *basilica.TaskSpec) bool {
 
 // whyNone says what the offers lack, most telling reason first.
 func whyNone(offers []Offered, spec *basilica.TaskSpec) error {
-	var gpus, cpus, boxes, software int
-	var memory int64
+	var gpus, boxes, software int
+	var cpus, memory int64
 	for _, o := range offers {
 		if o.Offer == nil || o.Offer.Compute == "closed" {
 			continue
@@ -149,7 +149,7 @@ func whyNone(offers []Offered, spec *basilica.TaskSpec) error {
 				continue
 			}
 			boxes++
-			gpus, cpus, memory = max(gpus, box.GPUs), max(cpus, box.CPUs), max(memory, box.MemoryBytes)
+			gpus, cpus, memory = max(gpus, box.GPUs), max(cpus, box.TaskCPUMillis), max(memory, box.TaskMemoryBytes)
 			if box.GPUKind == basilica.GPUSoftware && box.GPUs >= spec.GPUs {
 				software++
 			}
@@ -163,10 +163,11 @@ func whyNone(offers []Offered, spec *basilica.TaskSpec) error {
 		return basilica.E(basilica.Unavailable, "NO_MINER_READY", fmt.Sprintf("none of %d miners answers with a machine that is ready", len(offers)), "see why with `basilica ls`, and try again later")
 	case spec.GPUs > gpus:
 		return basilica.E(basilica.Exhausted, more, fmt.Sprintf("the task asks for %d GPUs and the largest machine has %d", spec.GPUs, gpus), fmt.Sprintf("ask for at most --gpus %d", gpus))
-	case spec.CPUMillis > int64(cpus)*1000:
-		return basilica.E(basilica.Exhausted, more, fmt.Sprintf("the task asks for %.1f CPUs and the largest machine has %d", float64(spec.CPUMillis)/1000, cpus), fmt.Sprintf("ask for at most --cpus %d", cpus))
+	case spec.CPUMillis > cpus:
+		most := float64(cpus) / 1000
+		return basilica.E(basilica.Exhausted, more, fmt.Sprintf("the task asks for %.4g CPUs and no machine gives one task more than %.4g", float64(spec.CPUMillis)/1000, most), fmt.Sprintf("ask for at most --cpus %.4g", most))
 	case spec.MemoryBytes > memory:
-		return basilica.E(basilica.Exhausted, more, fmt.Sprintf("the task asks for %d bytes of memory and the largest machine has %d", spec.MemoryBytes, memory), fmt.Sprintf("ask for at most --memory %dMi", memory>>20))
+		return basilica.E(basilica.Exhausted, more, fmt.Sprintf("the task asks for %d bytes of memory and no machine gives one task more than %d", spec.MemoryBytes, memory), fmt.Sprintf("ask for at most --memory %dMi", memory>>20))
 	case spec.GPUs > 0 && software > 0 && !spec.AllowSoftware:
 		return basilica.E(basilica.Denied, "ONLY_SOFTWARE_GPUS", "the machines that fit have software devices, not real GPUs", "add --allow-software if a simulated device is good enough")
 	}

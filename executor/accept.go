@@ -93,14 +93,14 @@ func (e *Executor) demandOf(raw []byte) (demand, error) {
 		return v
 	}
 	d.cpu = orElse(d.spec.CPUMillis, e.maxCPU)
-	d.memory = orElse(d.spec.MemoryBytes, min(defaultMemory, e.cfg.MaxMemory))
+	d.memory = orElse(d.spec.MemoryBytes, e.defaultMemory())
 	d.output = orElse(d.spec.OutputBytes, min(d.memory/8, 1<<30))
 	d.timeout = basilica.DefaultTimeout
 	if d.spec.TimeoutSeconds > 0 {
 		d.timeout = time.Duration(d.spec.TimeoutSeconds) * time.Second
 	}
 	over := func(code, what string, asked, most int64, unit string) error {
-		return basilica.E(basilica.Exhausted, code, fmt.Sprintf("the task asks for %d %s of %s, this machine gives at most %d", asked, unit, what, most), "ask for less, or for another machine")
+		return basilica.E(basilica.Exhausted, code, fmt.Sprintf("the task asks for %d %s of %s, this machine gives one task at most %d", asked, unit, what, most), "ask for less, or for another machine")
 	}
 	switch {
 	case d.memory > e.cfg.MaxMemory:
@@ -108,7 +108,9 @@ func (e *Executor) demandOf(raw []byte) (demand, error) {
 	case d.cpu > e.maxCPU:
 		return d, over("CPU_LIMIT", "CPU", d.cpu, e.maxCPU, "thousandths")
 	case d.output > d.memory/4:
-		return d, over("OUTPUT_LIMIT", "output, which is kept in its memory,", d.output, d.memory/4, "bytes")
+		// No other machine would take it either.
+		return d, basilica.E(basilica.Invalid, "OUTPUT_LIMIT", fmt.Sprintf("outputs of %d bytes are over a quarter of the task's memory of %d bytes, in which they are kept", d.output, d.memory),
+			"ask for more with --memory, or for less with --output-size")
 	case d.spec.GPUs > len(eligible(e.cfg.GPUs, d.spec.AllowSoftware)):
 		return d, over("GPU_LIMIT", "GPU", int64(d.spec.GPUs), int64(len(eligible(e.cfg.GPUs, d.spec.AllowSoftware))), "devices")
 	}

@@ -352,7 +352,7 @@ func (e *Executor) Health(ctx context.Context) (basilica.Health, error) {
 	if err != nil {
 		return basilica.Health{}, fmt.Errorf("read ledger: %w", err)
 	}
-	h := basilica.Health{Ledger: ledger, MaxTasks: e.cfg.MaxContainers}
+	h := basilica.Health{Ledger: ledger, MaxTasks: e.cfg.MaxContainers, Limits: basilica.Limits{CPUMillis: e.maxCPU, MemoryBytes: e.cfg.MaxMemory, DefaultMemoryBytes: e.defaultMemory()}}
 	if s := e.engineNow(ctx); s.err != nil {
 		h.Reasons = append(h.Reasons, reasonOf(s.err))
 	}
@@ -372,11 +372,14 @@ func (e *Executor) Health(ctx context.Context) (basilica.Health, error) {
 	return h, nil
 }
 
-// reasonOf gives the code and sentence that may be shown of a failure; a fault of ours is one word.
+// defaultMemory is what a task gets that does not say, in bytes.
+func (e *Executor) defaultMemory() int64 { return min(defaultMemory, e.cfg.MaxMemory) }
+
+// reasonOf gives the code, sentence and next step that may be shown of a failure; a fault of ours is one word.
 func reasonOf(err error) basilica.Reason {
 	var be *basilica.Error
 	if errors.As(err, &be) && be.Code != "" {
-		return basilica.Reason{Code: be.Code, Sentence: be.Sentence}
+		return basilica.Reason{Code: be.Code, Sentence: be.Sentence, Fix: be.Fix}
 	}
 	return basilica.Reason{Code: "EXECUTOR_FAULT", Sentence: "the executor met a fault of its own"}
 }

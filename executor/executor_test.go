@@ -328,6 +328,9 @@ func TestEnds(t *testing.T) {
 			continue
 		}
 		_, log, last := b.watch(t, name, 0)
+		if name == "image" && (last.Reason == nil || last.Reason.Fix == "") {
+			t.Errorf("%s: nobody says what to do: %+v", name, last.Reason)
+		}
 		if last.State != c.state || last.Reason == nil || last.Reason.Code != c.code || last.Receipt == nil || len(last.Outputs) != 0 && name != "full" {
 			t.Errorf("%s: %s %+v, want %s %s; log %q", name, last.State, last.Reason, c.state, c.code, log)
 		}
@@ -336,10 +339,14 @@ func TestEnds(t *testing.T) {
 
 func TestRefusals(t *testing.T) {
 	b := newBox(t, nil)
+	h, err := b.Health(t.Context())
+	if err != nil || h.Limits.MemoryBytes < 1 || h.Limits.CPUMillis < 1 || h.Limits.DefaultMemoryBytes < 1 {
+		t.Fatalf("limits %+v, %v", h.Limits, err)
+	}
 	missing := basilica.TaskFile{Name: "x", Blob: basilica.Blob{Size: 3}}
 	for code, change := range map[string]func(*basilica.TaskSpec){
-		"MEMORY_LIMIT": func(s *basilica.TaskSpec) { s.MemoryBytes = 1 << 40 },
-		"CPU_LIMIT":    func(s *basilica.TaskSpec) { s.CPUMillis = 64000 },
+		"MEMORY_LIMIT": func(s *basilica.TaskSpec) { s.MemoryBytes = h.Limits.MemoryBytes + 1 },
+		"CPU_LIMIT":    func(s *basilica.TaskSpec) { s.CPUMillis = h.Limits.CPUMillis + 1 },
 		"OUTPUT_LIMIT": func(s *basilica.TaskSpec) { s.OutputBytes = 64 << 20 },
 		"GPU_LIMIT":    func(s *basilica.TaskSpec) { s.GPUs = 1 },
 		"TASK_INVALID": func(s *basilica.TaskSpec) { s.Image = "" },

@@ -156,17 +156,13 @@ func (m *Miner) claim(ctx context.Context, worker string, followers *sync.WaitGr
 	}
 }
 
-// reasonOf makes a reason of an error: its code and its sentence with the fix, one word where it is a fault of ours.
+// reasonOf makes a reason of an error: its code, sentence and fix, one word where it is a fault of ours.
 func reasonOf(err error) basilica.Reason {
 	code := basilica.CodeOf(err)
 	if code == "" {
 		return basilica.Reason{Code: "EXECUTOR_FAILED", Sentence: "the executor could not take the task"}
 	}
-	sentence := sentenceOf(err)
-	if fix := basilica.FixOf(err); fix != "" {
-		sentence += ". Fix: " + fix
-	}
-	return basilica.Reason{Code: code, Sentence: sentence}
+	return basilica.Reason{Code: code, Sentence: sentenceOf(err), Fix: basilica.FixOf(err)}
 }
 
 // tidy has executors forget ended attempts, and forgets old blobs and logs, until ctx ends.

@@ -93,7 +93,7 @@ func (m *Miner) boxOf(e basilica.Member, tasks []basilica.TaskRecord) box {
 	b.total.cpuMillis, b.total.memoryBytes, b.total.slots = int64(e.Facts.CPUs)*1000, e.Facts.MemoryBytes, 1
 	var ledger []basilica.Holding
 	if e.LastBeat != nil {
-		b.total.slots = e.LastBeat.Health.MaxTasks
+		b.total.slots, b.most = e.LastBeat.Health.MaxTasks, e.LastBeat.Health.Limits
 		ledger = e.LastBeat.Health.Ledger
 	}
 	b.free = b.total
@@ -103,10 +103,11 @@ func (m *Miner) boxOf(e basilica.Member, tasks []basilica.TaskRecord) box {
 		}
 	}
 	for _, t := range tasks {
-		need := amounts{cpuMillis: t.Spec.CPUMillis, memoryBytes: t.Spec.MemoryBytes, slots: 1}
+		w := wanted{gpus: t.Spec.GPUs, allowSoftware: t.Spec.AllowSoftware, cpuMillis: t.Spec.CPUMillis, memoryBytes: t.Spec.MemoryBytes}.on(&b)
+		need := amounts{cpuMillis: w.cpuMillis, memoryBytes: w.memoryBytes, slots: 1}
 		held := devices(t.GPUs, software)
 		if len(t.GPUs) == 0 {
-			held, _ = wanted{gpus: t.Spec.GPUs, allowSoftware: t.Spec.AllowSoftware}.share(b.free)
+			held, _ = w.share(b.free)
 		}
 		need.gpus, need.software = held.gpus, held.software
 		b.free = b.free.minus(need)
@@ -136,7 +137,7 @@ func (m *Miner) Offer(ctx context.Context) (basilica.Offer, error) {
 		e := members[i]
 		offered := basilica.OfferedBox{
 			Executor: e.Executor, Ready: b.notReady == nil, GPUs: b.total.gpus + b.total.software, GPUsFree: b.free.gpus + b.free.software,
-			CPUs: e.Facts.CPUs, MemoryBytes: e.Facts.MemoryBytes,
+			CPUs: e.Facts.CPUs, MemoryBytes: e.Facts.MemoryBytes, TaskCPUMillis: b.ceiling().cpuMillis, TaskMemoryBytes: b.ceiling().memoryBytes,
 		}
 		if len(e.Facts.GPUs) > 0 {
 			offered.GPUModel, offered.GPUKind = e.Facts.GPUs[0].Model, e.Facts.GPUs[0].Kind

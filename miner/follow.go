@@ -166,10 +166,11 @@ func (f *follower) refused(ctx context.Context, err error) error {
 	}
 	why := reasonOf(err)
 	m.Log.WarnContext(ctx, "executor did not take the task", "task", t.ID, "attempt", t.Attempt, "executor", t.Executor, "error", err)
-	if kind == basilica.Invalid || isCode(err, "BLOB_UNKNOWN") || kind != basilica.Conflict && tries >= m.cfg.MaxAttempts {
+	busy := kind == basilica.Conflict || isCode(err, "MEMORY_FULL", "CONTAINERS_FULL")
+	if kind == basilica.Invalid || isCode(err, "BLOB_UNKNOWN") || !busy && tries >= m.cfg.MaxAttempts {
 		return f.end(ctx, t, basilica.TaskFailed, why, true)
 	}
-	return settled(m.Store.Requeue(ctx, t.ID, t.Fence, m.Now().Add(m.backoff(tries)), why, kind == basilica.Conflict))
+	return settled(m.Store.Requeue(ctx, t.ID, t.Fence, m.Now().Add(m.backoff(tries)), why, busy))
 }
 
 // backoff is the wait after the n-th try, from 1.

@@ -597,8 +597,8 @@ func TestTaskThatFitsNowhere(t *testing.T) {
 	h := newHouse(t)
 	h.enroll()
 	task := h.submit("k", basilica.TaskSpec{Image: "i", GPUs: 1})
-	if _, last := h.end(task.ID); last.State != basilica.TaskFailed || last.Reason.Code != "NO_EXECUTOR_FITS" {
-		t.Errorf("last %+v", last)
+	if _, last := h.end(task.ID); last.State != basilica.TaskFailed || last.Reason.Code != "NO_EXECUTOR_FITS" || last.Reason.Fix == "" {
+		t.Errorf("last %+v, reason %+v", last, last.Reason)
 	}
 }
 
@@ -655,8 +655,11 @@ func TestBusyExecutorIsAskedAgain(t *testing.T) {
 	tries := 0
 	taken := make(chan basilica.ExecuteRequest, 1)
 	h.box.execute = func(req basilica.ExecuteRequest) (basilica.Holding, error) {
-		if tries++; tries < 6 {
+		switch tries++; {
+		case tries < 3:
 			return basilica.Holding{}, basilica.NewHeld(basilica.Holding{Kind: basilica.HolderChallenge, Holder: "g"})
+		case tries < 6: // full for now: as many tries as it takes
+			return basilica.Holding{}, basilica.E(basilica.Exhausted, "MEMORY_FULL", "the machine's memory is taken", "wait")
 		}
 		taken <- req
 		return basilica.Holding{}, nil

@@ -26,6 +26,19 @@ type box struct {
 	notReady *basilica.Reason // why it takes nothing now; nil: it is ready
 	total    amounts
 	free     amounts
+	most     basilica.Limits // of one container, by the executor's own word
+}
+
+// ceiling is what one task could have of the box when nothing else is on it.
+func (b *box) ceiling() amounts {
+	have := b.total
+	if b.most.CPUMillis > 0 {
+		have.cpuMillis = min(have.cpuMillis, b.most.CPUMillis)
+	}
+	if b.most.MemoryBytes > 0 {
+		have.memoryBytes = min(have.memoryBytes, b.most.MemoryBytes)
+	}
+	return have
 }
 
 // wanted is one queued task as placement sees it.
@@ -61,7 +74,7 @@ func place(fleet []box, queue []wanted, now time.Time) plan {
 	for _, w := range queue {
 		var able []*box // could take it when empty
 		for i := range boxes {
-			if _, ok := w.share(boxes[i].total); ok {
+			if _, ok := w.on(&boxes[i]).share(boxes[i].ceiling()); ok {
 				able = append(able, &boxes[i])
 			}
 		}
@@ -80,17 +93,25 @@ func place(fleet []box, queue []wanted, now time.Time) plan {
 			p.waiting[w.id] = basilica.Reason{Code: "RETRY_SOON", Sentence: fmt.Sprintf("an executor did not take it; it is offered again in %s", w.notBefore.Sub(now).Round(time.Millisecond))}
 			continue
 		}
-		taken := slices.IndexFunc(ready, func(b *box) bool { _, ok := w.share(b.free); return ok })
+		taken := slices.IndexFunc(ready, func(b *box) bool { _, ok := w.on(b).share(b.free); return ok })
 		if taken < 0 {
 			w.reserve(ready[0])
-			p.waiting[w.id] = basilica.Reason{Code: "WAITS_FOR_ROOM", Sentence: fmt.Sprintf("it waits for room; %s has %s free", ready[0].id, missing(w, ready[0].free))}
+			p.waiting[w.id] = basilica.Reason{Code: "WAITS_FOR_ROOM", Sentence: fmt.Sprintf("it waits for room; %s has %s free", ready[0].id, missing(w.on(ready[0]), ready[0].free))}
 			continue
 		}
-		need, _ := w.share(ready[taken].free)
+		need, _ := w.on(ready[taken]).share(ready[taken].free)
 		ready[taken].free = ready[taken].free.minus(need)
 		p.placements = append(p.placements, placement{task: w.id, executor: ready[taken].id})
 	}
 	return p
+}
+
+// on fills in what w takes on b where its task does not say.
+func (w wanted) on(b *box) wanted {
+	if w.memoryBytes == 0 {
+		w.memoryBytes = max(b.most.DefaultMemoryBytes, 0)
+	}
+	return w
 }
 
 // share is the part of what a box has that w would take; false where it is not enough.
@@ -106,7 +127,7 @@ func (w wanted) share(have amounts) (amounts, bool) {
 
 // reserve takes w's part from what is free, and where there is too little of a thing, all of it.
 func (w wanted) reserve(b *box) {
-	need, _ := w.share(b.free)
+	need, _ := w.on(b).share(b.free)
 	b.free = b.free.minus(need)
 }
 
@@ -142,16 +163,17 @@ func noFit(fleet []box, w wanted) *basilica.Error {
 	if len(fleet) == 0 {
 		return basilica.E(basilica.Exhausted, "NO_EXECUTOR_FITS", "this miner has no executor", "choose another miner: basilica ls")
 	}
-	best := slices.MinFunc(fleet, func(a, b box) int {
-		return cmp.Or(cmp.Compare(len(w.lacks(a.total)), len(w.lacks(b.total))), cmp.Compare(w.usable(b.total), w.usable(a.total)),
-			cmp.Compare(b.total.memoryBytes, a.total.memoryBytes), cmp.Compare(b.total.cpuMillis, a.total.cpuMillis), cmp.Compare(a.id, b.id))
+	best := slices.MinFunc(fleet, func(x, y box) int {
+		a, b := x.ceiling(), y.ceiling()
+		return cmp.Or(cmp.Compare(len(w.on(&x).lacks(a)), len(w.on(&y).lacks(b))), cmp.Compare(w.usable(b), w.usable(a)),
+			cmp.Compare(b.memoryBytes, a.memoryBytes), cmp.Compare(b.cpuMillis, a.cpuMillis), cmp.Compare(x.id, y.id))
 	})
 	fix := "ask for less, or choose another miner: basilica ls"
 	if !w.allowSoftware && w.gpus > best.total.gpus && w.gpus <= best.total.gpus+best.total.software {
 		fix = "its other devices are software; add --allow-software to use them, or choose another miner: basilica ls"
 	}
 	return basilica.E(basilica.Exhausted, "NO_EXECUTOR_FITS",
-		fmt.Sprintf("no executor of this miner has what the task asks for; the nearest, %s, has %s", best.id, missing(w, best.total)), fix)
+		fmt.Sprintf("no executor of this miner has what the task asks for; the nearest, %s, gives one task %s", best.id, missing(w.on(&best), best.ceiling())), fix)
 }
 
 // lacks names what have is short of for w, as "N of M things".

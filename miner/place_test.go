@@ -18,6 +18,11 @@ func aBox(id string, gpus, software int) box {
 	return box{id: basilica.ExecutorID(id), total: a, free: a}
 }
 
+func limited(b box, most basilica.Limits) box {
+	b.most = most
+	return b
+}
+
 func away(b box) box {
 	b.notReady = &basilica.Reason{Code: "EXECUTOR_SILENT"}
 	return b
@@ -49,6 +54,9 @@ func TestPlace(t *testing.T) {
 		"another box serves while the first is saved": {[]box{used(aBox("a", 4, 0), 1), aBox("b", 1, 0)}, []wanted{gpus("big", 4), gpus("small", 1)}, "big?WAITS_FOR_ROOM small>b"},
 		"too many CPUs":                               {[]box{aBox("a", 0, 0)}, []wanted{{id: "1", cpuMillis: 9000}}, "1!NO_EXECUTOR_FITS"},
 		"too much memory":                             {[]box{aBox("a", 0, 0)}, []wanted{{id: "1", memoryBytes: 17 << 30}}, "1!NO_EXECUTOR_FITS"},
+		"more CPUs than one container gets":           {[]box{limited(aBox("a", 0, 0), basilica.Limits{CPUMillis: 4000})}, []wanted{{id: "1", cpuMillis: 5000}, {id: "2", cpuMillis: 4000}}, "1!NO_EXECUTOR_FITS 2>a"},
+		"more memory than one container gets":         {[]box{limited(aBox("a", 0, 0), basilica.Limits{MemoryBytes: 8 << 30})}, []wanted{{id: "1", memoryBytes: 9 << 30}, {id: "2", memoryBytes: 8 << 30}}, "1!NO_EXECUTOR_FITS 2>a"},
+		"memory that a task takes without saying":     {[]box{limited(aBox("a", 0, 0), basilica.Limits{DefaultMemoryBytes: 10 << 30})}, []wanted{{id: "1"}, {id: "2"}}, "1>a 2?WAITS_FOR_ROOM"},
 		"a refused task keeps its place and waits":    {[]box{aBox("a", 1, 0)}, []wanted{{id: "1", gpus: 1, notBefore: noon.Add(time.Second)}, gpus("2", 1)}, "1?RETRY_SOON 2?WAITS_FOR_ROOM"},
 		"a refused task tries another box first":      {[]box{aBox("a", 4, 0), aBox("b", 1, 0)}, []wanted{{id: "1", gpus: 1, refused: map[basilica.ExecutorID]int{"a": 1}}}, "1>b"},
 	} {
@@ -75,7 +83,7 @@ func TestPlace(t *testing.T) {
 
 func TestNoFitNamesTheNearest(t *testing.T) {
 	p := place([]box{aBox("small", 1, 0), aBox("big", 4, 2)}, []wanted{{id: "1", gpus: 8, memoryBytes: 32 << 30}, {id: "2", gpus: 6}}, noon)
-	if got := p.impossible["1"].Sentence; !strings.HasSuffix(got, "the nearest, big, has 4 of 8 GPUs and 16384 of 32768 MiB of memory") {
+	if got := p.impossible["1"].Sentence; !strings.HasSuffix(got, "the nearest, big, gives one task 4 of 8 GPUs and 16384 of 32768 MiB of memory") {
 		t.Error(got)
 	}
 	if got := p.impossible["2"].Fix; !strings.Contains(got, "--allow-software") {
