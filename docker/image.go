@@ -34,7 +34,7 @@ const (
 var imageID = regexp.MustCompile(`^sha256:[0-9a-f]{64}$`)
 
 func noImage(ref string) *basilica.Error {
-	return basilica.E(basilica.NotFound, "IMAGE_NOT_FOUND", fmt.Sprintf("the image %.200q does not exist", ref), "check the name, name it by digest (NAME@sha256:…) so that it can be pulled, or put it on the machine with basilica image load")
+	return basilica.E(basilica.NotFound, "IMAGE_NOT_FOUND", fmt.Sprintf("the image %.200q does not exist", ref), "check the name, name it by digest (NAME@sha256:…) so that it can be pulled, or have the machine's owner load it into the engine (docker load)")
 }
 
 func (e *Engine) imageError(ref string, err error) error {
@@ -72,7 +72,7 @@ func (e *Engine) EnsureImage(ctx context.Context, ref string) (id string, err er
 	case ctx.Err() != nil:
 		return "", ctx.Err()
 	default:
-		return "", basilica.E(basilica.Unavailable, "IMAGE_REGISTRY", fmt.Sprintf("the image %.200q could not be pulled", ref), "check that the executor reaches the registry and that the image is public, or put it on the machine with basilica image load").With(perr)
+		return "", basilica.E(basilica.Unavailable, "IMAGE_REGISTRY", fmt.Sprintf("the image %.200q could not be pulled", ref), "check that the executor reaches the registry and that the image is public, or have the machine's owner load it into the engine (docker load)").With(perr)
 	}
 	return e.localImage(ctx, ref)
 }
