@@ -154,7 +154,13 @@ func NewExecutor(ctx context.Context, cfg ExecutorConfig, deps Deps) (_ *Executo
 	if n.self, err = loadIdentity(cfg.DataDir); err != nil {
 		return nil, err
 	}
+	if err := n.self.inForce(deps.Now()); err != nil {
+		return nil, err
+	}
 	n.deps.Log = deps.Log.With("executor", string(n.self.Executor))
+	if left := n.self.ends.Sub(deps.Now()); left < renewAhead {
+		n.deps.Log.Warn("the executor's certificate ends soon", "days", int(left.Hours()/24), "fix", renewFix)
+	}
 	db, err := store.OpenExecutor(ctx, cfg.DataDir)
 	if err != nil {
 		return nil, err
@@ -417,8 +423,14 @@ func (n *Executor) Close() error {
 	return errors.Join(errs...)
 }
 
+// renewAhead is how long before its certificate's end an executor warns.
+const renewAhead = 14 * 24 * time.Hour
+
 // health says whether work would be accepted now.
 func (n *Executor) health(ctx context.Context) error {
+	if err := n.self.inForce(n.deps.Now()); err != nil {
+		return err
+	}
 	h, err := n.role.Health(ctx)
 	if err != nil {
 		return err

@@ -182,9 +182,7 @@ func TestExecutorJoinsWorksAndStartsAgain(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Join(t.Context(), JoinConfig{Token: token, Executor: cfg}, deps); basilica.CodeOf(err) != "ALREADY_JOINED" {
-		t.Errorf("a second join: %v", err)
-	}
+	joinsAgain(t, cfg, deps, ln.Addr().String(), fleet, joined)
 	if len(fleet.member.Facts.GPUs) != 2 || fleet.member.Facts.Engine != "docker" || fleet.member.Addr != joined.Addr {
 		t.Errorf("enrolled with %+v", fleet.member)
 	}
@@ -194,6 +192,64 @@ func TestExecutorJoinsWorksAndStartsAgain(t *testing.T) {
 			t.Fatal(err)
 		}
 		runJoinedExecutor(t, whole.Executor, deps, fleet, joined, engine)
+	}
+}
+
+// joinsAgain: the same fleet renews the certificate and leaves what the owner made of the configuration; another fleet or
+// another name is refused.
+func joinsAgain(t *testing.T, cfg ExecutorConfig, deps Deps, addr string, fleet *testFleet, joined Joined) {
+	t.Helper()
+	other, err := pki.Create(filepath.Join(t.TempDir(), "pki"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	foreign, _, err := pki.NewJoinToken(addr, other.CACert())
+	if err != nil {
+		t.Fatal(err)
+	}
+	own, _, err := pki.NewJoinToken(addr, fleet.authority.CACert())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, again := range map[string]JoinConfig{"another miner": {Token: foreign, Executor: cfg}, "another name": {Token: own, Name: "box-9", Executor: cfg}} {
+		if _, err := Join(t.Context(), again, deps); basilica.CodeOf(err) != "ALREADY_JOINED" {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	whole := DefaultConfig()
+	if err := LoadConfig(joined.ConfigPath, nil, &whole); err != nil {
+		t.Fatal(err)
+	}
+	whole.Executor.Resources.MaxContainers = 3
+	if err := WriteConfig(joined.ConfigPath, executorFile{whole.Executor}); err != nil {
+		t.Fatal(err)
+	}
+	before, err := loadIdentity(cfg.DataDir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if before.inForce(before.ends.Add(time.Second)) == nil || before.inForce(deps.Now()) != nil {
+		t.Error("an identity is judged wrongly by its dates")
+	}
+	if again, err := Join(t.Context(), JoinConfig{Token: own, Executor: cfg}, deps); err != nil || again != joined {
+		t.Fatalf("joined again as %+v, %v", again, err)
+	}
+	after, err := loadIdentity(cfg.DataDir)
+	if err != nil || bytes.Equal(after.Certificate, before.Certificate) || !bytes.Equal(after.key.SPKI(), before.key.SPKI()) {
+		t.Errorf("the certificate was not renewed over the same key: %v", err)
+	}
+	kept := DefaultConfig()
+	if err := LoadConfig(joined.ConfigPath, nil, &kept); err != nil || kept.Executor != whole.Executor {
+		t.Errorf("the configuration changed: %+v, %v", kept.Executor, err)
+	}
+	if err := os.Rename(filepath.Join(cfg.DataDir, "executor.key"), filepath.Join(cfg.DataDir, "kept.key")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := NewExecutor(t.Context(), whole.Executor, deps); basilica.CodeOf(err) != "EXECUTOR_KEY_CHANGED" {
+		t.Errorf("with a lost key: %v", err)
+	}
+	if err := os.Rename(filepath.Join(cfg.DataDir, "kept.key"), filepath.Join(cfg.DataDir, "executor.key")); err != nil {
+		t.Fatal(err)
 	}
 }
 

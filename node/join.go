@@ -1,7 +1,9 @@
 package node
 
 import (
+	"bytes"
 	"context"
+	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -55,7 +57,8 @@ type executorFile struct {
 }
 
 // Join makes this machine's keys, enrolls it with the miner that the token names, and leaves an identity and a
-// configuration with which `basilica executor --config FILE` starts, now and after every reboot.
+// configuration with which `basilica executor --config FILE` starts, now and after every reboot. A machine that joins the
+// same miner again keeps its id and keys and gets a new certificate.
 func Join(ctx context.Context, cfg JoinConfig, deps Deps) (_ Joined, err error) {
 	ctx, cancel := context.WithTimeout(ctx, joinTime)
 	defer cancel()
@@ -77,13 +80,34 @@ func Join(ctx context.Context, cfg JoinConfig, deps Deps) (_ Joined, err error) 
 		return Joined{}, err
 	}
 	defer func() { err = errors.Join(err, db.Close()) }()
-	if _, err := os.Stat(filepath.Join(e.DataDir, identityFile)); err == nil {
-		return Joined{}, basilica.E(basilica.Conflict, "ALREADY_JOINED", fmt.Sprintf("%s holds the identity of an executor already", e.DataDir), "start it with basilica executor, or join with another data directory")
+	path := cfg.ConfigPath
+	if path == "" {
+		path = filepath.Join(e.DataDir, "executor.toml")
 	}
-	return enroll(ctx, cfg, e, token, deps)
+	known, err := loadIdentity(e.DataDir)
+	switch {
+	case basilica.CodeOf(err) == codeNotJoined:
+		return enroll(ctx, cfg, e, path, token, deps)
+	case err != nil:
+		return Joined{}, err
+	case pki.CAHash(known.FleetCA) != token.CAHash || cfg.Name != "" && cfg.Name != string(known.Executor):
+		return Joined{}, basilica.E(basilica.Conflict, "ALREADY_JOINED", fmt.Sprintf("%s holds the identity of executor %s of miner %s already", e.DataDir, known.Executor, known.Miner), "start it with basilica executor, or join with another data directory")
+	}
+	// The same fleet again renews the certificate. What the machine starts with is what its owner made of the file since.
+	cfg.Name = string(known.Executor)
+	whole := DefaultConfig()
+	if err := loadFile(path, &whole); !errors.Is(err, fs.ErrNotExist) {
+		if err != nil {
+			return Joined{}, err
+		}
+		dir := e.DataDir
+		e = whole.Executor
+		e.DataDir, e.MinerAddr = dir, token.Addr
+	}
+	return enroll(ctx, cfg, e, path, token, deps)
 }
 
-func enroll(ctx context.Context, cfg JoinConfig, e ExecutorConfig, token pki.JoinToken, deps Deps) (Joined, error) {
+func enroll(ctx context.Context, cfg JoinConfig, e ExecutorConfig, path string, token pki.JoinToken, deps Deps) (Joined, error) {
 	m, err := inspect(ctx, e, deps.Log)
 	if err != nil {
 		return Joined{}, err
@@ -130,10 +154,6 @@ func enroll(ctx context.Context, cfg JoinConfig, e ExecutorConfig, token pki.Joi
 	}
 	if err := saveIdentity(e.DataDir, out); err != nil {
 		return Joined{}, err
-	}
-	path := cfg.ConfigPath
-	if path == "" {
-		path = filepath.Join(e.DataDir, "executor.toml")
 	}
 	if err := WriteConfig(path, executorFile{e}); err != nil {
 		return Joined{}, err
@@ -186,13 +206,26 @@ func advertised(ctx context.Context, wish, bound, miner string) (string, error) 
 	return net.JoinHostPort(own, port), nil
 }
 
-const identityFile = "identity.json"
+const (
+	identityFile  = "identity.json"
+	codeNotJoined = "NOT_JOINED"
+	renewFix      = "make a token on the miner (basilica token create), then run here: basilica join TOKEN"
+)
 
 // identity is who a machine is since it joined, with its keys.
 type identity struct {
 	basilica.Enrollment
 	key  *keys.P256 // TLS and receipts
 	host ssh.Signer
+	ends time.Time // of the certificate
+}
+
+// inForce refuses an identity whose certificate has ended: no door of the miner would open to it.
+func (i *identity) inForce(now time.Time) error {
+	if now.After(i.ends) {
+		return basilica.E(basilica.Denied, "CERTIFICATE_EXPIRED", "this executor's certificate ended on "+i.ends.UTC().Format(time.DateOnly), renewFix)
+	}
+	return nil
 }
 
 // machineKeys loads the machine's keys, and makes them the first time.
@@ -223,7 +256,7 @@ func saveIdentity(dir string, e basilica.Enrollment) error {
 func loadIdentity(dir string) (*identity, error) {
 	text, err := os.ReadFile(filepath.Join(dir, identityFile))
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, basilica.E(basilica.NotFound, "NOT_JOINED", fmt.Sprintf("%s holds no identity: this machine has not joined a fleet", dir), "make a token on the miner (basilica token create), then run here: basilica join TOKEN")
+		return nil, basilica.E(basilica.NotFound, codeNotJoined, fmt.Sprintf("%s holds no identity: this machine has not joined a fleet", dir), renewFix)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("read identity: %w", err)
@@ -235,5 +268,17 @@ func loadIdentity(dir string) (*identity, error) {
 	if self.key, self.host, err = machineKeys(dir); err != nil {
 		return nil, err
 	}
+	cert, err := x509.ParseCertificate(self.Certificate)
+	if err != nil {
+		return nil, fmt.Errorf("read the certificate in %s: %w", filepath.Join(dir, identityFile), err)
+	}
+	e, err := self.Endorsement.Open()
+	if err != nil {
+		return nil, fmt.Errorf("read the endorsement in %s: %w", filepath.Join(dir, identityFile), err)
+	}
+	if !bytes.Equal(cert.RawSubjectPublicKeyInfo, self.key.SPKI()) || !bytes.Equal(e.HostKey, self.host.PublicKey().Marshal()) {
+		return nil, basilica.E(basilica.Invalid, "EXECUTOR_KEY_CHANGED", fmt.Sprintf("executor.key or ssh_host.key in %s is not the one that the miner certified", dir), "put the old files back, or join again with another data directory")
+	}
+	self.ends = cert.NotAfter
 	return self, nil
 }
