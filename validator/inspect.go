@@ -38,6 +38,7 @@ const (
 	reasonEndorsement   = "ENDORSEMENT_INVALID"  // not signed by the miner
 	reasonMismatch      = "ENDORSEMENT_MISMATCH" // of another miner, executor or host key
 	reasonKeyChanged    = "KEY_CHANGED"          // not the pinned keys
+	reasonTooMany       = "TOO_MANY_EXECUTORS"   // known, but beyond the number that is looked at
 	reasonAddressTwice  = "ADDRESS_TWICE"        // two executors at one SSH address
 	reasonDuplicateUUID = "DUPLICATE_UUID"       // another executor proved that GPU in the same round
 	reasonRefused       = "REFUSED"              // the machine refused without a code that may be repeated
@@ -212,7 +213,9 @@ func (v *Validator) prove(ctx context.Context, t target, e basilica.Endorsement,
 		out.Holder = holder
 		return notRun(basilica.CheckGPUProof, reason, detail), false
 	}
+	late := time.AfterFunc(v.cfg.ConnectTimeout, hangUp) // the verifier's deadlines begin with the open channel
 	stream, err := session.Subsystem(ctx, "attest")
+	late.Stop()
 	if err != nil {
 		return fail(err)
 	}

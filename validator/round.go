@@ -8,8 +8,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"slices"
 	"sync"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sync/semaphore"
@@ -143,6 +145,12 @@ func (v *Validator) visitAll(ctx context.Context, r basilica.Round, visits []vis
 		}
 		trapdoor = t.Bytes()
 	}
+	// In an order that nobody can count on: whoever makes us wait cannot choose whose turn never comes.
+	var seed [32]byte
+	if _, err := io.ReadFull(v.cfg.Random, seed[:]); err != nil {
+		return nil, fmt.Errorf("draw the order of visits: %w", err)
+	}
+	rand.New(rand.NewChaCha8(seed)).Shuffle(len(visits), func(i, j int) { visits[i], visits[j] = visits[j], visits[i] })
 	slots := semaphore.NewWeighted(int64(v.cfg.Parallel))
 	var found findings
 	group := errgroup.Group{}
@@ -170,6 +178,9 @@ func (v *Validator) visitMiner(ctx context.Context, r basilica.Round, x visit, t
 	if x.reason != "" {
 		return missing(x.known, x.reason, x.detail)
 	}
+	if v.tooLate(ctx) {
+		return missing(x.known, score.ReasonLocal, "the round ended before this miner's turn")
+	}
 	public, private, err := ed25519.GenerateKey(v.cfg.Random)
 	if err != nil {
 		return fmt.Errorf("draw an SSH key: %w", err)
@@ -184,6 +195,9 @@ func (v *Validator) visitMiner(ctx context.Context, r basilica.Round, x visit, t
 		if basilica.KindOf(err) == basilica.Unavailable {
 			reason = reasonMinerAway
 		}
+		if ctx.Err() != nil {
+			reason, detail = score.ReasonLocal, "the round ended while the miner was asked"
+		}
 		return missing(x.known, reason, detail)
 	}
 	accesses, rest := v.plan(x, grant)
@@ -195,7 +209,12 @@ func (v *Validator) visitMiner(ctx context.Context, r basilica.Round, x visit, t
 	}
 	waiting := score.ReasonLocal // for other miners' machines; after the first group it is for this miner's own
 	for batch := range slices.Chunk(accesses, v.cfg.Parallel) {
-		if err := slots.Acquire(ctx, int64(len(batch))); err != nil {
+		err := slots.Acquire(ctx, int64(len(batch)))
+		if err == nil && v.tooLate(ctx) {
+			slots.Release(int64(len(batch)))
+			err = errRoundOver
+		}
+		if err != nil {
 			if err := missing(idsOf(batch), waiting, "the round ended before this executor's turn"); err != nil {
 				return err
 			}
@@ -211,13 +230,19 @@ func (v *Validator) visitMiner(ctx context.Context, r basilica.Round, x visit, t
 			}
 			group.Go(func() error { return found.add(v.inspect(ctx, t)) })
 		}
-		err := group.Wait()
+		err = group.Wait()
 		slots.Release(int64(len(batch)))
 		if err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// tooLate says that the round has too little time left for a machine to be blamed for not finishing in it.
+func (v *Validator) tooLate(ctx context.Context) bool {
+	ends, ok := ctx.Deadline()
+	return ctx.Err() != nil || ok && time.Until(ends) < v.cfg.RoundTimeout/4
 }
 
 func (v *Validator) openDoor(ctx context.Context, n basilica.Neuron, req basilica.ValidationRequest) (_ basilica.ValidationGrant, err error) {
@@ -237,33 +262,59 @@ func (v *Validator) openDoor(ctx context.Context, n basilica.Neuron, req basilic
 	return grant, nil
 }
 
-// plan picks the executors to inspect out of a grant, and says of the others why not. A miner's word on an executor that
-// it skipped is no reason of ours: it counts as a miss.
+// newcomers bounds the executors of one miner that have a row while they are worth nothing, in units of MaxExecutors: names
+// cost a miner nothing.
+const newcomers = 4
+
+// plan picks the executors to inspect out of a grant, those that are known before new ones, and says of the others why not.
+// Every known executor is in one of both lists: what a miner does not show, or hides behind too many names, counts as a miss,
+// and so does its own word on an executor that it skipped.
 func (v *Validator) plan(x visit, grant basilica.ValidationGrant) ([]basilica.GrantedAccess, []basilica.SkippedBox) {
 	var take []basilica.GrantedAccess
 	var rest []basilica.SkippedBox
-	seen, addrs := map[basilica.ExecutorID]bool{}, map[string]bool{}
+	known, seen, addrs := map[basilica.ExecutorID]bool{}, map[basilica.ExecutorID]bool{}, map[string]bool{}
+	for _, id := range x.known {
+		known[id] = true
+	}
+	room, ignored := newcomers*v.cfg.MaxExecutors-len(known), 0
+	// admit says whether an executor gets a row in this round.
+	admit := func(id basilica.ExecutorID) bool {
+		switch {
+		case seen[id] || !executorID.MatchString(string(id)):
+			v.cfg.Log.Warn("miner named an executor twice or by no id", "miner", x.neuron.Hotkey, "executor", clip(string(id), 64))
+			return false
+		case !known[id] && room <= 0:
+			ignored++
+			return false
+		case !known[id]:
+			room--
+		}
+		seen[id] = true
+		return true
+	}
 	skip := func(id basilica.ExecutorID, code, text string) {
 		rest = append(rest, basilica.SkippedBox{Executor: id, Reason: basilica.Reason{Code: code, Sentence: text}})
 	}
-	for _, a := range grant.Executors {
+	offered := slices.Clone(grant.Executors)
+	slices.SortStableFunc(offered, func(a, b basilica.GrantedAccess) int {
+		return cmp.Compare(rank(known[a.Executor]), rank(known[b.Executor]))
+	})
+	for _, a := range offered {
+		full := len(take) == v.cfg.MaxExecutors
 		switch {
-		case seen[a.Executor] || !executorID.MatchString(string(a.Executor)):
-			v.cfg.Log.Warn("miner named an executor twice or by no id", "miner", x.neuron.Hotkey, "executor", clip(string(a.Executor), 64))
-			continue
-		case len(take) == v.cfg.MaxExecutors:
-			v.cfg.Log.Warn("miner has more executors than this validator looks at", "miner", x.neuron.Hotkey, "executors", len(grant.Executors), "most", v.cfg.MaxExecutors)
-			return take, rest
+		case full && !known[a.Executor]:
+			ignored++
+		case !admit(a.Executor):
+		case full:
+			skip(a.Executor, reasonTooMany, "the miner has more executors than this validator looks at")
 		case addrs[a.Addr]:
 			skip(a.Executor, reasonAddressTwice, "another executor of this miner has the same SSH address")
 		default:
-			take = append(take, a)
+			take, addrs[a.Addr] = append(take, a), true
 		}
-		seen[a.Executor], addrs[a.Addr] = true, true
 	}
 	for _, s := range grant.Skipped[:min(len(grant.Skipped), v.cfg.MaxExecutors)] {
-		if !seen[s.Executor] && executorID.MatchString(string(s.Executor)) {
-			seen[s.Executor] = true
+		if !seen[s.Executor] && admit(s.Executor) {
 			skip(s.Executor, "MINER_SKIPPED", clip("the miner says: "+s.Reason.Code+": "+s.Reason.Sentence, 400))
 		}
 	}
@@ -272,7 +323,18 @@ func (v *Validator) plan(x visit, grant basilica.ValidationGrant) ([]basilica.Gr
 			skip(id, reasonAbsent, "the miner no longer names this executor")
 		}
 	}
+	if ignored > 0 {
+		v.cfg.Log.Warn("miner has more executors than this validator looks at", "miner", x.neuron.Hotkey, "executors", len(grant.Executors), "most", v.cfg.MaxExecutors, "ignored", ignored)
+	}
 	return take, rest
+}
+
+// rank puts what is known first.
+func rank(known bool) int {
+	if known {
+		return 0
+	}
+	return 1
 }
 
 func idsOf(batch []basilica.GrantedAccess) []basilica.ExecutorID {

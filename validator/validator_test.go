@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"io"
+	"strconv"
 	"testing"
 	"time"
 
@@ -293,6 +294,69 @@ func TestExecutorCaps(t *testing.T) {
 	w.restart()
 	if got := w.round(20); len(got) != 2 || proof(got["a"]).Result != basilica.Pass || proof(got["b"]).Result != basilica.Pass {
 		t.Errorf("%+v", got)
+	}
+}
+
+// TestNamesHideNoExecutor: a miner that names more executors than are looked at must not keep a proven one from being looked at.
+func TestNamesHideNoExecutor(t *testing.T) {
+	a, b := newMachine(t, "a"), newMachine(t, "b")
+	w := newWorld(t, a, b)
+	if got := w.round(20); len(got) != 2 {
+		t.Fatalf("%+v", got)
+	}
+	w.cfg.MaxExecutors = 2
+	w.restart()
+	w.miner.machines = []*machine{newMachine(t, "x"), newMachine(t, "y"), newMachine(t, "z"), b, a}
+	if got := w.round(40); len(got) != 2 || proof(got["a"]).Result != basilica.Pass || proof(got["b"]).Result != basilica.Pass {
+		t.Errorf("known executors behind new names: %+v", got)
+	}
+	w.miner.machines = []*machine{newMachine(t, "x"), newMachine(t, "y"), newMachine(t, "z")}
+	if got := w.round(60); len(got) != 4 || proof(got["a"]).Reason != reasonAbsent || proof(got["b"]).Reason != reasonAbsent {
+		t.Errorf("known executors replaced by new names: %+v", got)
+	}
+	w.cfg.MaxExecutors = 1
+	w.restart()
+	w.miner.machines = []*machine{a, b}
+	got := w.round(80)
+	if proof(got["a"]).Result != basilica.Pass || proof(got["b"]).Reason != reasonTooMany || len(got) != 4 {
+		t.Errorf("a known executor beyond the limit: %+v", got)
+	}
+	// Names cost a miner nothing: they do not make rows without end.
+	for i := range basilica.BlockNumber(8) {
+		w.miner.machines = []*machine{newMachine(t, basilica.ExecutorID("n"+strconv.Itoa(int(i))))}
+		w.round(100 + 20*i)
+	}
+	if n := len(w.v.standings); n > newcomers*w.cfg.MaxExecutors {
+		t.Errorf("%d executors have a row", n)
+	}
+}
+
+// TestNobodyIsBlamedForALateTurn: others used up the round before a miner was asked.
+func TestNobodyIsBlamedForALateTurn(t *testing.T) {
+	w := newWorld(t, newMachine(t, "box-1"))
+	w.round(20)
+	for name, left := range map[string]time.Duration{"over": 0, "nearly over": w.cfg.RoundTimeout / 5} {
+		ctx, cancel := context.WithDeadline(t.Context(), time.Now().Add(left))
+		found, err := w.v.visitAll(ctx, basilica.Round{First: 40}, w.v.discover(&w.chain.mg))
+		cancel()
+		if err != nil || len(found) != 1 || proof(found[0].verification).Reason != score.ReasonLocal {
+			t.Errorf("%s: %+v %v", name, found, err)
+		}
+	}
+}
+
+func TestAMachineThatNeverOpensItsChannel(t *testing.T) {
+	stalling := newMachine(t, "box-1")
+	stalling.stalls = true
+	w := newWorld(t, stalling)
+	w.cfg.ConnectTimeout = 50 * time.Millisecond
+	w.restart()
+	began := time.Now()
+	if d := proof(w.round(20)["box-1"]); d.Result != basilica.NotRun || d.Reason != "SSH_UNREACHABLE" {
+		t.Errorf("%+v", d)
+	}
+	if took := time.Since(began); took > w.cfg.RoundTimeout/4 {
+		t.Errorf("it held the round for %s", took)
 	}
 }
 

@@ -96,6 +96,7 @@ type machine struct {
 	noTask  bool
 	dialErr error
 	skipped bool
+	stalls  bool // never confirms a channel
 }
 
 func newMachine(t testing.TB, id basilica.ExecutorID) *machine {
@@ -189,6 +190,13 @@ func (r refusing) Read(p []byte) (int, error) {
 
 func (s *wireSession) Subsystem(ctx context.Context, name string) (io.ReadWriteCloser, error) {
 	if s.ctx.Err() != nil {
+		return nil, basilica.E(basilica.Unavailable, "SSH_UNREACHABLE", "the connection is gone", "")
+	}
+	if s.m.stalls {
+		select {
+		case <-s.ctx.Done():
+		case <-ctx.Done():
+		}
 		return nil, basilica.E(basilica.Unavailable, "SSH_UNREACHABLE", "the connection is gone", "")
 	}
 	ours, theirs := net.Pipe()
