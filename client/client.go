@@ -96,9 +96,12 @@ func (r Result) ExitCode() int {
 		return ExitCancelled
 	case r.Task.State == basilica.TaskTimedOut:
 		return ExitTimedOut
-	case r.Task.ExitCode != nil && (r.Task.State == basilica.TaskSucceeded || r.Task.State == basilica.TaskFailed):
+	case r.Task.State == basilica.TaskSucceeded && r.Task.ExitCode != nil:
+		return *r.Task.ExitCode
+	case r.Task.State == basilica.TaskFailed && r.Task.ExitCode != nil && *r.Task.ExitCode != 0:
 		return *r.Task.ExitCode
 	}
+	// Also a command that ended well in a task that failed nevertheless, for its outputs were refused.
 	return ExitFailure
 }
 

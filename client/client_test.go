@@ -21,7 +21,7 @@ import (
 
 func TestPick(t *testing.T) {
 	box := func(gpus, free int, kind basilica.GPUKind) basilica.OfferedBox {
-		return basilica.OfferedBox{Executor: "x", Ready: true, GPUs: gpus, GPUsFree: free, GPUKind: kind, CPUs: 4, MemoryBytes: 8 << 30}
+		return basilica.OfferedBox{Executor: "x", Ready: true, GPUs: gpus, GPUsFree: free, GPUKind: kind, CPUs: 4, MemoryBytes: 16 << 30, TaskCPUMillis: 4000, TaskMemoryBytes: 8 << 30}
 	}
 	miner := func(uid basilica.UID, incentive uint16, queue int, boxes ...basilica.OfferedBox) Offered {
 		return Offered{Neuron: basilica.Neuron{UID: uid, Incentive: incentive}, Offer: &basilica.Offer{Compute: "open", Queue: queue, Executors: boxes}}
@@ -253,6 +253,7 @@ func TestExitCodes(t *testing.T) {
 		{basilica.TaskSucceeded, new(int), 0},
 		{basilica.TaskFailed, &seven, 7},
 		{basilica.TaskFailed, nil, ExitFailure},
+		{basilica.TaskFailed, new(int), ExitFailure}, // the command ended well, its outputs were refused
 		{basilica.TaskLost, &seven, ExitFailure},
 		{basilica.TaskTimedOut, &seven, ExitTimedOut},
 		{basilica.TaskCancelled, nil, ExitCancelled},
