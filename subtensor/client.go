@@ -83,7 +83,7 @@ func (c *Client) Close() error {
 var errClosed = errors.New("chain client is closed")
 
 func (c *Client) unreachable(cause error) error {
-	return basilica.E(basilica.Unavailable, "CHAIN_UNREACHABLE", "the chain's node at "+c.cfg.URL+" does not answer",
+	return basilica.E(basilica.Unavailable, "CHAIN_UNREACHABLE", "the chain's node at "+nodeName(c.cfg.URL)+" does not answer",
 		"check that the node runs and that its address in the configuration is right").With(cause)
 }
 
@@ -126,7 +126,7 @@ func (c *Client) connect(ctx context.Context) (*conn, error) {
 		if code := basilica.CodeOf(err); code != "" || errors.Is(err, errClosed) {
 			return nil, err
 		}
-		c.log.Debug("chain node does not answer", "url", c.cfg.URL, "err", err)
+		c.log.Debug("chain node does not answer", "node", nodeName(c.cfg.URL), "err", err)
 		select {
 		case <-ctx.Done():
 			return nil, c.gaveUp(caller, err)
@@ -176,7 +176,7 @@ func (c *Client) adopt(cur *conn, genesis basilica.Hash) (old *conn, err error) 
 	}
 	if c.genesis != nil && *c.genesis != genesis {
 		return nil, basilica.E(basilica.Conflict, "CHAIN_GENESIS",
-			fmt.Sprintf("the node at %s is of another chain: its genesis is %s, expected %s", c.cfg.URL, genesis, *c.genesis),
+			fmt.Sprintf("the node at %s is of another chain: its genesis is %s, expected %s", nodeName(c.cfg.URL), genesis, *c.genesis),
 			"point the configuration at a node of the right network, or use a new data directory for a new chain")
 	}
 	old, c.cur, c.genesis = c.cur, cur, &genesis

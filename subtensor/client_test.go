@@ -1,13 +1,17 @@
 package subtensor
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
+	"log/slog"
 	"math/big"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
+	"time"
 
 	"basilica"
 	"basilica/pallet"
@@ -33,6 +37,24 @@ func words425(t testing.TB) *pallet.Runtime {
 		t.Fatal(err)
 	}
 	return words
+}
+
+// TestNodeKeysStaySecret: neither errors nor logs repeat what a provider's URL holds beside the host.
+func TestNodeKeysStaySecret(t *testing.T) {
+	for _, node := range []string{"ws://user:s3cret@127.0.0.1:1/s3cret?apikey=s3cret", "ws://127.0.0.1:1/%zzs3cret"} {
+		var lines bytes.Buffer
+		c := New(Config{URL: node, ConnectTimeout: 100 * time.Millisecond}, slog.New(slog.NewTextHandler(&lines, &slog.HandlerOptions{Level: slog.LevelDebug})))
+		_, err := c.Genesis(t.Context())
+		if err == nil || strings.Contains(err.Error(), "s3cret") {
+			t.Errorf("%s: %v", node, err)
+		}
+		if strings.Contains(lines.String(), "s3cret") {
+			t.Errorf("%s is in the log: %s", node, lines.String())
+		}
+		if err := c.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
 }
 
 func TestPoolErrors(t *testing.T) {

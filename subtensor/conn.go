@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/url"
 	"sync"
 	"time"
 
@@ -88,11 +89,24 @@ type conn struct {
 	ended   bool
 }
 
+// nodeName is a node's URL for logs and errors: providers put their customers' keys into user, path and query.
+func nodeName(node string) string {
+	u, err := url.Parse(node)
+	if err != nil || u.Host == "" {
+		return "the configured address"
+	}
+	return u.Scheme + "://" + u.Host
+}
+
 // dial opens a connection. ctx bounds the dial only.
-func dial(ctx context.Context, url string) (*conn, error) {
-	ws, _, err := websocket.Dial(ctx, url, nil)
+func dial(ctx context.Context, node string) (*conn, error) {
+	ws, _, err := websocket.Dial(ctx, node, nil)
 	if err != nil {
-		return nil, fmt.Errorf("dial %s: %w", url, err)
+		var asked *url.Error // repeats the whole URL
+		if errors.As(err, &asked) {
+			err = asked.Err
+		}
+		return nil, fmt.Errorf("dial %s: %w", nodeName(node), err)
 	}
 	ws.SetReadLimit(maxMessage)
 	life, stop := context.WithCancel(context.Background())
