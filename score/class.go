@@ -34,28 +34,33 @@ func Classes() []Class {
 }
 
 // cheapest is the class that a GPU is priced as: the cheapest of the models that fit its measurement. Where none of them is in
-// the table it is the cheapest class with at least the proven memory, and beyond all memories the cheapest of all.
-func cheapest(g basilica.ProvenGPU) Class {
+// the table it is the cheapest class with at least the proven memory, and beyond all memories the cheapest of all. Where no
+// model fits there is none: memory alone proves no GPU, any server has as much.
+func cheapest(g basilica.ProvenGPU) (Class, bool) {
 	if g.Kind == basilica.GPUSoftware {
-		return Class{Model: SoftwareClass, MemoryMiB: g.MemoryBytes >> 20, Weight: softwareWeight}
+		return Class{Model: SoftwareClass, MemoryMiB: g.MemoryBytes >> 20, Weight: softwareWeight}, true
+	}
+	if len(g.Models) == 0 {
+		return Class{}, false
 	}
 	table := Classes()
 	for _, c := range table {
 		if slices.Contains(g.Models, c.Model) {
-			return c
+			return c, true
 		}
 	}
 	for _, c := range table {
 		if c.MemoryMiB<<20 >= g.MemoryBytes {
-			return c
+			return c, true
 		}
 	}
-	return table[0]
+	return table[0], true
 }
 
 func classWeight(g basilica.ProvenGPU, p Policy) float64 {
 	if g.Kind == basilica.GPUSoftware && !p.AllowSoftware {
 		return 0
 	}
-	return cheapest(g).Weight
+	c, _ := cheapest(g)
+	return c.Weight
 }

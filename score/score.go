@@ -24,7 +24,7 @@
 //   - after two ends by silence or garbage after OPEN within 24 h, until a pass of enrolment strength.
 //
 // Whichever comes first holds, and each is lifted by its own condition alone. An unsure with GPUs counts as a pass in all of
-// this; its GPUs are priced as the cheapest model that fits.
+// this; its GPUs are priced as the cheapest model that fits, and a GPU that fits no known model is worth nothing.
 package score
 
 import (
@@ -222,12 +222,18 @@ func why(s Standing, e basilica.ExecutorScore, halt string) string {
 		return "no round was counted yet"
 	case len(s.GPUs) == 0:
 		return "no GPU is proven"
-	case e.GPUWeight == 0:
+	case e.GPUWeight == 0 && slices.ContainsFunc(s.GPUs, func(g basilica.ProvenGPU) bool { return g.Kind == basilica.GPUSoftware }):
 		return "software devices have no weight at this validator"
+	case e.GPUWeight == 0:
+		return "the measurement fits no model that this validator knows"
 	}
 	names := make([]string, 0, len(s.GPUs))
 	for _, g := range s.GPUs {
-		names = append(names, cheapest(g).Model)
+		name := "no known model"
+		if c, ok := cheapest(g); ok {
+			name = c.Model
+		}
+		names = append(names, name)
 	}
 	return fmt.Sprintf("pass ratio %.3f over %d rounds, %d proven as %s", e.PassRatio, e.Rounds, len(s.GPUs), strings.Join(slices.Compact(names), ", "))
 }
