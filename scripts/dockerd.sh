@@ -1,9 +1,8 @@
 #!/bin/sh
 # Makes sure that a Docker engine answers: scripts/dockerd.sh start | stop | status
 #
-# start  does nothing where an engine answers already. As root on a Debian system it installs docker.io and
-#        busybox-static where they are missing, then starts dockerd on /var/run/docker.sock. Without root it installs
-#        nothing and says what to install.
+# start  does nothing where an engine answers already; as root it starts dockerd on /var/run/docker.sock. It installs
+#        nothing: scripts/setup.sh does.
 # stop   ends the dockerd that this script started, and no other.
 set -eu
 
@@ -24,24 +23,6 @@ ours() {
 		[ "$(cat "/proc/$pid/comm" 2>/dev/null)" = dockerd ]
 }
 
-install_packages() {
-	missing=
-	PATH=$PATH:/usr/sbin:/sbin command -v dockerd >/dev/null 2>&1 || missing="$missing docker.io"
-	command -v docker >/dev/null 2>&1 || missing="$missing docker.io"
-	command -v busybox >/dev/null 2>&1 || missing="$missing busybox-static"
-	[ -n "$missing" ] || return 0
-	if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null 2>&1; then
-		say "missing:$missing"
-		say "Fix: install them, on Debian: sudo apt-get install -y docker.io busybox-static"
-		exit 1
-	fi
-	say "installing$missing"
-	# policy-rc.d would start a second dockerd beside ours on systems with an init; the package's own is fine too.
-	DEBIAN_FRONTEND=noninteractive apt-get update -qq >&2
-	# shellcheck disable=SC2086 # a list of words on purpose
-	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing iptables >&2
-}
-
 # On a cgroup v1 or hybrid system without an init nobody has mounted the controllers.
 mount_cgroups() {
 	[ -e /sys/fs/cgroup/cgroup.controllers ] && return 0
@@ -59,17 +40,17 @@ start() {
 		say "an engine answers already"
 		return 0
 	fi
-	install_packages
-	if answers; then
-		say "an engine answers now"
-		return 0
+	PATH=$PATH:/usr/sbin:/sbin
+	if ! command -v dockerd >/dev/null 2>&1; then
+		say "no engine is installed"
+		say "Fix: scripts/setup.sh demo installs it where apt and root are at hand; or apt-get install docker.io"
+		exit 1
 	fi
 	if [ "$(id -u)" != 0 ]; then
 		say "no engine answers and only root can start one"
 		say "Fix: sudo systemctl start docker, and add yourself to the group docker, or run this script as root"
 		exit 1
 	fi
-	PATH=$PATH:/usr/sbin:/sbin
 	if pgrep -x dockerd >/dev/null 2>&1; then
 		# It may be one that another run of this script has just started.
 		wait_for_answer && return 0
