@@ -116,14 +116,17 @@ func (c *Client) Run(ctx context.Context, req Request, stdout, stderr io.Writer)
 	if err := req.Spec.Validate(); err != nil {
 		return Result{}, err
 	}
+	if err := makeRoom(req); err != nil {
+		return Result{}, err
+	}
 	neuron, door, err := c.choose(ctx, req)
 	if err != nil {
-		return Result{}, err
+		return Result{}, interrupted(ctx, err)
 	}
 	result := Result{Miner: neuron.Hotkey, MinerUID: neuron.UID}
 	for i, in := range req.Inputs {
 		if err := upload(ctx, door, c.cfg.Hotkey, in.Path, files[i].Blob); err != nil {
-			return result, fmt.Errorf("send input %s: %w", in.Name, err)
+			return result, interrupted(ctx, fmt.Errorf("send input %s: %w", in.Name, err))
 		}
 	}
 	spec, err := json.Marshal(req.Spec)
@@ -137,12 +140,15 @@ func (c *Client) Run(ctx context.Context, req Request, stdout, stderr io.Writer)
 		req.IdempotencyKey = newKey()
 	}
 	sub := basilica.Submission{Caller: c.cfg.Hotkey, IdempotencyKey: req.IdempotencyKey, Spec: spec}
+	if ctx.Err() != nil {
+		return result, interrupted(ctx, ctx.Err())
+	}
 	if result.Task, err = c.submit(ctx, door, sub); err != nil {
 		return result, fmt.Errorf("submit: %w", err)
 	}
 	c.cfg.Log.Info("task submitted", "task", result.Task.ID, "miner", neuron.Hotkey, "miner_uid", neuron.UID)
 	if err := c.cfg.Index.Add(Entry{Task: result.Task.ID, Miner: neuron.Hotkey, Image: req.Spec.Image, Created: c.cfg.Now().UTC()}); err != nil {
-		return result, err
+		c.cfg.Log.Warn("the task is not remembered: ps, logs and cancel will need --miner", "task", result.Task.ID, "miner", neuron.Hotkey, "error", err)
 	}
 	follow := newFollower(stdout, stderr)
 	result.Task, err = c.followOrCancel(ctx, door, result.Task.ID, follow)
@@ -182,18 +188,42 @@ func (c *Client) finish(ctx context.Context, door basilica.Miner, req Request, s
 	}
 	if req.OutputDir != "" {
 		if err := saveOutputs(ctx, door, c.cfg.Hotkey, req.OutputDir, task.Outputs, req.Overwrite); err != nil {
-			return result, err
+			return result, result.stillThere(err)
 		}
 		result.OutputsSaved = true
 	}
 	if receipt != nil {
 		result.ReceiptPath, err = saveReceipt(req, task)
 		if err != nil {
-			return result, err
+			return result, result.stillThere(err)
 		}
 	}
 	result.Receipt = receipt
 	return result, nil
+}
+
+// stillThere says how to fetch what could not be saved here, unless what came is not to be trusted.
+func (r *Result) stillThere(err error) error {
+	var e *basilica.Error
+	if !errors.As(err, &e) {
+		e = basilica.E(basilica.Internal, "NOT_SAVED", "what the job made could not be saved", "").With(err)
+	} else if e.Code == "BLOB_MISMATCH" || e.Code == "BLOB_SIZE" {
+		return err
+	}
+	again := *e
+	if again.Fix != "" {
+		again.Fix += "; "
+	}
+	again.Fix += fmt.Sprintf("the job has ended and what it made waits at the miner for a day: the same command with --miner %s --idempotency-key %s fetches it and runs nothing again", r.Miner, r.Task.IdempotencyKey)
+	return &again
+}
+
+// interrupted replaces what an end of ctx has caused before anything was submitted.
+func interrupted(ctx context.Context, err error) error {
+	if ctx.Err() == nil {
+		return err
+	}
+	return basilica.E(basilica.Unavailable, "INTERRUPTED", "interrupted before the job was submitted; nothing runs", "").With(err)
 }
 
 func newKey() string {
@@ -236,13 +266,14 @@ func upload(ctx context.Context, door basilica.Miner, self basilica.Hotkey, path
 	return door.PutBlob(ctx, self, blob, f)
 }
 
-// submit tries again where the miner was away: the idempotency key makes a second arrival the same task.
+// submit tries again where the miner was away: the idempotency key makes a second arrival the same task. An end of ctx
+// does not cut a call short: a task that may have arrived must be known to be cancelled.
 func (c *Client) submit(ctx context.Context, door basilica.Miner, sub basilica.Submission) (basilica.Task, error) {
 	for try := 1; ; try++ {
-		call, cancel := context.WithTimeout(ctx, callTimeout)
+		call, cancel := context.WithTimeout(context.WithoutCancel(ctx), callTimeout)
 		task, err := door.Submit(call, sub)
 		cancel()
-		if err == nil || try == 3 || basilica.KindOf(err) != basilica.Unavailable {
+		if err == nil || try == 3 || ctx.Err() != nil || basilica.KindOf(err) != basilica.Unavailable {
 			return task, err
 		}
 		c.cfg.Log.Warn("miner is away, submitting again", "error", err)

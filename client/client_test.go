@@ -5,7 +5,9 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/json"
+	"errors"
 	"io"
+	"log/slog"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -285,6 +287,103 @@ func TestUnknownTaskAndMiner(t *testing.T) {
 	}
 	if _, err := c.Run(t.Context(), Request{Spec: basilica.TaskSpec{Image: "i"}, Inputs: []Input{{Name: "a", Path: "/does/not/exist"}}}, io.Discard, io.Discard); basilica.CodeOf(err) != "INPUT_UNREADABLE" {
 		t.Fatalf("absent input: %v", err)
+	}
+}
+
+// door is a miner whose tasks run until they are cancelled.
+type door struct {
+	basilica.Miner
+	submit    func(context.Context) error // before the task counts as arrived
+	cancelled chan struct{}
+	arrived   int
+	away      int // calls of Cancel that do not get through
+}
+
+func (d *door) Offer(context.Context) (basilica.Offer, error) {
+	box := basilica.OfferedBox{Ready: true, TaskCPUMillis: 1000, TaskMemoryBytes: 1 << 30}
+	return basilica.Offer{Compute: "open", Executors: []basilica.OfferedBox{box}}, nil
+}
+
+func (d *door) Submit(ctx context.Context, _ basilica.Submission) (basilica.Task, error) {
+	if err := d.submit(ctx); err != nil {
+		return basilica.Task{}, err
+	}
+	d.arrived++
+	return basilica.Task{ID: "t1", State: basilica.TaskQueued, IdempotencyKey: "k"}, nil
+}
+
+func (d *door) WatchTask(ctx context.Context, _ basilica.Hotkey, id basilica.TaskID, _ int64, f func(basilica.TaskEvent) error) error {
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-d.cancelled:
+		return f(basilica.TaskEvent{Task: id, State: basilica.TaskCancelled})
+	}
+}
+
+func (d *door) Cancel(context.Context, basilica.Hotkey, basilica.TaskID) (basilica.Task, error) {
+	if d.away--; d.away >= 0 {
+		return basilica.Task{}, basilica.E(basilica.Unavailable, "AWAY", "away", "")
+	}
+	close(d.cancelled)
+	return basilica.Task{ID: "t1"}, nil
+}
+
+func (d *door) Task(context.Context, basilica.Hotkey, basilica.TaskID) (basilica.Task, error) {
+	return basilica.Task{ID: "t1", State: basilica.TaskCancelled}, nil
+}
+
+func (d *door) client(t *testing.T) *Client {
+	index, err := OpenIndex(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	d.cancelled = make(chan struct{})
+	return New(Config{
+		Chain: graph{Neurons: []basilica.Neuron{{Hotkey: "5m", Axon: basilica.Axon{Addr: netip.MustParseAddrPort("127.0.0.2:1")}}}}, Index: index,
+		Dial: func(basilica.Neuron) (basilica.Miner, error) { return d, nil }, Log: slog.New(slog.DiscardHandler), Now: time.Now,
+	})
+}
+
+// Whenever an interrupt comes, either nothing was submitted or the task is cancelled.
+func TestInterrupted(t *testing.T) {
+	ctx, interrupt := context.WithCancel(t.Context())
+	d := &door{away: 1, submit: func(call context.Context) error {
+		interrupt()
+		return call.Err()
+	}}
+	r, err := d.client(t).Run(ctx, Request{Spec: basilica.TaskSpec{Image: "i"}}, io.Discard, io.Discard)
+	if err != nil || d.arrived != 1 || r.ExitCode() != ExitCancelled {
+		t.Fatalf("in the middle of submission: %+v, %v", r, err)
+	}
+	d = &door{submit: func(context.Context) error { return nil }}
+	r, err = d.client(t).Run(ctx, Request{Spec: basilica.TaskSpec{Image: "i"}}, io.Discard, io.Discard)
+	if basilica.CodeOf(err) != "INTERRUPTED" || d.arrived != 0 {
+		t.Fatalf("before submission: %+v, %v", r, err)
+	}
+}
+
+// What cannot be saved later is said before the job runs.
+func TestNoRoomForResults(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "receipt.json"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for code, req := range map[string]Request{
+		"FILE_EXISTS": {OutputDir: dir},
+		"OUTPUT_DIR":  {OutputDir: filepath.Join(dir, "receipt.json", "x")},
+	} {
+		req.Spec.Image = "i"
+		d := &door{submit: func(context.Context) error { return nil }}
+		if _, err := d.client(t).Run(t.Context(), req, io.Discard, io.Discard); basilica.CodeOf(err) != code || basilica.FixOf(err) == "" || d.arrived != 0 {
+			t.Errorf("%s: %v, %d submitted", code, err, d.arrived)
+		}
+	}
+	r := Result{Miner: "5m", Task: basilica.Task{IdempotencyKey: "k"}}
+	for _, err := range []error{errors.New("disk full"), existing("x", os.ErrExist)} {
+		if got := r.stillThere(err); !strings.Contains(basilica.FixOf(got), "--miner 5m --idempotency-key k") {
+			t.Errorf("%v: fix %q", err, basilica.FixOf(got))
+		}
 	}
 }
 

@@ -39,6 +39,23 @@ func readCapped(path string, limit int64) ([]byte, error) {
 	return text, nil
 }
 
+// makeRoom finds out before the job runs whether its outputs and receipt could not be saved after it.
+func makeRoom(req Request) error {
+	if req.OutputDir != "" {
+		if err := os.MkdirAll(req.OutputDir, 0o755); err != nil {
+			return basilica.E(basilica.Invalid, "OUTPUT_DIR", fmt.Sprintf("output directory %s cannot be made", req.OutputDir), "give --output a directory that you may write").With(err)
+		}
+	}
+	path := req.receiptPath()
+	if path == "" || req.Overwrite {
+		return nil
+	}
+	if _, err := os.Lstat(path); !errors.Is(err, fs.ErrNotExist) {
+		return existing(path, errors.Join(fs.ErrExist, err))
+	}
+	return nil
+}
+
 // saveOutputs fetches every output beneath dir. A file gets its name only once its content has been checked.
 func saveOutputs(ctx context.Context, door basilica.Miner, self basilica.Hotkey, dir string, files []basilica.TaskFile, overwrite bool) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
@@ -66,7 +83,7 @@ func saveOutputs(ctx context.Context, door basilica.Miner, self basilica.Hotkey,
 
 func existing(path string, err error) error {
 	if errors.Is(err, fs.ErrExist) {
-		return basilica.E(basilica.Conflict, "FILE_EXISTS", fmt.Sprintf("%s exists already", path), "give another --output directory, or --force to replace files").With(err)
+		return basilica.E(basilica.Conflict, "FILE_EXISTS", fmt.Sprintf("%s exists already", path), "give another --output directory, or --force to replace files")
 	}
 	return fmt.Errorf("write %s: %w", path, err)
 }

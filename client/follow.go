@@ -3,7 +3,6 @@ package client
 import (
 	"context"
 	"crypto/sha256"
-	"errors"
 	"fmt"
 	"hash"
 	"io"
@@ -109,12 +108,17 @@ func (c *Client) followOrCancel(ctx context.Context, door basilica.Miner, id bas
 	c.cfg.Log.Info("cancelling", "task", id)
 	ending, cancel := context.WithTimeout(context.WithoutCancel(ctx), cancelWait)
 	defer cancel()
-	if _, err := door.Cancel(ending, c.cfg.Hotkey, id); err != nil {
-		return basilica.Task{ID: id}, fmt.Errorf("cancel: %w", err)
+	for {
+		_, err = door.Cancel(ending, c.cfg.Hotkey, id)
+		if basilica.KindOf(err) != basilica.Unavailable || pause(ending, reconnectStep) != nil {
+			break
+		}
 	}
-	task, err = c.follow(ending, door, id, f)
-	if errors.Is(err, context.DeadlineExceeded) {
-		return task, basilica.E(basilica.Unavailable, "CANCEL_UNCONFIRMED", fmt.Sprintf("the end of the task was not confirmed within %s", cancelWait), fmt.Sprintf("look again: basilica ps; then basilica cancel %s", id))
+	if err == nil {
+		task, err = c.follow(ending, door, id, f)
+	}
+	if err != nil && ending.Err() != nil {
+		return task, basilica.E(basilica.Unavailable, "CANCEL_UNCONFIRMED", fmt.Sprintf("the end of the task was not confirmed within %s", cancelWait), fmt.Sprintf("look again: basilica ps; then basilica cancel %s", id)).With(err)
 	}
 	return task, err
 }

@@ -61,17 +61,22 @@ func sameFiles(a, b []basilica.TaskFile) bool {
 
 const receiptName = "receipt.json"
 
+// receiptPath is where the receipt goes; empty: nowhere.
+func (r *Request) receiptPath() string {
+	if r.ReceiptPath == "" && r.OutputDir != "" {
+		return filepath.Join(r.OutputDir, receiptName)
+	}
+	return r.ReceiptPath
+}
+
 // saveReceipt writes the signed receipt where the request wants it and returns the path, empty where it wants none.
 func saveReceipt(req Request, task basilica.Task) (string, error) {
-	path := req.ReceiptPath
+	path := req.receiptPath()
 	if path == "" {
-		if req.OutputDir == "" {
-			return "", nil
-		}
-		path = filepath.Join(req.OutputDir, receiptName)
-		if slices.ContainsFunc(task.Outputs, func(f basilica.TaskFile) bool { return strings.EqualFold(f.Name, receiptName) }) {
-			return "", basilica.E(basilica.Conflict, "RECEIPT_NAME", "an output of the task is itself called "+receiptName, "say where the receipt goes with --receipt FILE")
-		}
+		return "", nil
+	}
+	if req.ReceiptPath == "" && slices.ContainsFunc(task.Outputs, func(f basilica.TaskFile) bool { return strings.EqualFold(f.Name, receiptName) }) {
+		return "", basilica.E(basilica.Conflict, "RECEIPT_NAME", "an output of the task is itself called "+receiptName, "say where the receipt goes with --receipt FILE")
 	}
 	text, err := json.MarshalIndent(task.Receipt, "", "  ")
 	if err != nil {
