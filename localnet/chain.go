@@ -63,6 +63,10 @@ func New(cfg Config) (*Chain, error) {
 			return nil, err
 		}
 		if restored {
+			if !rt.subnets.networksAdded.get(past{c.state, c.head()}, cfg.NetUID) {
+				err := errJournal(cfg.Path, fmt.Sprintf("keeps a chain without subnet %d", cfg.NetUID), nil)
+				return nil, errors.Join(err, c.Close())
+			}
 			return c, nil
 		}
 	}

@@ -10,7 +10,6 @@ import (
 	"io"
 	"maps"
 	"os"
-	"path/filepath"
 	"slices"
 	"syscall"
 
@@ -65,11 +64,17 @@ func (c *Chain) open(path string) (restored bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	if size == 0 {
-		if _, err := file.WriteString(journalMagic); err != nil {
-			return false, err
+	if fresh := append([]byte(journalMagic), frame(c.encodeBase(nil, nil))...); size < int64(len(fresh)) {
+		// A new file, or one whose maker was killed before it held anything.
+		begun := make([]byte, size)
+		if _, err := file.ReadAt(begun, 0); err != nil || !bytes.HasPrefix(fresh, begun) {
+			return false, errJournal(path, "is not a localnet's file of this version", err)
 		}
-		return false, c.journal.write(c.encodeBase(nil, nil))
+		_, err := file.WriteAt(fresh, 0)
+		if err == nil {
+			_, err = file.Seek(0, io.SeekEnd)
+		}
+		return false, err
 	}
 	if err := c.restore(file, size); err != nil {
 		return false, err
@@ -106,6 +111,9 @@ func (c *Chain) restore(file *os.File, size int64) error {
 		}
 		good += int64(recordPrelude + len(record))
 		c.journal.blocks++
+	}
+	if good < size {
+		c.log.Warn("the chain's file has an end that does not read, cut off", "file", c.journal.path, "bytes", size-good, "block", int(c.head()))
 	}
 	if err := file.Truncate(good); err != nil {
 		return err
@@ -250,7 +258,8 @@ func (c *Chain) replay(record []byte) error {
 func (c *Chain) compact() error {
 	old := c.journal
 	base := c.state.oldest
-	file, err := os.CreateTemp(filepath.Dir(old.path), filepath.Base(old.path)+".new-")
+	// One name for all times: what a killed process left half written is written over. The old file's lock guards it.
+	file, err := os.OpenFile(old.path+".new", os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {
 		return fmt.Errorf("compact the chain's file: %w", err)
 	}

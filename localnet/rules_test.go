@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"os"
 	"path/filepath"
 	goruntime "runtime"
 	"slices"
@@ -435,6 +436,100 @@ func TestRestart(t *testing.T) {
 	if _, err := New(Config{Path: path, BlockTime: time.Second}); basilica.CodeOf(err) != "LOCALNET_FILE" {
 		t.Errorf("another block time: %v", err)
 	}
+	if _, err := New(Config{Path: path, NetUID: 40}); basilica.CodeOf(err) != "LOCALNET_FILE" {
+		t.Errorf("a subnet that the chain does not have: %v", err)
+	}
+}
+
+// TestRestartOfATornBeginning: a process killed at any byte of the file's first record leaves a file that begins a
+// chain; a file of somebody else is left alone.
+func TestRestartOfATornBeginning(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "chain")
+	c, err := New(Config{Path: path})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Close(); err != nil {
+		t.Fatal(err)
+	}
+	whole, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for cut := range len(journalMagic) + 60 {
+		if err := os.WriteFile(path, whole[:cut], 0o600); err != nil {
+			t.Fatal(err)
+		}
+		for range 2 {
+			c, err := New(Config{Path: path})
+			if err != nil {
+				t.Fatalf("cut at %d: %v", cut, err)
+			}
+			if _, err := c.Seal(); err != nil {
+				t.Fatal(err)
+			}
+			if err := c.Close(); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if err := os.WriteFile(path, []byte("notes"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := New(Config{Path: path}); basilica.CodeOf(err) != "LOCALNET_FILE" {
+		t.Errorf("a file of somebody else: %v", err)
+	}
+}
+
+// FuzzRestore opens files of any content behind the right beginning: they are refused or continued, never more than
+// that.
+func FuzzRestore(f *testing.F) {
+	dir := f.TempDir()
+	c, err := New(Config{Path: filepath.Join(dir, "seed"), Clock: func() time.Time { return time.Unix(1_790_000_000, 0) }})
+	if err != nil {
+		f.Fatal(err)
+	}
+	if _, err := c.Seal(); err != nil {
+		f.Fatal(err)
+	}
+	base := c.encodeBase(c.hashes, map[string][]byte{"k": {1}})
+	if err := c.Close(); err != nil {
+		f.Fatal(err)
+	}
+	meta := pallet.Blake2b256(c.rt.v15)
+	f.Add(base[32:], []byte{})
+	f.Add([]byte{0, 0}, append(make([]byte, 8+96), 0, 0, 0))
+	f.Add([]byte{4, 1}, []byte{1, 0})
+	f.Fuzz(func(t *testing.T, base, record []byte) {
+		c := &Chain{rt: c.rt, numbers: map[basilica.Hash]uint64{}, blocks: map[uint64]block{}, state: newHistory(0), journal: &journal{path: "x"}}
+		if c.decodeBase(append(slices.Clone(meta[:]), base...)) != nil {
+			return
+		}
+		if err := c.replay(record); err == nil && len(c.hashes) == 0 {
+			t.Error("a block was taken and is not there")
+		}
+	})
+}
+
+// FuzzCallAPI: whatever a client asks the runtime is answered or refused in a node's words.
+func FuzzCallAPI(f *testing.F) {
+	c, err := New(Config{Clock: func() time.Time { return time.Unix(1_790_000_000, 0) }})
+	if err != nil {
+		f.Fatal(err)
+	}
+	for _, method := range []string{
+		"Core_version", "Metadata_metadata_at_version", "AccountNonceApi_account_nonce", "TransactionPaymentApi_query_info", "x",
+	} {
+		f.Add(method, []byte{15, 0, 0, 0})
+		f.Add(method, make([]byte, 32))
+	}
+	f.Fuzz(func(t *testing.T, method string, args []byte) {
+		_, err := c.CallAPI(c.Genesis(), method, args)
+		var refused *Rejection
+		if err != nil && !errors.As(err, &refused) {
+			t.Fatalf("not refused in a node's words: %v", err)
+		}
+	})
 }
 
 // TestHistoryProperty compares the state history with plain copies of every state.
