@@ -11,8 +11,10 @@ import (
 	"net/http"
 	"os"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
+	"testing/iotest"
 	"time"
 
 	"basilica"
@@ -167,3 +169,71 @@ func TestConnCap(t *testing.T) {
 		}
 	}
 }
+
+// TestStreamsOfOneHotkeyAreBounded: one caller's watches and transfers must not take the whole door.
+func TestStreamsOfOneHotkeyAreBounded(t *testing.T) {
+	m := newMarket(t, nil) // for its keys; its own door is not used
+	s, err := NewServer(m.shop, ServerConfig{Hotkey: basilica.Hotkey(m.miner.SS58()), Key: m.key, Replays: NewMemoryReplays(m.now), Now: m.now, Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.watches.most, s.transfers.most = 1, 0
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- s.Serve(ctx, ln) }()
+	c := m.client(func(c *ClientConfig) { c.Addr = ln.Addr().(*net.TCPAddr).AddrPort() })
+	watching := make(chan struct{})
+	m.shop.watching = watching
+	watch, stop := context.WithCancel(t.Context())
+	watched := make(chan error, 1)
+	go func() { watched <- c.WatchTask(watch, "", "forever", 0, nil) }()
+	<-watching
+	if err := c.WatchTask(t.Context(), "", "t", 0, func(basilica.TaskEvent) error { return nil }); basilica.CodeOf(err) != "STREAMS" {
+		t.Errorf("a watch too many: %v", err)
+	}
+	if err := c.PutBlob(t.Context(), "", basilica.Blob{Size: 1}, strings.NewReader("x")); basilica.CodeOf(err) != "STREAMS" {
+		t.Errorf("an upload too many: %v", err)
+	}
+	if err := c.GetBlob(t.Context(), "", basilica.Digest{1}, io.Discard); basilica.CodeOf(err) != "STREAMS" {
+		t.Errorf("a download too many: %v", err)
+	}
+	stop()
+	<-watched
+	cancel()
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	if len(s.watches.by) != 0 {
+		t.Errorf("still counted: %v", s.watches.by)
+	}
+}
+
+// deadlines counts how often a reading deadline is moved.
+type deadlines struct {
+	http.ResponseWriter
+	reads int
+}
+
+func (d *deadlines) SetReadDeadline(time.Time) error  { d.reads++; return nil }
+func (d *deadlines) SetWriteDeadline(time.Time) error { return nil }
+
+// TestUploadDeadlineIsForAPiece: a byte now and then must not keep an upload alive.
+func TestUploadDeadlineIsForAPiece(t *testing.T) {
+	const size = pieceBytes + 10
+	moved := &deadlines{}
+	body := &blobReader{r: iotest.OneByteReader(io.LimitReader(zeros{}, size)), rc: http.NewResponseController(moved), left: size}
+	if n, err := io.Copy(io.Discard, body); n != size || err != nil {
+		t.Fatal(n, err)
+	}
+	if moved.reads != 2 {
+		t.Errorf("the deadline moved %d times in two pieces", moved.reads)
+	}
+}
+
+type zeros struct{}
+
+func (zeros) Read(p []byte) (int, error) { clear(p); return len(p), nil }

@@ -119,6 +119,11 @@ func (s *Server) watch(w http.ResponseWriter, r *http.Request, c call) error {
 	if _, err := s.miner.Task(r.Context(), c.caller, id); err != nil {
 		return err
 	}
+	leave, err := s.watches.enter(c.caller)
+	if err != nil {
+		return err
+	}
+	defer leave()
 	w.Header().Set("Content-Type", "application/x-ndjson")
 	w.WriteHeader(http.StatusOK)
 	out := &lines{w: w, rc: http.NewResponseController(w)}
@@ -209,6 +214,11 @@ func (s *Server) putBlob(w http.ResponseWriter, r *http.Request, headersIn time.
 	case r.ContentLength >= 0 && r.ContentLength != size:
 		return basilica.E(basilica.Invalid, "BLOB_SIZE", "the body's length is not the size that the target says", "send the whole blob")
 	}
+	leave, err := s.transfers.enter(a.hotkey)
+	if err != nil {
+		return err
+	}
+	defer leave()
 	rc := http.NewResponseController(w)
 	body := &blobReader{r: r.Body, rc: rc, left: size}
 	if err := s.miner.PutBlob(r.Context(), a.hotkey, basilica.Blob{SHA256: sum, Size: size}, body); err != nil {
@@ -227,21 +237,26 @@ func (s *Server) putBlob(w http.ResponseWriter, r *http.Request, headersIn time.
 // blobReader gives every piece of a body a deadline and refuses a byte more than was announced. The reply's deadline
 // moves along: a slow upload has not used it up.
 type blobReader struct {
-	r    io.Reader
-	rc   *http.ResponseController
-	left int64
+	r     io.Reader
+	rc    *http.ResponseController
+	left  int64
+	piece int // bytes that the present deadline is still for
 }
 
 // Read implements io.Reader.
 func (b *blobReader) Read(p []byte) (int, error) {
-	now := time.Now()
-	if err := b.rc.SetReadDeadline(now.Add(chunkTime)); err != nil {
-		return 0, fmt.Errorf("set deadline: %w", err)
+	if b.piece == 0 {
+		now := time.Now()
+		if err := b.rc.SetReadDeadline(now.Add(chunkTime)); err != nil {
+			return 0, fmt.Errorf("set deadline: %w", err)
+		}
+		if err := b.rc.SetWriteDeadline(now.Add(chunkTime + replyTime)); err != nil {
+			return 0, fmt.Errorf("set deadline: %w", err)
+		}
+		b.piece = pieceBytes
 	}
-	if err := b.rc.SetWriteDeadline(now.Add(chunkTime + replyTime)); err != nil {
-		return 0, fmt.Errorf("set deadline: %w", err)
-	}
-	n, err := b.r.Read(p)
+	n, err := b.r.Read(p[:min(len(p), b.piece)])
+	b.piece -= n
 	if int64(n) > b.left {
 		return 0, basilica.E(basilica.Exhausted, codeBodySize, "the body is longer than the target says", "send the blob that was announced")
 	}
@@ -254,6 +269,11 @@ func (s *Server) getBlob(w http.ResponseWriter, r *http.Request, c call) error {
 	if err != nil {
 		return err
 	}
+	leave, err := s.transfers.enter(c.caller)
+	if err != nil {
+		return err
+	}
+	defer leave()
 	w.Header().Set("Content-Type", "application/octet-stream")
 	out := &blobWriter{w: w, rc: http.NewResponseController(w)}
 	if err := s.miner.GetBlob(r.Context(), c.caller, sum, out); err != nil {

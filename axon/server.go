@@ -40,6 +40,8 @@ const (
 	maxTasks        = 500
 	defaultTasks    = 50
 	maxIdempotency  = 128
+	maxWatches      = 128 // of one hotkey at once
+	maxTransfers    = 32  // of one hotkey at once
 
 	defaultRateNetwork = 50.0
 	defaultRateHotkey  = 20.0
@@ -71,6 +73,8 @@ type Server struct {
 	hotkeys  *limiter
 	mux      *http.ServeMux
 	unread   time.Duration // for a body that its handler does not read
+
+	watches, transfers *census
 }
 
 // NewServer makes the door of m.
@@ -87,7 +91,10 @@ func NewServer(m basilica.Miner, cfg ServerConfig) (*Server, error) {
 	if cfg.RateHotkey == 0 {
 		cfg.RateHotkey = defaultRateHotkey
 	}
-	s := &Server{miner: m, cfg: cfg, networks: newLimiter(cfg.RateNetwork, cfg.Now), hotkeys: newLimiter(cfg.RateHotkey, cfg.Now), mux: http.NewServeMux(), unread: replyTime}
+	s := &Server{
+		miner: m, cfg: cfg, networks: newLimiter(cfg.RateNetwork, cfg.Now), hotkeys: newLimiter(cfg.RateHotkey, cfg.Now), mux: http.NewServeMux(), unread: replyTime,
+		watches: newCensus("watches", maxWatches), transfers: newCensus("transfers of files", maxTransfers),
+	}
 	if cfg.Key != nil {
 		cert, err := pki.SelfSigned(cfg.Key.Signer())
 		if err != nil {
