@@ -42,7 +42,16 @@ func (t *taskFlags) register(cmd *cobra.Command) {
 	f.BoolVar(&t.allowSoftware, "allow-software", false, "accept a simulated device as a GPU (development networks)")
 }
 
+// request makes a task of the flags; what they get wrong is an error for wrongUsage.
 func (t *taskFlags) request(image string, command []string) (client.Request, error) {
+	switch {
+	case t.gpus < 0:
+		return client.Request{}, fmt.Errorf("--gpus %d is negative", t.gpus)
+	case !(t.cpus >= 0 && t.cpus <= 1e6):
+		return client.Request{}, fmt.Errorf("--cpus %g is no number of CPUs", t.cpus)
+	case t.timeout <= 0 || t.timeout > basilica.MaxTaskTimeout:
+		return client.Request{}, fmt.Errorf("--timeout %s is outside 0s..%s", t.timeout, basilica.MaxTaskTimeout)
+	}
 	spec := basilica.TaskSpec{
 		Name: t.name, Image: image, Command: command, GPUs: t.gpus, AllowSoftware: t.allowSoftware,
 		CPUMillis: int64(math.Ceil(t.cpus * 1000)), TimeoutSeconds: int64(math.Ceil(t.timeout.Seconds())),
@@ -56,14 +65,14 @@ func (t *taskFlags) request(image string, command []string) (client.Request, err
 		}
 		n, err := node.ParseByteSize(size.text)
 		if err != nil {
-			return client.Request{}, basilica.E(basilica.Invalid, "USAGE", size.flag+": "+err.Error(), "write it like 512Mi or 4Gi")
+			return client.Request{}, fmt.Errorf("%s: %w", size.flag, err)
 		}
 		*size.into = int64(n)
 	}
 	for _, pair := range t.env {
 		key, value, ok := strings.Cut(pair, "=")
 		if !ok {
-			return client.Request{}, basilica.E(basilica.Invalid, "USAGE", fmt.Sprintf("--env %.40q has no =", key), "write --env KEY=VALUE")
+			return client.Request{}, fmt.Errorf("--env %.40q is not KEY=VALUE", key)
 		}
 		if spec.Env == nil {
 			spec.Env = map[string]string{}
@@ -114,7 +123,7 @@ With --json the job's own output goes to stderr and one object to stdout.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			req, err := task.request(args[0], args[1:])
 			if err != nil {
-				return exit{client.ExitFailure, err}
+				return wrongUsage(cmd, err)
 			}
 			req.OutputDir, req.ReceiptPath, req.Miner, req.IdempotencyKey, req.Overwrite = output, receiptPath, basilica.Hotkey(miner), key, force
 			c, err := at.open(cmd)
@@ -127,7 +136,10 @@ With --json the job's own output goes to stderr and one object to stdout.`,
 			}
 			result, err := c.Run(cmd.Context(), req, stdout, cmd.ErrOrStderr())
 			err = errors.Join(err, c.Close())
-			if err != nil {
+			switch {
+			case basilica.CodeOf(err) == "INTERRUPTED":
+				return exit{client.ExitCancelled, err}
+			case err != nil:
 				return exit{client.ExitFailure, err}
 			}
 			return ended(cmd, result)
@@ -163,6 +175,9 @@ func describeEnd(w io.Writer, result client.Result) {
 	t := result.Task
 	if t.Reason != nil {
 		fmt.Fprintf(w, "basilica: task %s %s: %s [%s]\n", t.ID, t.State, t.Reason.Sentence, t.Reason.Code)
+		if t.Reason.Fix != "" {
+			fmt.Fprintf(w, "Fix: %s\n", t.Reason.Fix)
+		}
 	} else if t.State != basilica.TaskSucceeded {
 		fmt.Fprintf(w, "basilica: task %s %s\n", t.ID, t.State)
 	}

@@ -59,19 +59,29 @@ func logsCommand() *cobra.Command {
 		miner  string
 		follow bool
 	)
-	cmd := &cobra.Command{
+	cmd := withJSON(&cobra.Command{
 		Use:   "logs TASK",
 		Short: "Print a task's log",
-		Args:  arguments(cobra.ExactArgs(1)),
+		Long: `Prints what a task has written so far, its stderr on stderr.
+
+With --json all of the log goes to stderr and the task as one object to stdout.`,
+		Args: arguments(cobra.ExactArgs(1)),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			c, err := at.open(cmd)
 			if err != nil {
 				return err
 			}
-			_, err = c.Logs(cmd.Context(), basilica.TaskID(args[0]), basilica.Hotkey(miner), follow, cmd.OutOrStdout(), cmd.ErrOrStderr())
-			return errors.Join(err, c.Close())
+			stdout := cmd.OutOrStdout()
+			if asJSON(cmd) {
+				stdout = cmd.ErrOrStderr()
+			}
+			task, err := c.Logs(cmd.Context(), basilica.TaskID(args[0]), basilica.Hotkey(miner), follow, stdout, cmd.ErrOrStderr())
+			if err = errors.Join(err, c.Close()); err != nil {
+				return err
+			}
+			return show(cmd, task, func(io.Writer) error { return nil })
 		},
-	}
+	})
 	at.register(cmd)
 	cmd.Flags().StringVar(&miner, "miner", "", "hotkey (SS58) of the miner that has the task; default: as remembered")
 	cmd.Flags().BoolVarP(&follow, "follow", "f", false, "go on until the task has ended")
@@ -112,6 +122,7 @@ func lsCommand() *cobra.Command {
 	cmd := withJSON(&cobra.Command{
 		Use:   "ls",
 		Short: "List what the subnet's miners offer",
+		Long:  "Asks every miner of the subnet what it has. MAX CPUS and MAX MEMORY are what one task gets at most.",
 		Args:  arguments(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			c, _, err := at.openAnyone(cmd)
@@ -123,14 +134,14 @@ func lsCommand() *cobra.Command {
 				return err
 			}
 			return show(cmd, map[string]any{"miners": offers}, func(w io.Writer) error {
-				rows := newTable(w, "UID", "MINER", "EXECUTOR", "READY", "GPUS", "FREE", "KIND", "CPUS", "MEMORY", "QUEUE")
+				rows := newTable(w, "UID", "MINER", "EXECUTOR", "READY", "GPUS", "FREE", "KIND", "MAX CPUS", "MAX MEMORY", "QUEUE")
 				for _, o := range offers {
 					if o.Offer == nil {
 						rows.AppendRow(table.Row{o.Neuron.UID, o.Neuron.Hotkey, "cannot be asked: " + o.Error})
 						continue
 					}
 					for _, b := range o.Offer.Executors {
-						rows.AppendRow(table.Row{o.Neuron.UID, o.Neuron.Hotkey, b.Executor, b.Ready, b.GPUs, b.GPUsFree, b.GPUKind, b.CPUs, gib(b.MemoryBytes), o.Offer.Queue})
+						rows.AppendRow(table.Row{o.Neuron.UID, o.Neuron.Hotkey, b.Executor, b.Ready, b.GPUs, b.GPUsFree, b.GPUKind, float64(b.TaskCPUMillis) / 1000, gib(b.TaskMemoryBytes), o.Offer.Queue})
 					}
 				}
 				rows.Render()
