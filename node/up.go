@@ -30,6 +30,8 @@ type UpConfig struct {
 	DataDir string
 	// RPC is where the chain answers; port 0 takes any free one.
 	RPC string
+	// DockerHost is the engine's socket; empty is the engine's usual one.
+	DockerHost string
 	// Attestor is the path of gpu-attestor.
 	Attestor string
 	// Cheat is handed to an adversary build of gpu-attestor, e.g. "fill:0.05".
@@ -125,7 +127,7 @@ func NewNetwork(ctx context.Context, cfg UpConfig, deps Deps) (_ *Network, err e
 	if n.cfg.Launcher == nil {
 		n.cfg.Launcher = newProcessLauncher(cfg.Executable, cfg.Cheat)
 	}
-	if n.engine, err = docker.New(docker.DefaultHost, deps.Log); err != nil {
+	if n.engine, err = docker.New(cfg.DockerHost, deps.Log); err != nil {
 		return nil, err
 	}
 	name, version, err := n.engine.Available(ctx)
@@ -212,6 +214,12 @@ func (n *Network) loadImage(ctx context.Context) error {
 
 // Context ends when the network's own context ends, or a part has ended by itself; its cause says which.
 func (n *Network) Context() context.Context { return n.context }
+
+// Image is the content address of the image that holds a static busybox at Program.
+func (n *Network) Image() string { return n.image }
+
+// Program is the path of busybox in Image.
+func (n *Network) Program() string { return n.program }
 
 // start runs one part and watches that it does not end by itself.
 func (n *Network) start(ctx context.Context, role, name, config string) (Part, error) {
@@ -366,6 +374,9 @@ func (n *Network) boxConfig(b box) (string, error) {
 		file.Executor.Listen, file.Executor.SSHListen, file.Executor.StatusListen = "127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0"
 	}
 	file.Executor.SoftwareGPUs, file.Executor.Attestor, file.Executor.CheckBinary = b.gpus, n.cfg.Attestor, n.cfg.Executable
+	if n.cfg.DockerHost != "" {
+		file.Executor.DockerHost = n.cfg.DockerHost
+	}
 	file.Executor.AllowAdversaryAttestor = true // the chain's money is play money
 	file.Executor.Heartbeat = Duration(500 * time.Millisecond)
 	return path, WriteConfig(path, file)

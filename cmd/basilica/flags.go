@@ -41,6 +41,9 @@ func (f *commonFlags) load(cmd *cobra.Command) (node.Config, node.Deps, error) {
 		return node.Config{}, node.Deps{}, wrongUsage(cmd, fmt.Errorf("--log-level %.20q is none of debug, info, warn, error", f.logLevel))
 	}
 	cfg := node.DefaultConfig()
+	if host := os.Getenv("DOCKER_HOST"); host != "" {
+		cfg.Executor.DockerHost = host
+	}
 	if err := node.LoadConfig(f.config, os.Environ(), &cfg); err != nil {
 		return node.Config{}, node.Deps{}, err
 	}

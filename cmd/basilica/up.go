@@ -50,7 +50,7 @@ Needs Docker and a static busybox; see scripts/setup.sh.`,
 			if cfg.Attestor == "" {
 				cfg.Attestor = filepath.Join(filepath.Dir(cfg.Executable), "gpu-attestor")
 			}
-			cfg.Cheat = os.Getenv("BASILICA_CHEAT")
+			cfg.Cheat, cfg.DockerHost = os.Getenv("BASILICA_CHEAT"), os.Getenv("DOCKER_HOST")
 			if term.IsTerminal(int(os.Stderr.Fd())) {
 				cfg.Say = func(sentence string) { fmt.Fprintln(os.Stderr, sentence) }
 			}

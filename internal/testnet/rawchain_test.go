@@ -220,3 +220,5 @@ func (c *rawChain) decodeCall(raw []byte) (string, scale.Struct) {
 	}
 	return pallet.Name + "." + inner.Name, inner.Fields
 }
+
+func hexOf(b []byte) string { return hex.EncodeToString(b) }
