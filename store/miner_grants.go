@@ -14,6 +14,7 @@ import (
 // Bounds of what strangers can make a miner keep.
 const (
 	grantsKept        = 30 * 24 * time.Hour
+	maxGrantsKept     = 1000 // ended ones of one validator
 	maxReplaysPerKey  = 20_000
 	maxReplaysForgets = 1000 // expired rows that one call forgets at most
 )
@@ -31,6 +32,12 @@ func (m *Miner) AddGrant(ctx context.Context, g basilica.GrantRecord, since time
 			return basilica.E(basilica.Exhausted, "GRANT_RATE", fmt.Sprintf("validator %s has opened %d validations in %s", g.Validator, n, g.Issued.Sub(since)), "come again later; one validation in a round is enough")
 		}
 		if _, err := tx.ExecContext(ctx, `DELETE FROM grants WHERE expires < $1`, micros(g.Issued.Add(-grantsKept))); err != nil {
+			return fmt.Errorf("forget old grants: %w", err)
+		}
+		_, err = tx.ExecContext(ctx, `DELETE FROM grants WHERE id IN (SELECT id FROM grants
+			WHERE genesis = $1 AND validator = $2 AND expires < $3 ORDER BY issued DESC LIMIT -1 OFFSET $4)`,
+			g.Genesis[:], string(g.Validator), micros(g.Issued), maxGrantsKept)
+		if err != nil {
 			return fmt.Errorf("forget old grants: %w", err)
 		}
 		_, err = tx.ExecContext(ctx, `INSERT INTO grants (id, genesis, netuid, validator, round, issued, expires) VALUES ($1, $2, $3, $4, $5, $6, $7)`,

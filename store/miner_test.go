@@ -347,3 +347,25 @@ func TestReopenFreesClaims(t *testing.T) {
 		t.Errorf("claims after reopening: %+v", second)
 	}
 }
+
+// TestGrantsOfOneValidatorAreBounded: whoever has a permit must not fill the miner's disk with what it once opened.
+func TestGrantsOfOneValidatorAreBounded(t *testing.T) {
+	ctx := context.Background()
+	m, err := OpenMiner(ctx, t.TempDir(), time.Now)
+	must(t, err)
+	defer m.Close()
+	start := time.Unix(1_700_000_000, 0)
+	grant := func(id, validator string, at time.Time) basilica.GrantRecord {
+		return basilica.GrantRecord{ID: basilica.GrantID(id), Validator: basilica.Hotkey(validator), Executors: []basilica.ExecutorID{"e"}, Issued: at, Expires: at.Add(time.Second)}
+	}
+	must(t, m.AddGrant(ctx, grant("other", "w", start), start, 1))
+	for i := range maxGrantsKept + 3 {
+		at := start.Add(time.Duration(i) * time.Minute)
+		must(t, m.AddGrant(ctx, grant(fmt.Sprint(i), "v", at), at, 1))
+	}
+	kept, err := m.GrantsOf(ctx, "e", 2*maxGrantsKept)
+	must(t, err)
+	if len(kept) != maxGrantsKept+2 || kept[0].ID != basilica.GrantID(fmt.Sprint(maxGrantsKept+2)) || kept[len(kept)-1].ID != "other" {
+		t.Errorf("%d grants kept, from %s to %s", len(kept), kept[0].ID, kept[len(kept)-1].ID)
+	}
+}
