@@ -28,8 +28,8 @@ func Judge(r *Record, verify HotkeyVerifier) (Judgement, error) {
 			return Judgement{}, fmt.Errorf("%w: event %d: %w", ErrRecord, i, err)
 		}
 	}
-	if v.phase != phaseDecided {
-		return Judgement{}, fmt.Errorf("%w: ends before the verdict", ErrRecord)
+	if !v.Done() {
+		return Judgement{}, fmt.Errorf("%w: ends before the verdict, or before its last frame", ErrRecord)
 	}
 	if tape.Len() != 0 {
 		return Judgement{}, fmt.Errorf("%w: %d random bytes were never drawn", ErrRecord, tape.Len())
@@ -83,6 +83,10 @@ func replay(v *Verifier, e event) error {
 	}
 	return nil
 }
+
+// Signed says that the record holds a VERDICT under the validator's signature, which Judge checks. Without it (the machine
+// was gone before, or gave no EVIDENCE) nothing in the record shows that it is that validator's.
+func (r *Record) Signed() bool { return r.verdict() != nil }
 
 // verdict finds the VERDICT that was sent, or nil.
 func (r *Record) verdict() *attestpb.Verdict {

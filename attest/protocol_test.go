@@ -9,6 +9,7 @@ import (
 	mrand "math/rand/v2"
 	"net"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -40,7 +41,7 @@ func quick(t testing.TB, skip attest.Shortcuts) *world {
 	p := attest.Params{N: 64, Layers: 8, Lanes: 64, Steps: 4, Batches: 4, WinLayers: 2, Cells: 64, Rounds: 4}
 	w.setup.Profiles = attest.Profiles{{Model: "software", Software: true, Params: &p}}
 	w.setup.Strength = attest.RecheckStrength()
-	w.setup.Policy.Limits.Write = 50 * time.Millisecond // net.Pipe has no buffer: ABORT may find nobody reading
+	w.setup.Policy.Limits.Write = 250 * time.Millisecond // net.Pipe has no buffer: ABORT may find nobody reading
 	return w
 }
 
@@ -329,6 +330,52 @@ func TestChangedRecordWithFreshHashes(t *testing.T) {
 		t.Fatalf("%d of %d changes refused", refused, n)
 	}
 	t.Logf("%d changes refused", n)
+}
+
+// TestATimeoutOfTheNetworkIsNotTheDeadline: TCP may give up on a peer long before the verifier does.
+func TestATimeoutOfTheNetworkIsNotTheDeadline(t *testing.T) {
+	w := quick(t, attest.Shortcuts{})
+	v, err := attest.NewVerifier(w.setup, rand.Reader, signVerdict)
+	if err != nil {
+		t.Fatal(err)
+	}
+	now := w.setup.Started.Add(time.Second)
+	v.Fail(attest.FailureOf(&net.OpError{Op: "read", Err: syscall.ETIMEDOUT}), "connection timed out", now)
+	if r := v.Judgement().Reason; r != "TRANSPORT_HELLO" {
+		t.Error(r)
+	}
+	for !v.Done() {
+		v.Sent(now)
+	}
+	r, err := v.Record()
+	if err == nil {
+		_, err = attest.Judge(r, verifyVerdict)
+	}
+	if err != nil {
+		t.Errorf("an honest record is refused: %v", err)
+	}
+}
+
+// TestMoreThanOpenHoldsIsNoFaultOfTheValidator: what the machine names in HELLO must not lead to a result that never counts.
+func TestMoreThanOpenHoldsIsNoFaultOfTheValidator(t *testing.T) {
+	w := quick(t, attest.Shortcuts{})
+	w.setup.Profiles[0].Params.Rounds = 1 << 15
+	w.setup.Strength = attest.EnrolmentStrength()
+	j := w.tamper(t, keep).Judgement
+	if j.Result != attest.Unknown || j.Reason != "OPEN_SIZE" || j.AfterOpen {
+		t.Errorf("%+v", j)
+	}
+}
+
+// TestRecordSaysWhetherTheValidatorSignedIt: a record of a run that ended early is nobody's word.
+func TestRecordSaysWhetherTheValidatorSignedIt(t *testing.T) {
+	if r := quick(t, attest.Shortcuts{}).tamper(t, keep); !r.Signed() {
+		t.Error("a whole run is not signed")
+	}
+	cut := on(attest.FrameProof, 5, func(attest.Frame) []byte { return nil })
+	if r := quick(t, attest.Shortcuts{}).tamper(t, cut); r.Signed() {
+		t.Error("a run that ended early is signed")
+	}
 }
 
 func FuzzReadFrame(f *testing.F) {

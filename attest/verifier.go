@@ -251,9 +251,13 @@ func FailureOf(err error) Failure {
 	return FailTransport
 }
 
-// Fail ends the challenge for a reason that no frame tells. After the decision it only drops what was still to send.
+// Fail ends the challenge for a reason that no frame tells. After the decision it only drops what was still to send. A
+// timeout before the deadline was not the verifier's own, but one of the network below: it counts as a broken channel.
 func (v *Verifier) Fail(kind Failure, detail string, now time.Time) {
 	at := v.at(now)
+	if kind == FailTimeout && at < v.deadline() {
+		kind = FailTransport
+	}
 	v.now = at
 	detail = clip(detail, 400)
 	v.rec.add(eventFailed, at, append([]byte{byte(kind)}, detail...))

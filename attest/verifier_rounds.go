@@ -305,7 +305,8 @@ func (v *Verifier) open() {
 	}
 	f := encode(FrameOpen, m)
 	if len(f) > 256*kib {
-		v.end(LocalError, string(LocalError), fmt.Sprintf("OPEN of %d bytes", len(f)))
+		// The machine chose how many devices it names: this must not be a fault of the validator, which never counts.
+		v.end(Unknown, "OPEN_SIZE", fmt.Sprintf("the devices of HELLO need an OPEN of %d bytes, more than a frame may have", len(f)))
 		return
 	}
 	v.proofTTL = v.proofLimit()
