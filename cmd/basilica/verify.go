@@ -38,15 +38,24 @@ Times in the record are the validator's own word; everything else is computed ag
 type judged struct {
 	Verdict   basilica.Result  `json:"verdict"`
 	Validator string           `json:"validator"`
+	Signed    bool             `json:"validator_signed"` // the record holds the validator's signature under its verdict
 	Judgement attest.Judgement `json:"judgement"`
 }
 
 func (j judged) describe(w io.Writer) error {
-	_, err := fmt.Fprintf(w, "verified: %s (%s), class %s, validator %s\n%s\n", j.Verdict, j.Judgement.Reason, j.Judgement.Class, j.Validator, j.Judgement.Detail)
+	whose := "signed by validator " + j.Validator
+	if !j.Signed {
+		whose = "for validator " + j.Validator + ", not signed by it: the challenge ended before the verdict could be sent, so that only the validator itself can vouch for this record"
+	}
+	_, err := fmt.Fprintf(w, "verified: %s (%s), class %s, %s\n%s\n", j.Verdict, j.Judgement.Reason, j.Judgement.Class, whose, j.Judgement.Detail)
 	for _, g := range j.Judgement.GPUs {
+		fits := strings.Join(g.Models, ", ")
+		if fits == "" {
+			fits = "no known model"
+		}
 		if err == nil {
 			_, err = fmt.Fprintf(w, "  device %d: %.1f MiB proven, %.2f Gop/s, walk %.3f GB/s, mix %.3f GB/s, fits %s\n",
-				g.G, float64(g.M)/(1<<20), g.C/1e9, g.BW/1e9, g.BM/1e9, strings.Join(g.Models, ", "))
+				g.G, float64(g.M)/(1<<20), g.C/1e9, g.BW/1e9, g.BM/1e9, fits)
 		}
 	}
 	return err
@@ -71,7 +80,7 @@ func judgeFile(path string) (judged, error) {
 	if err != nil {
 		return judged{}, refused(err)
 	}
-	return judged{judgement.Verdict(), keys.EncodeSS58(record.Setup.Binding.ValidatorHotkey), judgement}, nil
+	return judged{judgement.Verdict(), keys.EncodeSS58(record.Setup.Binding.ValidatorHotkey), record.Signed(), judgement}, nil
 }
 
 func refused(err error) error {
