@@ -28,9 +28,12 @@ type LocalnetConfig struct {
 	DataDir string `toml:"data_dir"`
 	// BlockTime is the time between two blocks, in whole milliseconds, 20ms to 1m.
 	BlockTime Duration `toml:"block_time"`
-	// Tempo is the length of the subnet's epoch in blocks.
+	// Manual leaves the making of blocks to clients: one for each call of the JSON-RPC method engine_createBlock. The
+	// chain's time moves by block_time at least with every block.
+	Manual bool `toml:"manual"`
+	// Tempo is the length of the epoch of a new chain's subnet, in blocks.
 	Tempo uint16 `toml:"tempo"`
-	// NetUID numbers the subnet in the genesis.
+	// NetUID numbers the subnet in the genesis. A chain that is continued must have that subnet.
 	NetUID basilica.NetUID `toml:"netuid"`
 }
 
@@ -55,6 +58,7 @@ type Localnet struct {
 	status *status.Server
 	rpc    net.Listener
 	door   net.Listener // of status; nil: none
+	manual bool
 	deps   Deps
 }
 
@@ -63,7 +67,7 @@ func NewLocalnet(ctx context.Context, cfg LocalnetConfig, deps Deps) (_ *Localne
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
-	l := &Localnet{deps: deps}
+	l := &Localnet{manual: cfg.Manual, deps: deps}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, l.Close())
@@ -91,15 +95,22 @@ func NewLocalnet(ctx context.Context, cfg LocalnetConfig, deps Deps) (_ *Localne
 	if l.chain, err = localnet.New(made); err != nil {
 		return nil, err
 	}
-	l.server = subtensor.NewServer(l.chain, l.chain, subtensor.ServerConfig{Version: Version()}, deps.Log)
+	door := subtensor.ServerConfig{Version: Version()}
+	if cfg.Manual {
+		door.Seal = l.chain.Seal
+	}
+	l.server = subtensor.NewServer(l.chain, l.chain, door, deps.Log)
 	l.status = status.New("localnet", Version(), l.health, func(context.Context) (any, error) {
 		return map[string]any{"genesis": l.chain.Genesis(), "head": l.chain.Head(), "pending": len(l.chain.Pending())}, nil
 	})
 	return l, nil
 }
 
-// health is a chain that goes on: its head is young.
+// health is a chain that goes on, as far as that is not left to clients: its head is young.
 func (l *Localnet) health(ctx context.Context) error {
+	if l.manual {
+		return nil
+	}
 	head := l.chain.Head()
 	if _, err := l.chain.NextHead(ctx, head.Number); err != nil {
 		return basilica.E(basilica.Unavailable, "CHAIN_STOPPED", fmt.Sprintf("no block came after block %d", head.Number), "restart the localnet and read its log").With(err)
@@ -111,7 +122,9 @@ func (l *Localnet) health(ctx context.Context) error {
 func (l *Localnet) Run(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	addrs := map[string]string{"rpc": l.rpc.Addr().String()}
-	group.Go(func() error { return l.chain.Run(ctx) })
+	if !l.manual {
+		group.Go(func() error { return l.chain.Run(ctx) })
+	}
 	group.Go(func() error { return l.server.Serve(ctx, l.rpc) })
 	if l.door != nil {
 		addrs["status"] = l.door.Addr().String()

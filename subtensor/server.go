@@ -65,6 +65,9 @@ type ServerConfig struct {
 	// Hosts are further names under which clients may call the server. IP addresses and localhost always may: a web
 	// page that rebinds a name of its own to this machine may not.
 	Hosts []string
+	// Seal makes the next block at once, for a chain whose blocks are made by hand: clients ask for it by
+	// engine_createBlock. nil: blocks come by themselves, and there is no such method.
+	Seal func() (basilica.Header, error)
 }
 
 func (c ServerConfig) withDefaults() ServerConfig {
@@ -110,7 +113,7 @@ type Server struct {
 
 // NewServer makes a server for a chain; Serve starts it.
 func NewServer(node Node, pool Pool, cfg ServerConfig, log *slog.Logger) *Server {
-	return &Server{node: node, pool: pool, cfg: cfg.withDefaults(), log: log, methods: serverMethods()}
+	return &Server{node: node, pool: pool, cfg: cfg.withDefaults(), log: log, methods: serverMethods(cfg)}
 }
 
 // Serve answers on ln until ctx ends, then closes every connection and returns nil; any other end is an error.

@@ -63,7 +63,7 @@ func call(f func(s *Server, p params) (any, error)) method {
 func constant(v any) method { return call(func(*Server, params) (any, error) { return v, nil }) }
 
 // serverMethods is the table of what the server answers.
-func serverMethods() map[string]method {
+func serverMethods(cfg ServerConfig) map[string]method {
 	type object map[string]any
 	unsubscribe := method{call: (*Server).unsubscribe}
 	table := map[string]method{
@@ -122,6 +122,9 @@ func serverMethods() map[string]method {
 			return s.subscribeHeads(session, note)
 		}}
 		table["chain_unsubscribe"+name] = unsubscribe
+	}
+	if cfg.Seal != nil {
+		table["engine_createBlock"] = call((*Server).createBlock)
 	}
 	names := []string{"rpc_methods"}
 	for name := range table {
@@ -406,6 +409,35 @@ func (s *Server) submit(p params) (any, error) {
 		return nil, err
 	}
 	return s.answerSubmit(s.pool.Submit(extrinsic, nil))
+}
+
+// createBlock makes a block by hand, as a node with manual seal does: parameters create_empty, finalize (every block is
+// final here) and parent_hash, which must be the head where it is given. Codes and words are those of
+// sc-consensus-manual-seal.
+func (s *Server) createBlock(p params) (any, error) {
+	var empty bool
+	if err := p.into(0, &empty); err != nil {
+		return nil, err
+	}
+	parent, err := s.at(p, 2)
+	if err != nil {
+		return nil, err
+	}
+	if parent != s.node.Head().Hash {
+		return nil, &fault{13000, "block: " + parent.String() + " not found", "only the head can have a next block"}
+	}
+	if !empty && len(s.pool.Pending()) == 0 {
+		return nil, &fault{12000, "Transaction pool is empty, set create_empty to true, if you want to create empty blocks", ""}
+	}
+	head, err := s.cfg.Seal()
+	if err != nil {
+		return nil, err
+	}
+	aux := map[string]bool{
+		"header_only": false, "clear_justification_requests": false, "needs_justification": false, "bad_justification": false,
+		"is_new_best": true,
+	}
+	return map[string]any{"hash": head.Hash, "aux": aux}, nil
 }
 
 func (s *Server) answerSubmit(hash basilica.Hash, err error) (any, error) {

@@ -125,6 +125,40 @@ func TestServerOverHTTP(t *testing.T) {
 	}
 }
 
+// TestServerMakesBlocksByHand: engine_createBlock is there where the chain seals by hand only, and makes exactly one
+// block.
+func TestServerMakesBlocksByHand(t *testing.T) {
+	chain, err := localnet.New(localnet.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ask := func(cfg subtensor.ServerConfig, params string) string {
+		server := subtensor.NewServer(chain, chain, cfg, slog.New(slog.DiscardHandler))
+		w := httptest.NewRecorder()
+		server.ServeHTTP(w, httptest.NewRequest(http.MethodPost, "http://localhost/",
+			strings.NewReader(`{"jsonrpc":"2.0","id":1,"method":"engine_createBlock","params":`+params+`}`)))
+		return w.Body.String()
+	}
+	if got := ask(subtensor.ServerConfig{}, `[true,true]`); !strings.Contains(got, `-32601`) {
+		t.Errorf("without a way to seal: %s", got)
+	}
+	hand := subtensor.ServerConfig{Seal: chain.Seal}
+	if got := ask(hand, `[false,true]`); !strings.Contains(got, `"code":12000,"message":"Transaction pool is empty, set create_empty to true`) {
+		t.Errorf("an empty pool: %s", got)
+	}
+	if got := ask(hand, `[]`); !strings.Contains(got, `-32602`) {
+		t.Errorf("no parameters: %s", got)
+	}
+	genesis := chain.Genesis().String()
+	got := ask(hand, `[true,true,"`+genesis+`"]`)
+	if head := chain.Head(); head.Number != 1 || !strings.Contains(got, `"hash":"`+head.Hash.String()+`"`) {
+		t.Errorf("head %+v after %s", head, got)
+	}
+	if got := ask(hand, `[true,true,"`+genesis+`"]`); !strings.Contains(got, `"code":13000`) || chain.Head().Number != 1 {
+		t.Errorf("a block beside the head: %s", got)
+	}
+}
+
 func TestServerRefusesReboundHost(t *testing.T) {
 	chain, err := localnet.New(localnet.Config{})
 	if err != nil {

@@ -18,6 +18,7 @@ import (
 func executorCommand() *cobra.Command {
 	return roleVerb("executor", "Run a machine that has joined a fleet", `Takes tasks from its miner and challenges from validators, runs containers, gives each GPU one
 holder at a time. The machine must have joined: see `+"`basilica join`"+`.`,
+		(*commonFlags).register,
 		func(ctx context.Context, cfg node.Config, deps node.Deps) (role, error) {
 			return node.NewExecutor(ctx, cfg.Executor, deps)
 		})

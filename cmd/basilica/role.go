@@ -15,8 +15,9 @@ type role interface {
 	Close() error
 }
 
-// roleVerb runs a role until a signal ends it.
-func roleVerb(name, short, long string, open func(context.Context, node.Config, node.Deps) (role, error)) *cobra.Command {
+// roleVerb runs a role until a signal ends it. register is (*commonFlags).registerChain for a role that speaks to a
+// chain's node, (*commonFlags).register for another.
+func roleVerb(name, short, long string, register func(*commonFlags, *cobra.Command), open func(context.Context, node.Config, node.Deps) (role, error)) *cobra.Command {
 	var at commonFlags
 	cmd := &cobra.Command{
 		Use:   name,
@@ -33,7 +34,7 @@ func roleVerb(name, short, long string, open func(context.Context, node.Config, 
 			return err
 		},
 	}
-	at.registerChain(cmd)
+	register(&at, cmd)
 	return cmd
 }
 
