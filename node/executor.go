@@ -394,7 +394,9 @@ func (p prover) Prove(ctx context.Context, v executor.Visit) error {
 		}
 		*into = raw
 	}
-	return p.child.Serve(ctx, v.Channel, b)
+	child := p.child
+	child.Log = child.Log.With("grant", string(v.Grant), "validator", string(v.Validator))
+	return child.Serve(ctx, v.Channel, b)
 }
 
 // Run serves until ctx ends or a part fails; it returns when no container of this machine runs any more.
