@@ -148,6 +148,8 @@ func endorsement(t target) (e basilica.Endorsement, reason, detail string) {
 	switch {
 	case e.Miner != t.neuron.Hotkey || e.Executor != t.access.Executor:
 		return e, reasonMismatch, fmt.Sprintf("the endorsement speaks of executor %.64q of %.64q", e.Executor, e.Miner)
+	case len(e.AttestSPKI) == 0 || len(e.HostKey) == 0:
+		return e, reasonEndorsement, "the endorsement names no attestation key or no host key"
 	case !bytes.Equal(e.HostKey, t.access.HostKey):
 		return e, reasonMismatch, "the endorsement names another SSH host key than the grant"
 	case t.pin != nil && (!bytes.Equal(e.HostKey, t.pin.HostKey) || !bytes.Equal(e.AttestSPKI, t.pin.AttestSPKI) || !bytes.Equal(e.KeySPKI, t.pin.KeySPKI)):

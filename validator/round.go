@@ -397,7 +397,9 @@ func (v *Validator) finish(ctx context.Context, r basilica.Round, mg *basilica.M
 }
 
 // settle gives every GPU that several executors proved in this round to one of them: to the one whose last pass had it
-// before, else to the one that was done first. The others proved nothing that we can tell apart: unsure.
+// before, else to the one that was done first. A GPU that an executor goes on being paid for without proving it now (its
+// tenant is in, or it was away) stays that one's: nobody can take a busy machine's place by naming its GPU, and none is
+// paid for twice. The others proved nothing that we can tell apart: unsure.
 func (v *Validator) settle(found []inspection) {
 	owner := map[string]int{}
 	had := func(i int, uuid string) bool {
@@ -413,25 +415,54 @@ func (v *Validator) settle(found []inspection) {
 			}
 		}
 	}
+	holders := v.holders(found)
 	for i := range found {
 		x := &found[i].verification
 		for _, g := range x.GPUs {
-			first, taken := owner[g.UUID]
-			if !taken || first == i {
+			detail := ""
+			if h, held := holders[g.UUID]; held && h != (basilica.ExecutorKey{Miner: x.Miner, Executor: x.Executor}) {
+				detail = fmt.Sprintf("GPU %s is that of executor %s of miner %s, which has not lost it", g.UUID, h.Executor, h.Miner)
+			} else if first, taken := owner[g.UUID]; taken && first != i {
+				other := found[first].verification
+				detail = fmt.Sprintf("GPU %s was proven by executor %s of uid %d in the same round", g.UUID, other.Executor, other.MinerUID)
+			}
+			if detail == "" {
 				continue
 			}
-			other := found[first].verification
 			x.GPUs = nil
 			for j, d := range x.Verdicts {
 				if d.Check == basilica.CheckGPUProof {
-					x.Verdicts[j].Result, x.Verdicts[j].Reason = basilica.Unsure, reasonDuplicateUUID
-					x.Verdicts[j].Detail = fmt.Sprintf("GPU %s was proven by executor %s of uid %d in the same round", g.UUID, other.Executor, other.MinerUID)
+					x.Verdicts[j].Result, x.Verdicts[j].Reason, x.Verdicts[j].Detail = basilica.Unsure, reasonDuplicateUUID, detail
 				}
 			}
-			v.cfg.Log.Warn("GPU proven twice", "verification", x.ID, "miner", x.Miner, "executor", x.Executor, "gpu", g.UUID, "first", other.ID)
+			v.cfg.Log.Warn("GPU proven twice", "verification", x.ID, "miner", x.Miner, "executor", x.Executor, "gpu", g.UUID, "detail", detail)
 			break
 		}
 	}
+}
+
+// holders gives the GPUs of executors that earn by their last pass and were not judged in this round. One that its miner
+// no longer names holds nothing: the machine may have come back under a new id.
+func (v *Validator) holders(found []inspection) map[string]basilica.ExecutorKey {
+	judged := map[basilica.ExecutorKey]bool{}
+	for _, f := range found {
+		d := f.verification.Verdict(basilica.CheckGPUProof)
+		if d.Result != basilica.NotRun || d.Reason == reasonAbsent {
+			judged[basilica.ExecutorKey{Miner: f.verification.Miner, Executor: f.verification.Executor}] = true
+		}
+	}
+	out := map[string]basilica.ExecutorKey{}
+	for k, s := range v.standings {
+		if judged[k] || s.Halted() != "" || !v.counts(s) {
+			continue
+		}
+		for _, g := range s.GPUs {
+			if other, taken := out[g.UUID]; g.UUID != unknownUUID && (!taken || v.standings[other].LastPass.Before(s.LastPass)) {
+				out[g.UUID] = k
+			}
+		}
+	}
+	return out
 }
 
 const unknownUUID = "00000000-0000-0000-0000-000000000000"

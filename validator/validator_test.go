@@ -259,6 +259,32 @@ func TestOneGPUOnce(t *testing.T) {
 	if d := proof(got["box-b"]); d.Result != basilica.Unsure || d.Reason != reasonDuplicateUUID || len(got["box-b"].GPUs) != 0 {
 		t.Errorf("%+v", got["box-b"])
 	}
+	a.attest = func(context.Context, io.ReadWriteCloser, attest.Binding) error {
+		return basilica.NewHeld(basilica.Holding{Kind: basilica.HolderTask, Holder: "task-7", Expires: time.Now()})
+	}
+	got = w.round(60)
+	if proof(got["box-a"]).Reason != score.ReasonBusy || proof(got["box-b"]).Reason != reasonDuplicateUUID || len(got["box-b"].GPUs) != 0 {
+		t.Errorf("a busy machine's GPU was paid to another: %+v", got)
+	}
+	w.miner.machines = []*machine{b}
+	if got = w.round(80); proof(got["box-a"]).Reason != reasonAbsent || proof(got["box-b"]).Result != basilica.Pass {
+		t.Errorf("a machine under its new id: %+v", got)
+	}
+}
+
+// TestAnEndorsementWithoutKeysPinsNothing: an empty key would be taken for a first contact in every round.
+func TestAnEndorsementWithoutKeysPinsNothing(t *testing.T) {
+	w := newWorld(t, newMachine(t, "box-1"))
+	n := w.chain.mg.Neurons[2]
+	for _, e := range []basilica.Endorsement{{Executor: "box-1", HostKey: []byte("h")}, {Executor: "box-1", AttestSPKI: []byte("a")}} {
+		signed, err := basilica.Endorse(e, w.miner.key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, reason, _ := endorsement(target{neuron: n, access: basilica.GrantedAccess{Executor: "box-1", HostKey: e.HostKey, Endorsement: signed}}); reason != reasonEndorsement {
+			t.Errorf("%+v: %q", e, reason)
+		}
+	}
 }
 
 func TestMinersThatCannotBeAsked(t *testing.T) {
