@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"sync"
@@ -407,7 +408,7 @@ func (s *Server) serveSession(ctx context.Context, log *slog.Logger, sc *ssh.Ser
 		ssh.DiscardRequests(reqs)
 	})
 	began := s.cfg.Now()
-	err := runHandler(ctx, handler, Session{
+	err := runHandler(ctx, log, handler, Session{
 		SessionID:   sc.SessionID(),
 		HostKeyBlob: s.cfg.HostKey.PublicKey().Marshal(),
 		Grant:       p.grant,
@@ -433,10 +434,11 @@ func (s *Server) serveSession(ctx context.Context, log *slog.Logger, sc *ssh.Ser
 }
 
 // runHandler keeps a handler's panic from taking the door down.
-func runHandler(ctx context.Context, h Handler, s Session) (err error) {
+func runHandler(ctx context.Context, log *slog.Logger, h Handler, s Session) (err error) {
 	defer func() {
 		if r := recover(); r != nil {
-			err = fmt.Errorf("subsystem panicked: %v", r)
+			log.Error("SSH subsystem panicked", "panic", fmt.Sprint(r), "stack", string(debug.Stack()))
+			err = errors.New("panic in a subsystem")
 		}
 	}()
 	return h(ctx, s)

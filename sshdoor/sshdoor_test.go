@@ -225,6 +225,16 @@ func TestHandlerErrorsCross(t *testing.T) {
 	}
 }
 
+// TestPanicIsTold: whoever looks for the fault finds its place in the log.
+func TestPanicIsTold(t *testing.T) {
+	var lines bytes.Buffer
+	log := slog.New(slog.NewJSONHandler(&lines, nil))
+	err := runHandler(t.Context(), log, func(context.Context, Session) error { panic("oops") }, Session{})
+	if err == nil || !strings.Contains(lines.String(), "oops") || !strings.Contains(lines.String(), "TestPanicIsTold") {
+		t.Errorf("%v, log %s", err, lines.String())
+	}
+}
+
 func TestCertificatesRefused(t *testing.T) {
 	d := newDoor(t, nil)
 	for name, c := range map[string]struct {
