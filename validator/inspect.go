@@ -25,7 +25,7 @@ import (
 const (
 	maxFacts      = 256 << 10
 	maxCheckReply = 4 << 10
-	gateTimeout   = 5 * time.Second
+	gateTimeout   = 20 * time.Second // between the first and the last machine's HELLO
 )
 
 // Reason codes of verdicts that this package gives itself.
@@ -41,6 +41,7 @@ const (
 	reasonTooMany       = "TOO_MANY_EXECUTORS"   // known, but beyond the number that is looked at
 	reasonAddressTwice  = "ADDRESS_TWICE"        // two executors at one SSH address
 	reasonDuplicateUUID = "DUPLICATE_UUID"       // another executor proved that GPU in the same round
+	reasonLate          = "LATE_START"           // ready after the other machines of its miner had begun
 	reasonRefused       = "REFUSED"              // the machine refused without a code that may be repeated
 )
 
@@ -97,7 +98,7 @@ func (v *Validator) conclude(out *basilica.Verification, verdicts ...basilica.Ve
 
 // inspect looks at one executor.
 func (v *Validator) inspect(ctx context.Context, t target) (inspection, error) {
-	arrive := sync.OnceFunc(t.gate.arrive)
+	arrive := sync.OnceValue(t.gate.arrive)
 	defer arrive()
 	out, err := v.blank(t.round, t.neuron, t.access.Executor)
 	if err != nil {
@@ -209,7 +210,7 @@ func clip(s string, most int) string {
 }
 
 // prove runs the GPU proof and keeps its record. The second value says whether the machine was judged at all.
-func (v *Validator) prove(ctx context.Context, t target, e basilica.Endorsement, out *basilica.Verification, session Session, hangUp, arrive func()) (basilica.Verdict, bool) {
+func (v *Validator) prove(ctx context.Context, t target, e basilica.Endorsement, out *basilica.Verification, session Session, hangUp func(), arrive func() bool) (basilica.Verdict, bool) {
 	fail := func(err error) (basilica.Verdict, bool) {
 		reason, detail, holder := reasonOf(ctx, err)
 		out.Holder = holder
@@ -227,11 +228,14 @@ func (v *Validator) prove(ctx context.Context, t target, e basilica.Endorsement,
 		v.cfg.Log.Error("set up challenge", "verification", out.ID, "error", err)
 		return notRun(basilica.CheckGPUProof, score.ReasonLocal, "the validator could not set up the challenge"), false
 	}
-	c := challenge{verifier: verifier, stream: stream, hangUp: hangUp, now: v.cfg.Now, ready: func(ctx context.Context) {
-		arrive()
-		t.gate.wait(ctx, gateTimeout)
+	c := challenge{verifier: verifier, stream: stream, hangUp: hangUp, now: v.cfg.Now, ready: func(ctx context.Context) error {
+		if !arrive() {
+			return basilica.E(basilica.Unavailable, reasonLate, "the machine was ready only after the miner's other machines had begun", "start all machines of a miner within the same time")
+		}
+		t.gate.wait(ctx, v.gateTimeout)
 		out.Strength = strength(t.standing).Name
 		v.cfg.Log.Info("challenge begins", "verification", out.ID, "executor", out.Executor, "strength", out.Strength)
+		return nil
 	}}
 	if refusal := c.run(ctx); refusal != nil {
 		return fail(refusal)

@@ -16,8 +16,8 @@ import (
 type challenge struct {
 	verifier *attest.Verifier
 	stream   io.ReadWriter
-	hangUp   func()                // must release a blocked Read or Write of stream
-	ready    func(context.Context) // called once, before CHALLENGE is sent
+	hangUp   func()                      // must release a blocked Read or Write of stream
+	ready    func(context.Context) error // called once, before CHALLENGE is sent; an error is a refusal
 	now      func() time.Time
 }
 
@@ -35,11 +35,15 @@ func (c *challenge) run(ctx context.Context) (refusal error) {
 	v, sent := c.verifier, false
 	for !v.Done() {
 		frame, writes := v.Next()
+		deadline := v.Deadline()
 		if writes && frame.Type() == attest.FrameChallenge {
-			c.ready(ctx)
+			if refusal = c.ready(ctx); refusal != nil {
+				c.hangUp()
+			}
+			deadline = c.now().Add(challengeWrite) // the machine is not to blame for having waited for others
 		}
 		limit := capsOf(v)
-		a := c.step(ctx, func() (attest.Frame, error) {
+		a := c.step(ctx, deadline, func() (attest.Frame, error) {
 			if writes {
 				_, err := c.stream.Write(frame)
 				return frame, err
@@ -62,15 +66,18 @@ func (c *challenge) run(ctx context.Context) (refusal error) {
 	return refusal
 }
 
-// step does one blocking read or write until the verifier's deadline. It never leaves the operation behind: what is late
+// challengeWrite is how long writing CHALLENGE may take.
+const challengeWrite = 10 * time.Second
+
+// step does one blocking read or write until a deadline. It never leaves the operation behind: what is late
 // is released by hanging up.
-func (c *challenge) step(ctx context.Context, op func() (attest.Frame, error)) arrival {
+func (c *challenge) step(ctx context.Context, deadline time.Time, op func() (attest.Frame, error)) arrival {
 	done := make(chan arrival, 1)
 	go func() {
 		f, err := op()
 		done <- arrival{f, c.now(), err}
 	}()
-	timer := time.NewTimer(c.verifier.Deadline().Sub(c.now()))
+	timer := time.NewTimer(deadline.Sub(c.now()))
 	defer timer.Stop()
 	var late error
 	select {
@@ -86,7 +93,7 @@ func (c *challenge) step(ctx context.Context, op func() (attest.Frame, error)) a
 	}
 	c.hangUp()
 	<-done
-	return arrival{at: later(c.now(), c.verifier.Deadline(), late), err: late}
+	return arrival{at: later(c.now(), deadline, late), err: late}
 }
 
 // later makes the time of a timeout one that the record's judge accepts too: not before the deadline, even where timer and
@@ -116,30 +123,48 @@ func capsOf(v *attest.Verifier) attest.Cap {
 	}
 }
 
-// gate lets several machines start near one instant: each arrives once, ready or lost, and the last one opens it.
+// gate lets several machines start at one instant: each arrives once, ready or lost. The last one opens it, or the first
+// one whose patience ends; who arrives after that is too late, or one GPU could answer for two machines one after the other.
 type gate struct {
 	mu   sync.Mutex
 	left int
+	over bool // opened
 	open chan struct{}
 }
 
 func newGate(n int) *gate { return &gate{left: n, open: make(chan struct{})} }
 
-func (g *gate) arrive() {
+// arrive says whether the gate was still closed.
+func (g *gate) arrive() bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.left--; g.left == 0 {
+	if g.left--; g.over {
+		return false
+	}
+	if g.left == 0 {
+		g.start()
+	}
+	return true
+}
+
+// start opens the gate; the caller holds mu.
+func (g *gate) start() {
+	if !g.over {
+		g.over = true
 		close(g.open)
 	}
 }
 
-// wait returns when the gate is open, the longest waiting time is over or ctx ends.
+// wait returns when the gate is open or ctx ends. After the longest waiting time it opens the gate itself.
 func (g *gate) wait(ctx context.Context, longest time.Duration) {
 	timer := time.NewTimer(longest)
 	defer timer.Stop()
 	select {
 	case <-g.open:
 	case <-timer.C:
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		g.start()
 	case <-ctx.Done():
 	}
 }

@@ -123,6 +123,8 @@ type Validator struct {
 	cfg  Config
 	self basilica.Hotkey
 
+	gateTimeout time.Duration // between the first and the last machine of a group
+
 	// owned by the goroutine of work
 	standings map[basilica.ExecutorKey]score.Standing
 	pins      map[basilica.ExecutorKey]basilica.Pin
@@ -149,7 +151,7 @@ func New(cfg Config) (*Validator, error) {
 	case cfg.ConnectTimeout <= 0 || cfg.CheckTimeout <= 0 || cfg.RoundTimeout <= 0:
 		return nil, errors.New("validator: timeouts must be positive")
 	}
-	v := &Validator{cfg: cfg, self: basilica.Hotkey(cfg.Hotkey.SS58())}
+	v := &Validator{cfg: cfg, self: basilica.Hotkey(cfg.Hotkey.SS58()), gateTimeout: gateTimeout}
 	v.status = Status{Code: CodeStarting, Sentence: "waiting for the first finalized block", Hotkey: v.self, NetUID: cfg.NetUID}
 	return v, nil
 }

@@ -287,6 +287,32 @@ func TestAnEndorsementWithoutKeysPinsNothing(t *testing.T) {
 	}
 }
 
+// TestNobodyStartsLate: with one GPU behind two machines the second could wait for the first one's end.
+func TestNobodyStartsLate(t *testing.T) {
+	a, b := newMachine(t, "box-a"), newMachine(t, "box-b")
+	w := newWorld(t, a, b)
+	w.cfg.Limits.Hello = time.Minute
+	w.restart()
+	w.v.gateTimeout = 50 * time.Millisecond
+	honest, done := *a, make(chan struct{})
+	a.attest = func(ctx context.Context, rw io.ReadWriteCloser, bind attest.Binding) error {
+		defer close(done)
+		return honest.prove(ctx, rw, bind)
+	}
+	waiting := *b
+	b.attest = func(ctx context.Context, rw io.ReadWriteCloser, bind attest.Binding) error {
+		<-done
+		return waiting.prove(ctx, rw, bind)
+	}
+	got := w.round(20)
+	if d := proof(got["box-a"]); d.Result != basilica.Pass {
+		t.Errorf("%+v", d)
+	}
+	if d := proof(got["box-b"]); d.Result != basilica.NotRun || d.Reason != reasonLate {
+		t.Errorf("%+v", d)
+	}
+}
+
 func TestMinersThatCannotBeAsked(t *testing.T) {
 	m := newMachine(t, "box-1")
 	w := newWorld(t, m)
