@@ -109,6 +109,7 @@ type Miner struct {
 	subnet subnet
 	bell   *bell
 	waits  waits
+	coming coming
 	heard  time.Time // set by Run: before, a miner that was away for long hears executors out instead of giving tasks up
 
 	// blobUse is held for reading while content and its owner are being recorded, so that content without an owner yet
@@ -123,7 +124,7 @@ var (
 
 // New makes a miner; Run starts it.
 func New(cfg Config, parts Parts) *Miner {
-	return &Miner{Parts: parts, cfg: cfg.withDefaults(), self: basilica.Hotkey(parts.Hotkey.SS58()), bell: newBell()}
+	return &Miner{Parts: parts, cfg: cfg.withDefaults(), self: basilica.Hotkey(parts.Hotkey.SS58()), bell: newBell(), coming: coming{by: map[basilica.Hotkey]int64{}}}
 }
 
 // Run follows the chain and dispatches tasks until ctx ends. It refuses to work for a hotkey that is not registered

@@ -858,3 +858,30 @@ func TestHeartbeatBounds(t *testing.T) {
 	_, err = h.miner.Heartbeat(context.Background(), "nobody", basilica.Heartbeat{GPUs: make([]basilica.GPU, 100)})
 	wantCode(t, err, "HEARTBEAT_SIZE")
 }
+
+// readFunc is a reader by one function.
+type readFunc func([]byte) (int, error)
+
+func (f readFunc) Read(p []byte) (int, error) { return f(p) }
+
+// TestUploadsAtOnceKeepToTheQuota: what is on its way counts before it has arrived.
+func TestUploadsAtOnceKeepToTheQuota(t *testing.T) {
+	h := newHouse(t)
+	h.stop()
+	h.open(func(c *miner.Config) { c.MaxBlobBytes = 10 })
+	ctx := context.Background()
+	first, second := []byte("sixsix"), []byte("sevens!")
+	blob := func(b []byte) basilica.Blob {
+		return basilica.Blob{SHA256: sha256.Sum256(b), Size: int64(len(b))}
+	}
+	left := bytes.NewReader(first)
+	must(t, h.miner.PutBlob(ctx, client, blob(first), readFunc(func(p []byte) (int, error) {
+		if left.Len() == len(first) {
+			wantCode(t, h.miner.PutBlob(ctx, client, blob(second), bytes.NewReader(second)), "BLOB_QUOTA")
+		}
+		return left.Read(p)
+	})))
+	wantCode(t, h.miner.PutBlob(ctx, client, blob(second), bytes.NewReader(second)), "BLOB_QUOTA")
+	must(t, h.miner.PutBlob(ctx, "another", blob(second), bytes.NewReader(second)))
+	must(t, h.miner.PutBlob(ctx, client, blob([]byte("four")), bytes.NewReader([]byte("four"))))
+}

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"sync"
 	"time"
 
 	"basilica"
@@ -234,7 +235,9 @@ func (m *Miner) PutBlob(ctx context.Context, caller basilica.Hotkey, blob basili
 	if err := m.MayCompute(ctx, caller); err != nil {
 		return err
 	}
-	if err := m.Store.BlobRoom(ctx, caller, blob, m.cfg.MaxBlobBytes); err != nil {
+	others, end := m.coming.begin(caller, blob.Size)
+	defer end()
+	if err := m.Store.BlobRoom(ctx, caller, blob, m.cfg.MaxBlobBytes-others); err != nil {
 		return err
 	}
 	m.blobUse.RLock()
@@ -243,6 +246,28 @@ func (m *Miner) PutBlob(ctx context.Context, caller basilica.Hotkey, blob basili
 		return err
 	}
 	return m.Store.OwnBlob(ctx, caller, blob, m.Now())
+}
+
+// coming counts the bytes of each client's uploads that have not ended: many at once must not pass its quota, which the
+// store measures by what has arrived.
+type coming struct {
+	mu sync.Mutex
+	by map[basilica.Hotkey]int64
+}
+
+// begin counts an upload until end is called, and says what others of the client are under way.
+func (c *coming) begin(client basilica.Hotkey, bytes int64) (others int64, end func()) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	others = c.by[client]
+	c.by[client] += bytes
+	return others, func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		if c.by[client] -= bytes; c.by[client] == 0 {
+			delete(c.by, client)
+		}
+	}
 }
 
 // GetBlob implements basilica.Miner.
