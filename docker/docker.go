@@ -112,7 +112,11 @@ func (e *Engine) Create(ctx context.Context, spec basilica.ContainerSpec) (id st
 	if e.userns.Load() {
 		cfg.User = mappedID + ":" + mappedID
 	}
-	res, err := e.api.ContainerCreate(ctx, client.ContainerCreateOptions{Config: cfg, HostConfig: host, Name: spec.Name})
+	// The engine does not stop making a container when nobody waits for it any more: who cancels learns its id all the same
+	// and removes it.
+	making, done := context.WithTimeout(context.WithoutCancel(ctx), callTimeout)
+	defer done()
+	res, err := e.api.ContainerCreate(making, client.ContainerCreateOptions{Config: cfg, HostConfig: host, Name: spec.Name})
 	if err != nil {
 		return "", e.mapped("create container", err)
 	}
