@@ -107,6 +107,14 @@ func (e *Executor) Check(ctx context.Context, v Visit) (err error) {
 		return fmt.Errorf("make check image: %w", err)
 	}
 	a := basilica.Attempt{Task: basilica.TaskID(id), Number: 1, ImageID: image}
+	e.mu.Lock()
+	e.checked[a.Key()] = true
+	e.mu.Unlock()
+	defer func() {
+		e.mu.Lock()
+		defer e.mu.Unlock()
+		delete(e.checked, a.Key())
+	}()
 	defer func() {
 		last, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanUp)
 		defer cancel()

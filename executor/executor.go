@@ -9,6 +9,8 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"os"
+	"path/filepath"
 	"sync"
 	"time"
 
@@ -139,12 +141,16 @@ type Executor struct {
 	mu      sync.Mutex
 	base    context.Context // of Run; nil before and after it
 	live    map[basilica.TaskAttempt]*life
-	stuck   []basilica.Attempt // ended, but something of them could not be removed yet
+	checked map[basilica.TaskAttempt]bool // validators' checks that have something on this machine
+	stuck   []basilica.Attempt            // ended, but something of them could not be removed yet
 	drain   bool
 	clock   *time.Duration // this machine's clock minus the miner's, by the last heartbeat
 	revoked map[basilica.GrantID]time.Time
 	engine  engineState
 	lives   sync.WaitGroup
+
+	// blobUse is held for reading while content and its record are written, so that nobody forgets one without the other.
+	blobUse sync.RWMutex
 }
 
 // engineState is what the engine last said of itself.
@@ -219,7 +225,7 @@ func New(cfg Config) (*Executor, error) {
 	cfg.MaxMemory = min(cfg.MaxMemory, cfg.MemoryBytes)
 	return &Executor{
 		cfg: cfg, maxCPU: min(cfg.MaxCPUMillis, int64(cfg.CPUs)*1000), checks: make(chan struct{}, 2),
-		live: map[basilica.TaskAttempt]*life{}, revoked: map[basilica.GrantID]time.Time{},
+		live: map[basilica.TaskAttempt]*life{}, checked: map[basilica.TaskAttempt]bool{}, revoked: map[basilica.GrantID]time.Time{},
 	}, nil
 }
 
@@ -247,6 +253,9 @@ func (e *Executor) Run(ctx context.Context, ready func()) error {
 	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanUp)
 	defer cancel()
 	e.retryStuck(last)
+	if oerr := e.removeOrphans(last); oerr != nil {
+		e.cfg.Log.Error("something of ended tasks remains", "err", oerr)
+	}
 	return err
 }
 
@@ -304,16 +313,51 @@ func (e *Executor) retryStuck(ctx context.Context) {
 	}
 }
 
-// tidy forgets attempts that nobody released for a week, and blobs that no attempt needs.
+// removeOrphans removes containers and files that belong to no task and no check: an engine may finish late what it was
+// asked for, and a removal may have failed. Who makes one is in live or checked before, so what is in neither has ended.
+func (e *Executor) removeOrphans(ctx context.Context) error {
+	own, err := e.cfg.Engine.List(ctx, labelMachine, e.cfg.Machine)
+	if err != nil {
+		return err
+	}
+	dirs, err := os.ReadDir(e.cfg.Dir)
+	if err != nil {
+		return fmt.Errorf("list working directories: %w", err)
+	}
+	used := map[basilica.TaskID]bool{}
+	e.mu.Lock()
+	for at := range e.live {
+		used[logName(at)] = true
+	}
+	for at := range e.checked {
+		used[logName(at)] = true
+	}
+	e.mu.Unlock()
+	var errs []error
+	for _, c := range own {
+		if !used[basilica.TaskID(c.Labels[labelTask]+"."+c.Labels[labelAttempt])] {
+			errs = append(errs, e.cfg.Engine.Remove(ctx, c.ID))
+		}
+	}
+	for _, d := range dirs {
+		if !used[basilica.TaskID(d.Name())] {
+			errs = append(errs, e.removeDir(filepath.Join(e.cfg.Dir, d.Name())))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// tidy removes what belongs to nobody, and forgets attempts that nobody released for a week and blobs that no attempt
+// needs.
 func (e *Executor) tidy(ctx context.Context) {
 	now := e.cfg.Now()
 	old, err := e.cfg.Attempts.EndedBefore(ctx, now.Add(-forgottenAfter))
 	for _, a := range old {
 		err = errors.Join(err, e.Release(ctx, a.Task, a.Number))
 	}
-	err = errors.Join(err, e.forgetBlobs(ctx))
+	err = errors.Join(err, e.forgetBlobs(ctx), e.removeOrphans(ctx))
 	if err != nil && ctx.Err() == nil {
-		e.cfg.Log.Error("old attempts and blobs not forgotten", "err", err)
+		e.cfg.Log.Error("something old is not forgotten or not removed", "err", err)
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -325,6 +369,10 @@ func (e *Executor) tidy(ctx context.Context) {
 }
 
 func (e *Executor) forgetBlobs(ctx context.Context) error {
+	if !e.blobUse.TryLock() { // content is on its way in; tidy comes again
+		return nil
+	}
+	defer e.blobUse.Unlock()
 	sums, err := e.cfg.Attempts.ForgetBlobs(ctx, e.cfg.Now().Add(-unusedBlobs))
 	for _, sum := range sums {
 		err = errors.Join(err, e.cfg.Blobs.Delete(sum))
@@ -386,6 +434,8 @@ func reasonOf(err error) basilica.Reason {
 
 // PutBlob implements basilica.Executor.
 func (e *Executor) PutBlob(ctx context.Context, blob basilica.Blob, content io.Reader) error {
+	e.blobUse.RLock()
+	defer e.blobUse.RUnlock()
 	if err := e.cfg.Blobs.Put(ctx, blob, content); err != nil {
 		return err
 	}

@@ -296,9 +296,55 @@ func TestTaskFromInputToReceipt(t *testing.T) {
 	if err := b.Release(t.Context(), "t1", 1); err != nil {
 		t.Error(err)
 	}
+	for _, f := range append(last.Outputs, in) {
+		if err := b.GetBlob(t.Context(), f.SHA256, io.Discard); basilica.CodeOf(err) != "BLOB_UNKNOWN" {
+			t.Errorf("%s of a released attempt: %v", f.Name, err)
+		}
+	}
 	if err := b.Watch(t.Context(), "t1", 1, 0, nil); basilica.CodeOf(err) != "ATTEMPT_UNKNOWN" {
 		t.Errorf("a released attempt: %v", err)
 	}
+}
+
+// An engine that finished making a container after everybody had gone leaves it to nobody; neither does a removal that
+// failed. What runs is left alone.
+func TestOrphansAreRemoved(t *testing.T) {
+	b := newBox(t, nil)
+	if _, err := b.execute("runs", b.spec(nil, "/busybox sleep 60")); err != nil {
+		t.Fatal(err)
+	}
+	waitFor(t, func() bool {
+		a, err := b.cfg.Attempts.Attempt(t.Context(), basilica.TaskAttempt{Task: "runs", Attempt: 1})
+		return err == nil && a.State == basilica.TaskRunning
+	})
+	ghost := basilica.Attempt{Task: "ghost", Number: 1}
+	_, err := b.cfg.Engine.Create(t.Context(), basilica.ContainerSpec{
+		Name: "basilica-" + b.cfg.Machine + "-ghost", Image: b.image, Labels: b.labels(ghost), CPUMillis: 100, MemoryBytes: 16 << 20, Pids: 8, LogBytes: 4 << 10,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.MkdirAll(b.Executor.dir(ghost.Key()), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.cfg.Disk.MountOutput(filepath.Join(b.Executor.dir(ghost.Key()), "out"), 4<<10); err != nil {
+		t.Fatal(err)
+	}
+	b.tidy(t.Context())
+	own, err := b.cfg.Engine.List(t.Context(), labelMachine, b.cfg.Machine)
+	if err != nil || len(own) != 1 || own[0].Labels[labelTask] != "runs" || !own[0].Running {
+		t.Errorf("containers %+v, %v", own, err)
+	}
+	if left, err := os.ReadDir(b.cfg.Dir); err != nil || len(left) != 1 || left[0].Name() != "runs.1" {
+		t.Errorf("directories %v, %v", left, err)
+	}
+	if err := b.Cancel(t.Context(), "runs", 1); err != nil {
+		t.Error(err)
+	}
+	if _, _, last := b.watch(t, "runs", 0); last.State != basilica.TaskCancelled {
+		t.Errorf("the running task: %s %+v", last.State, last.Reason)
+	}
+	b.leavesNothing(t)
 }
 
 func TestEnds(t *testing.T) {

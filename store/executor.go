@@ -271,10 +271,11 @@ func scanRunAttempt(row scanner) (a basilica.Attempt, err error) {
 }
 
 // ForgetAttempt removes an ended attempt; an open one is a Conflict (ATTEMPT_OPEN), an unknown one is forgotten already.
+// Blobs of it that nobody has stored again since can be forgotten from now on.
 func (e *Executor) ForgetAttempt(ctx context.Context, at basilica.TaskAttempt) error {
 	return e.tx(ctx, func(tx *sql.Tx) error {
-		var ended int64
-		err := tx.QueryRowContext(ctx, `SELECT ended FROM attempts WHERE task = $1 AND number = $2`, string(at.Task), at.Attempt).Scan(&ended)
+		var accepted, ended int64
+		err := tx.QueryRowContext(ctx, `SELECT accepted, ended FROM attempts WHERE task = $1 AND number = $2`, string(at.Task), at.Attempt).Scan(&accepted, &ended)
 		if errors.Is(err, sql.ErrNoRows) {
 			return nil
 		}
@@ -283,6 +284,12 @@ func (e *Executor) ForgetAttempt(ctx context.Context, at basilica.TaskAttempt) e
 		}
 		if ended == 0 {
 			return basilica.E(basilica.Conflict, "ATTEMPT_OPEN", fmt.Sprintf("attempt %d of task %s has not ended", at.Attempt, at.Task), "cancel it first")
+		}
+		// Inputs were last seen when the attempt was accepted, outputs when it ended; another time is another's.
+		_, err = tx.ExecContext(ctx, `UPDATE blobs SET seen = 0 WHERE seen IN ($1, $2) AND sum IN (SELECT sum FROM attempt_blobs WHERE task = $3 AND number = $4)`,
+			accepted, ended, string(at.Task), at.Attempt)
+		if err != nil {
+			return fmt.Errorf("let go of blobs: %w", err)
 		}
 		_, err = tx.ExecContext(ctx, `DELETE FROM attempts WHERE task = $1 AND number = $2`, string(at.Task), at.Attempt)
 		return err

@@ -194,11 +194,17 @@ func TestAttempts(t *testing.T) {
 	if sums, err := e.ForgetBlobs(ctx, later); err != nil || len(sums) != 0 {
 		t.Errorf("blobs in use forgotten: %v %v", sums, err)
 	}
+	if err := e.SawBlob(ctx, in, now.Add(time.Minute)); err != nil { // for another attempt that is yet to come
+		t.Error(err)
+	}
 	if err := e.ForgetAttempt(ctx, a.Key()); err != nil {
 		t.Error(err)
 	}
-	if sums, err := e.ForgetBlobs(ctx, later); err != nil || len(sums) != 2 {
-		t.Errorf("%v %v", sums, err)
+	if sums, err := e.ForgetBlobs(ctx, now); err != nil || len(sums) != 1 || sums[0] != out {
+		t.Errorf("at once: %v %v", sums, err)
+	}
+	if sums, err := e.ForgetBlobs(ctx, later); err != nil || len(sums) != 1 || sums[0] != in {
+		t.Errorf("later: %v %v", sums, err)
 	}
 	if _, err := e.Attempt(ctx, a.Key()); basilica.CodeOf(err) != "ATTEMPT_UNKNOWN" {
 		t.Error(err)
