@@ -112,8 +112,8 @@ type Miner struct {
 	coming coming
 	heard  time.Time // set by Run: before, a miner that was away for long hears executors out instead of giving tasks up
 
-	// blobUse is held for reading while content and its owner are being recorded, so that content without an owner yet
-	// is not swept away.
+	// blobUse is held for reading while the owner of content is being recorded, so that content without an owner yet is not
+	// swept away.
 	blobUse sync.RWMutex
 }
 

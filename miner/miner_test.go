@@ -9,8 +9,10 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"io/fs"
 	"log/slog"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"sync"
 	"testing"
@@ -884,4 +886,41 @@ func TestUploadsAtOnceKeepToTheQuota(t *testing.T) {
 	wantCode(t, h.miner.PutBlob(ctx, client, blob(second), bytes.NewReader(second)), "BLOB_QUOTA")
 	must(t, h.miner.PutBlob(ctx, "another", blob(second), bytes.NewReader(second)))
 	must(t, h.miner.PutBlob(ctx, client, blob([]byte("four")), bytes.NewReader([]byte("four"))))
+}
+
+// TestSlowUploadLetsOldContentGo: a client that sends slowly keeps nobody's old content alive, and learns where its own
+// was part of what went.
+func TestSlowUploadLetsOldContentGo(t *testing.T) {
+	h := newHouse(t)
+	ctx := context.Background()
+	content := []byte("content")
+	blob := basilica.Blob{SHA256: sha256.Sum256(content), Size: int64(len(content))}
+	must(t, h.miner.PutBlob(ctx, "another", blob, bytes.NewReader(content)))
+	path := filepath.Join(h.dir, "blobs", blob.SHA256.String()[:2], blob.SHA256.String())
+	left := bytes.NewReader(content)
+	err := h.miner.PutBlob(ctx, client, blob, readFunc(func(p []byte) (int, error) {
+		if left.Len() == len(content) {
+			h.pass(48 * time.Hour)
+			tick, late := time.NewTicker(time.Millisecond), time.After(10*time.Second)
+			defer tick.Stop()
+			for {
+				if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
+					break
+				}
+				select {
+				case <-late:
+					return 0, errors.New("the old content stays")
+				case <-tick.C:
+				}
+			}
+		}
+		return left.Read(p)
+	}))
+	wantCode(t, err, "BLOB_FORGOTTEN")
+	must(t, h.miner.PutBlob(ctx, client, blob, bytes.NewReader(content)))
+	var got bytes.Buffer
+	must(t, h.miner.GetBlob(ctx, client, blob.SHA256, &got))
+	if !bytes.Equal(got.Bytes(), content) {
+		t.Errorf("got %q", got.Bytes())
+	}
 }

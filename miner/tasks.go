@@ -240,10 +240,22 @@ func (m *Miner) PutBlob(ctx context.Context, caller basilica.Hotkey, blob basili
 	if err := m.Store.BlobRoom(ctx, caller, blob, m.cfg.MaxBlobBytes-others); err != nil {
 		return err
 	}
-	m.blobUse.RLock()
-	defer m.blobUse.RUnlock()
 	if err := m.Blobs.Put(ctx, blob, content); err != nil {
 		return err
+	}
+	// Whoever sends slowly must not keep old content from being swept, so the lock is not held for the sending. Where the
+	// content was here already, its last owner may have been forgotten meanwhile, and it with them.
+	m.blobUse.RLock()
+	defer m.blobUse.RUnlock()
+	kept, _, err := m.Blobs.Open(blob.SHA256)
+	switch {
+	case basilica.KindOf(err) == basilica.NotFound:
+		return basilica.E(basilica.Unavailable, "BLOB_FORGOTTEN", "an older copy of that content was forgotten while this one came", "send it again").With(err)
+	case err != nil:
+		return err
+	}
+	if err := kept.Close(); err != nil {
+		return fmt.Errorf("look at blob: %w", err)
 	}
 	return m.Store.OwnBlob(ctx, caller, blob, m.Now())
 }
