@@ -2,8 +2,25 @@ package attest
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"math/rand/v2"
+
+	"basilica/attest/attestpb"
 )
+
+// AskToOpen gives OPEN with so many product elements and lanes to a prover of one GPU that waits for it.
+func AskToOpen(p Params, fill, walk int) error {
+	m := &attestpb.Open{}
+	for range fill {
+		m.Fill = append(m.Fill, &attestpb.FillIndex{L: 2})
+	}
+	for range walk {
+		m.Walk = append(m.Walk, &attestpb.WalkIndex{})
+	}
+	prover := &Prover{phase: phasePing, jobs: []Job{{Params: p}}, toward: sha256.New(), back: sha256.New()}
+	_, err := prover.Receive(encode(FrameOpen, m))
+	return err
+}
 
 // MutateRecord calls refused with copies of the record in each of which one bit of the randomness, of a frame or of a
 // time differs; every step-th event is changed. It counts the copies and the refusals.

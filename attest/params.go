@@ -151,10 +151,13 @@ func EnrolmentStrength() Strength { return Strength{"enrolment", 512, 128, 2, 4,
 // RecheckStrength is the cheap one.
 func RecheckStrength() Strength { return Strength{"recheck", 96, 24, 1, 4, 4} }
 
-// check bounds what OPEN may hold, so that it stays under its cap for MaxGPUs.
+// mostStrength bounds what OPEN may hold, so that it stays under its cap for MaxGPUs, and what a prover opens at once.
+func mostStrength() Strength { return Strength{Fill: 512, Walk: 128, Mix: 2, PRG: 16, Ping: 16} }
+
 func (s Strength) check() error {
-	if s.Fill < 1 || s.Fill > 512 || s.Walk < 1 || s.Walk > 128 || s.Mix < 1 || s.Mix > 2 ||
-		s.PRG < 2 || s.PRG > 16 || s.PRG%2 != 0 || s.Ping < 1 || s.Ping > 16 {
+	most := mostStrength()
+	if s.Fill < 1 || s.Fill > most.Fill || s.Walk < 1 || s.Walk > most.Walk || s.Mix < 1 || s.Mix > most.Mix ||
+		s.PRG < 2 || s.PRG > most.PRG || s.PRG%2 != 0 || s.Ping < 1 || s.Ping > most.Ping {
 		return fmt.Errorf("%w: strength %+v", ErrParams, s)
 	}
 	return nil

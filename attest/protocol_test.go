@@ -378,6 +378,20 @@ func TestRecordSaysWhetherTheValidatorSignedIt(t *testing.T) {
 	}
 }
 
+// TestAProverOpensNoMoreThanAChallengeDoes: 256 KiB of indices would have it hold a gigabyte of openings.
+func TestAProverOpensNoMoreThanAChallengeDoes(t *testing.T) {
+	p := attest.SoftwareParams()
+	if err := attest.AskToOpen(p, 512, 128); err != nil {
+		t.Error(err)
+	}
+	for _, n := range [][2]int{{513, 0}, {0, 129}} {
+		var a *attest.AbortError
+		if err := attest.AskToOpen(p, n[0], n[1]); !errors.As(err, &a) || a.Code != attest.AbortProtocol {
+			t.Errorf("%v: %v", n, err)
+		}
+	}
+}
+
 func FuzzReadFrame(f *testing.F) {
 	f.Add([]byte{2, 0, 0, 0, 1, 1})
 	f.Add([]byte{0xff, 0xff, 0xff, 0xff, 15, 1})

@@ -7,11 +7,25 @@ import (
 	"basilica/keys"
 )
 
+// excessive says that OPEN asks for more than any strength does: openings are some thousand times as long as the indices that
+// ask for them, and are held in memory until they are sent.
+func (p *Prover) excessive(m *attestpb.Open) bool {
+	most, g, rounds := mostStrength(), len(p.jobs), 0
+	for _, j := range p.jobs {
+		rounds += j.Params.Rounds
+	}
+	return len(m.GetFill()) > g*most.Fill || len(m.GetPrg()) > g*most.PRG || len(m.GetWalk()) > g*most.Walk ||
+		len(m.GetMix()) > rounds*most.Mix || len(m.GetPing()) > g*most.Ping
+}
+
 // takeOpen checks every index against the parameters and sorts them by GPU.
 func (p *Prover) takeOpen(f Frame) (Task, error) {
 	var m attestpb.Open
 	if err := decode(f, &m); err != nil {
 		return Task{}, abortf(AbortProtocol, "%v", err)
+	}
+	if p.excessive(&m) {
+		return Task{}, abortf(AbortProtocol, "OPEN asks for more than a challenge may open")
 	}
 	reqs := make([]OpenRequest, len(p.jobs))
 	p.open = make([]proofPart, len(p.jobs))
