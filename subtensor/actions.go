@@ -36,9 +36,12 @@ func (c *Client) register(ctx context.Context, netuid basilica.NetUID, hotkey ba
 		return 0, nil, basilica.E(basilica.Invalid, "REGISTRATION_CAP", "this chain cannot cap the price of a registration",
 			"use a node of a later runtime, or register with another tool")
 	}
-	values, err := v.read(ctx, subtensorItem("Uids", netuid, pub), subtensorItem("Burn", netuid))
+	values, err := v.read(ctx, subtensorItem("Uids", netuid, pub), subtensorItem("Burn", netuid), subtensorItem("NetworksAdded", netuid))
 	if err != nil {
 		return 0, nil, err
+	}
+	if there, ok := values[2].(bool); !ok || !there {
+		return 0, nil, unknownSubnet(netuid)
 	}
 	if values[0] != nil {
 		return 0, nil, basilica.E(basilica.Conflict, "SubtensorModule.HotKeyAlreadyRegisteredInSubNet",

@@ -181,6 +181,9 @@ func TestChainRegisterServeWeigh(t *testing.T) {
 	if _, err := n.client.SetWeights(n.ctx, netuid, validator, weights, m.WeightsVersion); basilica.CodeOf(err) != "Pool.RateLimitExceeded" {
 		t.Errorf("weights again at once: %v", err)
 	}
+	if _, _, err := n.client.Register(n.ctx, 999, "5GrwvaEF5zXb26Fz9rcQpDWS57CtERHpNehXCPcNoHGKutQY", pair(t, keys.Sr25519, "//Eve"), 10e9); basilica.CodeOf(err) != "SUBNET_UNKNOWN" {
+		t.Errorf("registration on a subnet that is not: %v", err)
+	}
 	if _, err := n.client.Metagraph(n.ctx, 999); basilica.CodeOf(err) != "SUBNET_UNKNOWN" {
 		t.Errorf("an unknown subnet: %v", err)
 	}
@@ -322,6 +325,127 @@ func TestChainHeadsHaveNoGap(t *testing.T) {
 	err = client.WatchHeads(ctx, func(basilica.Header) error { cancel(); return nil })
 	if !errors.Is(err, context.Canceled) {
 		t.Errorf("a cancelled watch: %v", err)
+	}
+}
+
+// shortNode keeps the header of its last block only, as a localnet does of the last few thousand.
+type shortNode struct{ subtensor.Node }
+
+func (s shortNode) Block(at basilica.Hash) (pallet.Header, [][]byte, bool) {
+	if at != s.Head().Hash {
+		return pallet.Header{}, nil, false
+	}
+	return s.Node.Block(at)
+}
+
+// TestChainHeadsAfterLongAbsence: a watch that was away for longer than the node keeps headers goes on where it was.
+func TestChainHeadsAfterLongAbsence(t *testing.T) {
+	n := newNetworkWith(t, func(node subtensor.Node) subtensor.Node { return shortNode{node} }, nil)
+	wire := newCutter(t, n.addr)
+	client := n.dial("ws://" + wire.ln.Addr().String())
+	enough := errors.New("enough")
+	var last basilica.Header
+	seen := 0
+	err := client.WatchHeads(n.ctx, func(h basilica.Header) error {
+		if seen++; seen == 1 {
+			wire.cut()
+			n.waitBlocks(8)
+		} else if h.Number != last.Number+1 || h.Parent != last.Hash {
+			t.Errorf("block %d follows %d, parent %s, want %s", h.Number, last.Number, h.Parent, last.Hash)
+		}
+		if last = h; seen == 12 {
+			return enough
+		}
+		return nil
+	})
+	if !errors.Is(err, enough) {
+		t.Fatal(err)
+	}
+}
+
+// slowPool answers its first submission only when it is let go; the chain has it before.
+type slowPool struct {
+	subtensor.Pool
+	first *sync.Once
+	let   <-chan struct{}
+}
+
+func (p slowPool) Submit(extrinsic []byte, status func(string, basilica.Hash)) (basilica.Hash, error) {
+	hash, err := p.Pool.Submit(extrinsic, status)
+	p.first.Do(func() { <-p.let })
+	return hash, err
+}
+
+// warned closes its channel at the first warning.
+type warned struct {
+	slog.Handler
+	once *sync.Once
+	at   chan struct{}
+}
+
+func (w warned) Enabled(context.Context, slog.Level) bool { return true }
+
+func (w warned) Handle(_ context.Context, r slog.Record) error {
+	if r.Level >= slog.LevelWarn {
+		w.once.Do(func() { close(w.at) })
+	}
+	return nil
+}
+
+// TestChainSubmissionWithoutAnswer: a transaction whose answer does not come in time is followed all the same, for it
+// may take effect.
+func TestChainSubmissionWithoutAnswer(t *testing.T) {
+	let := make(chan struct{})
+	n := newNetworkWith(t, nil, func(p subtensor.Pool) subtensor.Pool { return slowPool{p, new(sync.Once), let} })
+	log := slog.New(warned{slog.DiscardHandler, new(sync.Once), let})
+	client := subtensor.New(subtensor.Config{URL: n.url, PollInterval: 50 * time.Millisecond, RequestTimeout: time.Second}, log)
+	defer client.Close()
+	bob, hot := pair(t, keys.Sr25519, "//Bob"), pair(t, keys.Sr25519, "//Bob//hot")
+	if _, in, err := client.Register(n.ctx, netuid, hotkeyOf(hot), bob, 10e9); err != nil || in.Block == 0 {
+		t.Errorf("inclusion %+v, %v", in, err)
+	}
+}
+
+// upgradingNode says that it is of the runtime before until its pool has refused something.
+type upgradingNode struct {
+	subtensor.Node
+	subtensor.Pool
+	mu  sync.Mutex
+	new bool
+}
+
+func (u *upgradingNode) CallAPI(at basilica.Hash, method string, args []byte) ([]byte, error) {
+	answer, err := u.Node.CallAPI(at, method, args)
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if method == "Core_version" && !u.new && err == nil {
+		const spec = 2*(1+len("node-subtensor")) + 4 // behind two names and a number
+		answer = append([]byte{}, answer...)
+		answer[spec]--
+	}
+	return answer, err
+}
+
+func (u *upgradingNode) Submit(extrinsic []byte, status func(string, basilica.Hash)) (basilica.Hash, error) {
+	hash, err := u.Pool.Submit(extrinsic, status)
+	if err != nil {
+		u.mu.Lock()
+		u.new = true
+		u.mu.Unlock()
+	}
+	return hash, err
+}
+
+// TestChainUpgradeInFlight: a transaction that is refused because the runtime changed after it was signed is signed
+// again for the new one.
+func TestChainUpgradeInFlight(t *testing.T) {
+	u := &upgradingNode{}
+	n := newNetworkWith(t,
+		func(node subtensor.Node) subtensor.Node { u.Node = node; return u },
+		func(pool subtensor.Pool) subtensor.Pool { u.Pool = pool; return u })
+	n.register(pair(t, keys.Sr25519, "//Bob"), pair(t, keys.Sr25519, "//Bob//hot"))
+	if !u.new {
+		t.Error("nothing was refused")
 	}
 }
 

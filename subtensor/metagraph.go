@@ -186,8 +186,7 @@ func (c *Client) metagraph(ctx context.Context, netuid basilica.NetUID) (*basili
 		if p.err != nil {
 			return nil, p.err
 		}
-		return nil, basilica.E(basilica.NotFound, "SUBNET_UNKNOWN", fmt.Sprintf("the chain has no subnet %d", netuid),
-			"check netuid in the configuration, and that the node is of the right network")
+		return nil, unknownSubnet(netuid)
 	}
 	hotkey, coldkey := p.account("SubnetOwnerHotkey", got["SubnetOwnerHotkey"]), p.account("SubnetOwner", got["SubnetOwner"])
 	m := &basilica.Metagraph{
@@ -217,6 +216,11 @@ func (c *Client) metagraph(ctx context.Context, netuid basilica.NetUID) (*basili
 		return nil, p.err
 	}
 	return m, v.neurons(ctx, m)
+}
+
+func unknownSubnet(netuid basilica.NetUID) error {
+	return basilica.E(basilica.NotFound, "SUBNET_UNKNOWN", fmt.Sprintf("the chain has no subnet %d", netuid),
+		"check netuid in the configuration, and that the node is of the right network")
 }
 
 // neurons fills what the chain keeps for each neuron by its own.

@@ -27,6 +27,7 @@ type receipt struct {
 type sent struct {
 	bytes hexBytes
 	hash  basilica.Hash
+	spec  uint32               // of the runtime that it is signed for
 	next  basilica.BlockNumber // first block that was not searched yet
 	death basilica.BlockNumber // first block that cannot hold it any more
 }
@@ -47,9 +48,14 @@ func (c *Client) submit(ctx context.Context, signer keys.Signer, palletName, cal
 			return nil, fmt.Errorf("%s: %w", what, err)
 		}
 		r, err := c.send(ctx, x)
-		if code := basilica.CodeOf(err); attempt < 3 && (code == codeStale || code == codeFuture) {
+		switch code := basilica.CodeOf(err); {
+		case attempt == 3:
+		case code == codeStale || code == codeFuture:
 			c.log.Info("transaction's nonce was taken, signing again", "call", what, "err", err)
 			continue // another program used the key between our question and our answer
+		case code == codeBadProof && c.upgraded(ctx, x.spec):
+			c.log.Info("the chain's runtime was upgraded, signing again", "call", what)
+			continue
 		}
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", what, err)
@@ -76,12 +82,33 @@ func (c *Client) enter(ctx context.Context, key [32]byte) (release func(), err e
 	}
 }
 
+// best is the runtime of the last block, by which the pool judges. Right after an upgrade the finalized head still has
+// the one before.
+func (c *Client) best(ctx context.Context) (*runtimeVersion, error) {
+	var hash basilica.Hash
+	if err := c.call(ctx, &hash, "chain_getBlockHash"); err != nil {
+		return nil, fmt.Errorf("last block: %w", err)
+	}
+	return c.runtimeAt(ctx, hash)
+}
+
+// upgraded tells whether the last block's runtime is another one than that of spec. Where it cannot be known, the
+// refusal that made us ask stands.
+func (c *Client) upgraded(ctx context.Context, spec uint32) bool {
+	rt, err := c.best(ctx)
+	return err == nil && rt.spec != spec
+}
+
 func (c *Client) sign(ctx context.Context, signer keys.Signer, palletName, call string, args map[string]any) (*sent, error) {
-	v, head, err := c.head(ctx)
+	rt, err := c.best(ctx)
 	if err != nil {
 		return nil, err
 	}
-	data, err := v.rt.words.Call(palletName, call, args)
+	head, err := c.Head(ctx)
+	if err != nil {
+		return nil, err
+	}
+	data, err := rt.words.Call(palletName, call, args)
 	if err != nil {
 		return nil, err
 	}
@@ -94,12 +121,12 @@ func (c *Client) sign(ctx context.Context, signer keys.Signer, palletName, call 
 		return nil, err
 	}
 	s := pallet.Signing{
-		SpecVersion: v.rt.spec, TxVersion: v.rt.tx, Genesis: genesis, Nonce: nonce,
+		SpecVersion: rt.spec, TxVersion: rt.tx, Genesis: genesis, Nonce: nonce,
 		Era: pallet.MortalEra(eraPeriod, uint64(head.Number)), BirthHash: head.Hash,
 	}
-	x := &sent{next: head.Number + 1, death: basilica.BlockNumber(s.Era.Death(uint64(head.Number)))}
+	x := &sent{spec: rt.spec, next: head.Number + 1, death: basilica.BlockNumber(s.Era.Death(uint64(head.Number)))}
 	// The period is below the quantum of 4096, so the era is born at the head.
-	if x.bytes, err = v.rt.words.Sign(data, s, signer); err != nil {
+	if x.bytes, err = rt.words.Sign(data, s, signer); err != nil {
 		return nil, err
 	}
 	x.hash = pallet.ExtrinsicHash(x.bytes)
@@ -126,12 +153,12 @@ func (c *Client) send(ctx context.Context, x *sent) (*receipt, error) {
 		}
 	case errors.As(err, &refused) && refused.Code == codeMethodNotFound:
 		err := c.callOn(ctx, cur, nil, "author_submitExtrinsic", x.bytes)
-		if err != nil && !errors.Is(err, errLost) {
+		if err != nil && !unanswered(ctx, err) {
 			return nil, poolError(err)
 		}
 	case errors.As(err, &refused) && refused.Code == codeAlreadyImported:
-	case errors.Is(err, errLost):
-		c.log.Warn("connection lost while a transaction was sent, sending the same one again", "extrinsic", x.hash)
+	case unanswered(ctx, err):
+		c.log.Warn("no answer to a transaction that was sent, sending the same one again", "extrinsic", x.hash, "err", err)
 		// The same bytes cannot take effect twice. Whatever the node answers,
 		// the chain decides: it may have the first copy already.
 		if err := c.call(ctx, nil, "author_submitExtrinsic", x.bytes); err != nil && !errors.As(err, &refused) {
@@ -142,6 +169,12 @@ func (c *Client) send(ctx context.Context, x *sent) (*receipt, error) {
 	}
 	hash, err := c.search(ctx, x)
 	return c.settle(ctx, x, hash, err)
+}
+
+// unanswered tells whether the node may have taken what an error leaves open: the connection went, or the answer did
+// not come in time.
+func unanswered(ctx context.Context, err error) bool {
+	return errors.Is(err, errLost) || errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil
 }
 
 func (c *Client) settle(ctx context.Context, x *sent, hash *basilica.Hash, err error) (*receipt, error) {
@@ -332,8 +365,9 @@ const (
 
 // Codes of refusals that a new signature may cure.
 const (
-	codeStale  = "Pool.Stale"
-	codeFuture = "Pool.Future"
+	codeStale    = "Pool.Stale"
+	codeFuture   = "Pool.Future"
+	codeBadProof = "Pool.BadProof" // after an upgrade
 )
 
 // poolError names the pool's refusal of a transaction; other errors pass.
@@ -357,7 +391,7 @@ func poolError(err error) error {
 	}{
 		{"outdated", codeStale, "try again", basilica.Conflict},
 		{"valid in the future", codeFuture, "try again", basilica.Conflict},
-		{"bad signature", "Pool.BadProof", "the node may have been upgraded just now: try again; check that the key is the right one", basilica.Denied},
+		{"bad signature", codeBadProof, "the node may have been upgraded just now: try again; check that the key is the right one", basilica.Denied},
 		{"Inability to pay", "Pool.Payment", "send some TAO to the signing key", basilica.Exhausted},
 		{"ancient birth block", "Pool.AncientBirthBlock", "try again", basilica.Conflict},
 		{"not expected", "Pool.Call", "the chain does not take this call now", basilica.Denied},
