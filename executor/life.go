@@ -23,6 +23,9 @@ var (
 	errShutdown   = errors.New("executor stopped")
 )
 
+// fixLost is what a client can do about a task whose end is not its own.
+const fixLost = "run it again"
+
 // Labels of a container, by which a later process finds what an earlier one left.
 const (
 	labelExecutor = "basilica.executor"
@@ -106,17 +109,17 @@ func conclude(cause error, end *basilica.ContainerEnd, failure error) (basilica.
 	case errors.Is(cause, errCancelled):
 		return basilica.TaskCancelled, basilica.Reason{Code: "CANCELLED", Sentence: "the task was cancelled"}
 	case errors.Is(cause, errTimedOut):
-		return basilica.TaskTimedOut, basilica.Reason{Code: "TIMED_OUT", Sentence: "the task ran longer than its time limit"}
+		return basilica.TaskTimedOut, basilica.Reason{Code: "TIMED_OUT", Sentence: "the task ran longer than its time limit", Fix: "give it more time with --timeout"}
 	case errors.Is(cause, errLeaseEnded):
-		return basilica.TaskLost, basilica.Reason{Code: "LEASE_ENDED", Sentence: "the executor did not hear from its miner in time and stopped the task"}
+		return basilica.TaskLost, basilica.Reason{Code: "LEASE_ENDED", Sentence: "the executor did not hear from its miner in time and stopped the task", Fix: fixLost}
 	case errors.Is(cause, errShutdown):
-		return basilica.TaskLost, basilica.Reason{Code: "EXECUTOR_STOPPED", Sentence: "the executor was stopped while the task ran"}
+		return basilica.TaskLost, basilica.Reason{Code: "EXECUTOR_STOPPED", Sentence: "the executor was stopped while the task ran", Fix: fixLost}
 	case failure != nil:
 		return basilica.TaskFailed, reasonOf(failure)
 	case end == nil:
-		return basilica.TaskLost, basilica.Reason{Code: "UNWITNESSED", Sentence: "the container's end was not seen"}
+		return basilica.TaskLost, basilica.Reason{Code: "UNWITNESSED", Sentence: "the container's end was not seen", Fix: fixLost}
 	case end.ExitCode != 0 && end.MemoryKilled:
-		return basilica.TaskFailed, basilica.Reason{Code: "OUT_OF_MEMORY", Sentence: "the kernel killed the task at its memory limit"}
+		return basilica.TaskFailed, basilica.Reason{Code: "OUT_OF_MEMORY", Sentence: "the kernel killed the task at its memory limit", Fix: "ask for more with --memory"}
 	case end.ExitCode != 0:
 		return basilica.TaskFailed, basilica.Reason{Code: "EXIT_CODE", Sentence: fmt.Sprintf("the task's command ended with exit code %d", end.ExitCode)}
 	}
@@ -425,7 +428,7 @@ func (e *Executor) recover(ctx context.Context) error {
 		if err := e.rehash(a.Key(), r); err != nil {
 			return err
 		}
-		e.finish(ctx, log, &a, d, r, basilica.TaskLost, basilica.Reason{Code: "EXECUTOR_RESTARTED", Sentence: "the executor ended without warning while the task ran, and nobody saw how the task ended"})
+		e.finish(ctx, log, &a, d, r, basilica.TaskLost, basilica.Reason{Code: "EXECUTOR_RESTARTED", Sentence: "the executor ended without warning while the task ran, and nobody saw how the task ended", Fix: fixLost})
 		if err := e.cfg.Attempts.SaveAttempt(ctx, a); err != nil {
 			return err
 		}

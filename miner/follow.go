@@ -16,6 +16,9 @@ import (
 // errSettled ends a follower: its task has ended, went back to the queue, or has another worker.
 var errSettled = errors.New("task is settled")
 
+// fixLost is what a client can do about a task that was lost.
+const fixLost = "run it again"
+
 // follower sees one claimed attempt through to its end. work and tend run beside each other; the store's fencing decides
 // where both want to end the task.
 type follower struct {
@@ -69,7 +72,7 @@ func (f *follower) tend(ctx context.Context, a basilica.TaskAttempt) error {
 		t.Fence = f.task.Fence
 		if t.Accepted && now.After(t.LeaseUntil.Add(m.cfg.Grace)) && now.After(m.heard) {
 			return f.end(ctx, t, basilica.TaskLost, basilica.Reason{
-				Code: "EXECUTOR_LOST", Sentence: fmt.Sprintf("executor %s was not heard of until the task's lease ended; what it did is unknown", t.Executor),
+				Code: "EXECUTOR_LOST", Sentence: fmt.Sprintf("executor %s was not heard of until the task's lease ended; what it did is unknown", t.Executor), Fix: fixLost,
 			}, true)
 		}
 		if t.Cancel && !t.Accepted {
@@ -195,7 +198,7 @@ func (f *follower) watch(ctx context.Context) error {
 		}
 		if basilica.KindOf(err) == basilica.NotFound {
 			return f.end(ctx, f.task, basilica.TaskLost, basilica.Reason{
-				Code: "ATTEMPT_UNKNOWN", Sentence: fmt.Sprintf("executor %s does not know the task any more", f.task.Executor),
+				Code: "ATTEMPT_UNKNOWN", Sentence: fmt.Sprintf("executor %s does not know the task any more", f.task.Executor), Fix: fixLost,
 			}, true)
 		}
 		f.m.Log.DebugContext(ctx, "watch again", "task", f.task.ID, "executor", f.task.Executor, "error", err)
@@ -244,7 +247,7 @@ func (f *follower) event(ctx context.Context, e basilica.TaskEvent) error {
 func (f *follower) finish(ctx context.Context, e basilica.TaskEvent) error {
 	m, t := f.m, f.task
 	if e.Receipt == nil && e.State == basilica.TaskLost {
-		why := basilica.Reason{Code: "EXECUTOR_LOST", Sentence: "the executor did not witness the task's end"}
+		why := basilica.Reason{Code: "EXECUTOR_LOST", Sentence: "the executor did not witness the task's end", Fix: fixLost}
 		if e.Reason != nil {
 			why = *e.Reason
 		}
@@ -253,7 +256,7 @@ func (f *follower) finish(ctx context.Context, e basilica.TaskEvent) error {
 	receipt, signed, err := f.countersign(e)
 	if err != nil {
 		m.Log.WarnContext(ctx, "receipt refused", "task", t.ID, "executor", t.Executor, "error", err)
-		return f.end(ctx, t, basilica.TaskLost, basilica.Reason{Code: "RECEIPT_REFUSED", Sentence: "the executor's receipt is not valid: " + sentenceOf(err)}, false)
+		return f.end(ctx, t, basilica.TaskLost, basilica.Reason{Code: "RECEIPT_REFUSED", Sentence: "the executor's receipt is not valid: " + sentenceOf(err), Fix: "run it on another miner: basilica ls"}, false)
 	}
 	m.blobUse.RLock()
 	defer m.blobUse.RUnlock()
@@ -262,7 +265,7 @@ func (f *follower) finish(ctx context.Context, e basilica.TaskEvent) error {
 			return ctx.Err()
 		}
 		m.Log.WarnContext(ctx, "outputs not fetched", "task", t.ID, "executor", t.Executor, "error", err)
-		return f.end(ctx, t, basilica.TaskLost, basilica.Reason{Code: "OUTPUTS_LOST", Sentence: "the task's outputs could not be fetched: " + sentenceOf(err)}, false)
+		return f.end(ctx, t, basilica.TaskLost, basilica.Reason{Code: "OUTPUTS_LOST", Sentence: "the task's outputs could not be fetched: " + sentenceOf(err), Fix: fixLost}, false)
 	}
 	t.ExitCode, t.Outputs, t.Receipt, t.Started = receipt.ExitCode, receipt.Outputs, &signed, nil
 	if !receipt.Started.IsZero() {
