@@ -38,7 +38,10 @@ const (
 	maxRetryWait = 10 * time.Second
 	callTimeout  = 20 * time.Second // of one short call to an executor
 	sweepEvery   = 10 * time.Minute
+	sweepAtOnce  = 1000 // rows of a kind, so that one round is short
 	keepLogs     = 7 * 24 * time.Hour
+	keepLogBytes = 32 << 30 // of all logs together
+	keepTasks    = 30 * 24 * time.Hour
 )
 
 // waits remembers why queued tasks wait, as the last round of placement found.
@@ -165,7 +168,7 @@ func reasonOf(err error) basilica.Reason {
 	return basilica.Reason{Code: code, Sentence: sentenceOf(err), Fix: basilica.FixOf(err)}
 }
 
-// tidy has executors forget ended attempts, and forgets old blobs and logs, until ctx ends.
+// tidy has executors forget ended attempts, and forgets old tasks, blobs and logs, until ctx ends.
 func (m *Miner) tidy(ctx context.Context) error {
 	var swept time.Time
 	for {
@@ -185,14 +188,17 @@ func (m *Miner) tidy(ctx context.Context) error {
 }
 
 func (m *Miner) sweep(ctx context.Context, now time.Time) error {
-	if err := m.Logs.ForgetBefore(now.Add(-keepLogs)); err != nil {
+	if err := m.Logs.ForgetBefore(now.Add(-keepLogs), keepLogBytes); err != nil {
+		return err
+	}
+	if err := m.Store.ForgetTasks(ctx, now.Add(-keepTasks), sweepAtOnce); err != nil {
 		return err
 	}
 	if !m.blobUse.TryLock() { // content is on its way in; the next round comes
 		return nil
 	}
 	defer m.blobUse.Unlock()
-	n, err := m.Store.ForgetBlobs(ctx, now.Add(-m.cfg.KeepBlobs), 1000, m.Blobs.Delete)
+	n, err := m.Store.ForgetBlobs(ctx, now.Add(-m.cfg.KeepBlobs), sweepAtOnce, m.Blobs.Delete)
 	if err == nil && n > 0 {
 		m.Log.InfoContext(ctx, "old content forgotten", "blobs", n)
 	}

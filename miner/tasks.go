@@ -23,6 +23,7 @@ type Tasks interface {
 	TasksOf(ctx context.Context, client basilica.Hotkey, limit int) ([]basilica.TaskRecord, error)
 	Queued(ctx context.Context) (int, error)
 	WantCancel(ctx context.Context, client basilica.Hotkey, id basilica.TaskID, why basilica.Reason, now time.Time) (basilica.TaskRecord, error)
+	ForgetTasks(ctx context.Context, before time.Time, limit int) error
 }
 
 // BlobOwners keeps which client may read which content.
@@ -45,7 +46,7 @@ type Logs interface {
 	Append(id basilica.TaskID, c basilica.LogChunk) error
 	Size(id basilica.TaskID) (int64, error)
 	Read(id basilica.TaskID, offset int64, f func(basilica.LogChunk) error) (next int64, err error)
-	ForgetBefore(before time.Time) error
+	ForgetBefore(before time.Time, keep int64) error
 }
 
 const maxTasksListed = 1000

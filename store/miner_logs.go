@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -20,6 +21,7 @@ const (
 	logHeader   = 5       // stream, then the data's length as a big-endian uint32
 	maxLogChunk = 1 << 20 // bytes of data in one record
 	markEvery   = 256 << 10
+	logSuffix   = ".log"
 )
 
 // TaskLogs keeps one file per task: records of stream, length and data, in the order in which they came. Offsets count
@@ -75,7 +77,7 @@ func OpenTaskLogs(dir string) (*TaskLogs, error) {
 }
 
 func (l *TaskLogs) path(id basilica.TaskID) string {
-	return filepath.Join(l.dir, filepath.Base(string(id))+".log")
+	return filepath.Join(l.dir, filepath.Base(string(id))+logSuffix)
 }
 
 // Append adds a chunk. What the log has already is skipped, so that a repeated chunk changes nothing; a chunk that would
@@ -210,26 +212,34 @@ func endOfLog(err error) error {
 	return fmt.Errorf("read task log: %w", err)
 }
 
-// ForgetBefore removes the logs that were last written before the given time.
-func (l *TaskLogs) ForgetBefore(before time.Time) error {
+// ForgetBefore removes the logs that were last written before the given time, and of the others those longest unwritten
+// while all together have more than keep bytes.
+func (l *TaskLogs) ForgetBefore(before time.Time, keep int64) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	entries, err := os.ReadDir(l.dir)
 	if err != nil {
 		return fmt.Errorf("list task logs: %w", err)
 	}
-	var errs []error
+	var logs []fs.FileInfo
+	var total int64
 	for _, entry := range entries {
 		info, err := entry.Info()
-		if err != nil || !info.ModTime().Before(before) {
+		if err != nil || !strings.HasSuffix(entry.Name(), logSuffix) {
 			continue
 		}
-		name, ok := strings.CutSuffix(entry.Name(), ".log")
-		if !ok {
-			continue
+		logs = append(logs, info)
+		total += info.Size()
+	}
+	slices.SortFunc(logs, func(a, b fs.FileInfo) int { return a.ModTime().Compare(b.ModTime()) })
+	var errs []error
+	for _, info := range logs {
+		if !info.ModTime().Before(before) && total <= keep {
+			break
 		}
-		delete(l.sizes, basilica.TaskID(name))
-		errs = append(errs, os.Remove(filepath.Join(l.dir, entry.Name())))
+		total -= info.Size()
+		delete(l.sizes, basilica.TaskID(strings.TrimSuffix(info.Name(), logSuffix)))
+		errs = append(errs, os.Remove(filepath.Join(l.dir, info.Name())))
 	}
 	return errors.Join(errs...)
 }

@@ -69,11 +69,36 @@ func TestTaskLogs(t *testing.T) {
 	if got, _ := readLog(t, l, 0); got != "hello again" {
 		t.Fatalf("after the crash: %q", got)
 	}
-	if err := l.ForgetBefore(time.Now().Add(time.Hour)); err != nil {
+	if err := l.ForgetBefore(time.Now().Add(time.Hour), 1<<20); err != nil {
 		t.Fatal(err)
 	}
 	if size, err := l.Size("t"); size != 0 || err != nil {
 		t.Fatalf("forgotten log: %d %v", size, err)
+	}
+}
+
+func TestTaskLogsForgetTheOldestFirst(t *testing.T) {
+	dir := t.TempDir()
+	l, err := OpenTaskLogs(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	start := time.Now()
+	for i, id := range []basilica.TaskID{"old", "middle", "new"} {
+		if err := l.Append(id, basilica.LogChunk{Stream: basilica.Stdout, Data: make([]byte, 100)}); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Chtimes(l.path(id), start, start.Add(time.Duration(i)*time.Second)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := l.ForgetBefore(start, 250); err != nil {
+		t.Fatal(err)
+	}
+	for id, want := range map[basilica.TaskID]int64{"old": 0, "middle": 100, "new": 100} {
+		if size, err := l.Size(id); size != want || err != nil {
+			t.Errorf("%s has %d bytes, %v; want %d", id, size, err, want)
+		}
 	}
 }
 

@@ -295,6 +295,26 @@ func (m *Miner) WantCancel(ctx context.Context, client basilica.Hotkey, id basil
 	return t, err
 }
 
+// ForgetTasks forgets up to limit tasks that ended before the given time.
+func (m *Miner) ForgetTasks(ctx context.Context, before time.Time, limit int) error {
+	return m.tx(ctx, func(tx *sql.Tx) error {
+		rows, err := tx.QueryContext(ctx, `SELECT id FROM tasks WHERE ended > 0 AND ended < $1 ORDER BY seq LIMIT $2`, micros(before), limit)
+		ids, err := collect(rows, err, func(row scanner) (id string, err error) { return id, row.Scan(&id) })
+		if err != nil {
+			return fmt.Errorf("list old tasks: %w", err)
+		}
+		for _, id := range ids {
+			if _, err := tx.ExecContext(ctx, `DELETE FROM attempts WHERE task = $1`, id); err != nil {
+				return fmt.Errorf("forget attempts: %w", err)
+			}
+			if _, err := tx.ExecContext(ctx, `DELETE FROM tasks WHERE id = $1`, id); err != nil {
+				return fmt.Errorf("forget task: %w", err)
+			}
+		}
+		return nil
+	})
+}
+
 // Unreleased lists attempts that are over for the miner and that their executor has still to forget, oldest first.
 func (m *Miner) Unreleased(ctx context.Context, limit int) ([]basilica.AttemptRecord, error) {
 	rows, err := m.read.QueryContext(ctx, `SELECT task, attempt, executor FROM attempts WHERE outcome IN ('ended', 'abandoned') AND released = 0 ORDER BY placed LIMIT $1`, limit)

@@ -306,6 +306,30 @@ func TestCancelStates(t *testing.T) {
 	wantCode(t, m.Place(ctx, "t1", "e", start), "TASK_NOT_QUEUED")
 }
 
+func TestForgetTasks(t *testing.T) {
+	ctx, m := context.Background(), openMiner(t)
+	must(t, m.AddToken(ctx, basilica.TokenRecord{Created: start, Expires: start.Add(time.Hour)}))
+	must(t, m.Enroll(ctx, basilica.Digest{}, member("e", 1)))
+	for n := 1; n <= 3; n++ {
+		_, err := m.AddTask(ctx, record(n, "c", basilica.TaskSpec{Image: "i"}), 10)
+		must(t, err)
+	}
+	// t1 ended long ago on an executor, t2 lately, t3 is open.
+	must(t, m.Place(ctx, "t1", "e", start))
+	got, err := m.Claim(ctx, "w", start, start.Add(time.Minute), 1)
+	must(t, err)
+	ended := start
+	got[0].State, got[0].Ended = basilica.TaskFailed, &ended
+	must(t, m.End(ctx, got[0], false))
+	_, err = m.WantCancel(ctx, "c", "t2", basilica.Reason{Code: "CANCELLED"}, start.Add(time.Hour))
+	must(t, err)
+	must(t, m.ForgetTasks(ctx, start.Add(time.Minute), 10))
+	left, err := m.TasksOf(ctx, "c", 10)
+	if err != nil || len(left) != 2 || left[0].ID != "t3" || left[1].ID != "t2" {
+		t.Errorf("left %+v, %v", left, err)
+	}
+}
+
 func TestReplays(t *testing.T) {
 	ctx, m := context.Background(), openMiner(t)
 	until := start.Add(time.Minute)
