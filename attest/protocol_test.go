@@ -392,6 +392,56 @@ func TestAProverOpensNoMoreThanAChallengeDoes(t *testing.T) {
 	}
 }
 
+// TestFramesOneByOneMoveNoDeadline: ROOTS of many devices come in the time of one phase.
+func TestFramesOneByOneMoveNoDeadline(t *testing.T) {
+	w := newWorld(t, 2, attest.Shortcuts{})
+	w.setup.Profiles = quick(t, attest.Shortcuts{}).setup.Profiles
+	v, err := attest.NewVerifier(w.setup, rand.Reader, signVerdict)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := attest.NewProver(w.greet, &w.binding)
+	if err != nil {
+		t.Fatal(err)
+	}
+	now := w.setup.Started
+	feed := func(want attest.FrameType) {
+		t.Helper()
+		f, ok := p.Next()
+		if !ok || f.Type() != want {
+			t.Fatalf("the prover sends %v, want %v", f.Type(), want)
+		}
+		now = now.Add(time.Second)
+		v.Receive(f, now)
+	}
+	feed(attest.FrameHello)
+	challenge, _ := v.Next()
+	v.Sent(now)
+	task, err := p.Receive(challenge)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for g, j := range task.Jobs {
+		roots, err := w.devices[j.Device].Fill(t.Context(), j.Params, j.Seed)
+		if err == nil {
+			err = p.Filled(g, roots)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	feed(attest.FrameFillDone)
+	feed(attest.FrameFillDone)
+	deadline := v.Deadline()
+	if d := deadline.Sub(now); d != 30*time.Second {
+		t.Errorf("ROOTS have %s", d)
+	}
+	feed(attest.FrameRoots)
+	if moved := v.Deadline().Sub(deadline); moved != 0 {
+		t.Errorf("the first ROOTS moved the deadline of the second by %s", moved)
+	}
+}
+
 func FuzzReadFrame(f *testing.F) {
 	f.Add([]byte{2, 0, 0, 0, 1, 1})
 	f.Add([]byte{0xff, 0xff, 0xff, 0xff, 15, 1})

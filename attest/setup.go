@@ -40,10 +40,10 @@ type Policy struct {
 type Limits struct {
 	Hello    time.Duration `json:"hello_ns,omitempty"`
 	Fill     time.Duration `json:"fill_ns,omitempty"`
-	Roots    time.Duration `json:"roots_ns,omitempty"` // each
+	Roots    time.Duration `json:"roots_ns,omitempty"` // of all GPUs
 	Walk     time.Duration `json:"walk_ns,omitempty"`
 	Mix      time.Duration `json:"mix_ns,omitempty"`
-	Trace    time.Duration `json:"trace_ns,omitempty"` // each
+	Trace    time.Duration `json:"trace_ns,omitempty"` // of all GPUs
 	Ping     time.Duration `json:"ping_ns,omitempty"`  // each
 	Proof    time.Duration `json:"proof_ns,omitempty"` // all
 	Evidence time.Duration `json:"evidence_ns,omitempty"`

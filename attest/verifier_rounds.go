@@ -37,13 +37,13 @@ func (v *Verifier) all(t FrameType) bool {
 	return true
 }
 
-// advance goes to the next phase once every GPU has sent a frame of the type.
+// advance goes to the next phase once every GPU has sent a frame of the type. The deadline of a phase is that of all its
+// frames together: sixteen devices that hand in their frames one by one must not hold a validator for eight minutes.
 func (v *Verifier) advance(t FrameType, to phase) bool {
-	v.begun = v.now
 	if !v.all(t) {
 		return false
 	}
-	v.phase = to
+	v.begun, v.phase = v.now, to
 	return true
 }
 
