@@ -397,7 +397,9 @@ func (w warned) Handle(_ context.Context, r slog.Record) error {
 func TestChainSubmissionWithoutAnswer(t *testing.T) {
 	let := make(chan struct{})
 	n := newNetworkWith(t, nil, func(p subtensor.Pool) subtensor.Pool { return slowPool{p, new(sync.Once), let} })
-	log := slog.New(warned{slog.DiscardHandler, new(sync.Once), let})
+	once := new(sync.Once)
+	defer once.Do(func() { close(let) })
+	log := slog.New(warned{slog.DiscardHandler, once, let})
 	client := subtensor.New(subtensor.Config{URL: n.url, PollInterval: 50 * time.Millisecond, RequestTimeout: time.Second}, log)
 	defer client.Close()
 	bob, hot := pair(t, keys.Sr25519, "//Bob"), pair(t, keys.Sr25519, "//Bob//hot")
