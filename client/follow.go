@@ -105,7 +105,7 @@ func (c *Client) followOrCancel(ctx context.Context, door basilica.Miner, id bas
 	if ctx.Err() == nil {
 		return task, err
 	}
-	c.cfg.Log.Info("cancelling", "task", id)
+	c.cfg.Log.Warn("interrupted: cancelling the task and waiting for its end; a second interrupt leaves without waiting", "task", id)
 	ending, cancel := context.WithTimeout(context.WithoutCancel(ctx), cancelWait)
 	defer cancel()
 	for {
