@@ -187,15 +187,15 @@ func verifyHotkey(scheme string, hotkey Hotkey, msg, sig []byte) error {
 func decodePayload[T any](payload []byte) (T, error) {
 	var v T
 	if len(payload) > maxEnvelopePayload {
-		return v, E(Invalid, "PAYLOAD_SIZE", fmt.Sprintf("signed payload of %d bytes is over %d", len(payload), maxEnvelopePayload), "")
+		return v, E(Invalid, "PAYLOAD_SIZE", fmt.Sprintf("signed payload of %d bytes is over %d", len(payload), maxEnvelopePayload), "do not trust it; ask whoever gave it for it again")
 	}
 	dec := json.NewDecoder(bytes.NewReader(payload))
 	dec.DisallowUnknownFields()
 	if err := dec.Decode(&v); err != nil {
-		return v, E(Invalid, "PAYLOAD_JSON", "the signed payload is not what its type says", "").With(err)
+		return v, E(Invalid, "PAYLOAD_JSON", "the signed payload is not what its type says", "do not trust it; ask whoever gave it for it again").With(err)
 	}
 	if _, err := dec.Token(); err != io.EOF {
-		return v, E(Invalid, "PAYLOAD_JSON", "the signed payload has bytes after its end", "")
+		return v, E(Invalid, "PAYLOAD_JSON", "the signed payload has bytes after its end", "do not trust it; ask whoever gave it for it again")
 	}
 	return v, nil
 }

@@ -27,6 +27,7 @@ func scripts(t *testing.T, dir string, vars map[string]string) {
 	testscript.Run(t, testscript.Params{
 		Dir: filepath.Join("testdata", dir),
 		Setup: func(env *testscript.Env) error {
+			env.Setenv("HOME", env.WorkDir)
 			env.Setenv("PATH", binaries+string(os.PathListSeparator)+env.Getenv("PATH"))
 			for k, v := range vars {
 				env.Setenv(k, v)
@@ -42,7 +43,7 @@ func TestCommandLine(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer taken.Close()
+	t.Cleanup(func() { taken.Close() }) // the scripts run after this function has returned
 	scripts(t, "script", map[string]string{"TAKEN": taken.Addr().String()})
 }
 
