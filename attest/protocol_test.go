@@ -359,7 +359,7 @@ func TestATimeoutOfTheNetworkIsNotTheDeadline(t *testing.T) {
 // TestMoreThanOpenHoldsIsNoFaultOfTheValidator: what the machine names in HELLO must not lead to a result that never counts.
 func TestMoreThanOpenHoldsIsNoFaultOfTheValidator(t *testing.T) {
 	w := quick(t, attest.Shortcuts{})
-	w.setup.Profiles[0].Params.Rounds = 1 << 15
+	w.setup.Profiles[0].Params.Rounds, w.setup.Profiles[0].Params.Cells = 20000, 16
 	w.setup.Strength = attest.EnrolmentStrength()
 	j := w.tamper(t, keep).Judgement
 	if j.Result != attest.Unknown || j.Reason != "OPEN_SIZE" || j.AfterOpen {
