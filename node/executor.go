@@ -296,6 +296,12 @@ func childOf(ctx context.Context, cfg ExecutorConfig, log *slog.Logger) (attesto
 	return c, nil
 }
 
+// machineLabel tells this machine's containers from those of others on the same engine.
+func machineLabel(key *keys.P256) string {
+	sum := sha256.Sum256(key.SPKI())
+	return hex.EncodeToString(sum[:8])
+}
+
 // wire makes the role and hands it to its doors.
 func (n *Executor) wire(ctx context.Context, db *store.Executor) error {
 	cfg, deps, self := n.cfg, n.deps, n.self
@@ -328,9 +334,8 @@ func (n *Executor) wire(ctx context.Context, db *store.Executor) error {
 		return err
 	}
 	n.closers = append(n.closers, fleet.Close)
-	label := sha256.Sum256(self.key.SPKI())
 	n.role, err = executor.New(executor.Config{
-		Executor: self.Executor, Machine: hex.EncodeToString(label[:8]), Dir: filepath.Join(cfg.DataDir, "work"), Version: Version(),
+		Executor: self.Executor, Machine: machineLabel(self.key), Dir: filepath.Join(cfg.DataDir, "work"), Version: Version(),
 		Endorsement: self.Endorsement, Sign: self.key.Sign, GPUs: m.detection.GPUs, CPUs: m.facts.CPUs, MemoryBytes: m.facts.MemoryBytes,
 		MaxContainers: cfg.Resources.MaxContainers, MaxMemory: int64(cfg.Resources.MaxMemoryPerContainer), MaxCPUMillis: int64(cfg.Resources.MaxCPUPerContainer * 1000),
 		MaxLogBytes: int64(cfg.LogBytes), Heartbeat: time.Duration(cfg.Heartbeat),

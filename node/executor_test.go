@@ -279,7 +279,8 @@ func runJoinedExecutor(t *testing.T, cfg ExecutorConfig, deps Deps, fleet *testF
 	if m, err := docker.Mounted(cfg.DataDir); err != nil || len(m) != 0 {
 		t.Errorf("mounts remain: %v %v", m, err)
 	}
-	if own, err := engine.List(t.Context(), "basilica.executor", string(joined.Executor)); err != nil || len(own) != 0 {
+	// Others on this engine may have the same executor id.
+	if own, err := engine.List(t.Context(), "basilica.machine", machineLabel(n.self.key)); err != nil || len(own) != 0 {
 		t.Errorf("containers remain: %+v %v", own, err)
 	}
 }
