@@ -26,7 +26,7 @@ tools:
 
 # Everything but tests: formatting, vet, staticcheck, generated code, go.mod.
 check: tools
-	@test -z "$$(bin/tools/gofumpt -l $$(git ls-files '*.go'))" || { bin/tools/gofumpt -d $$(git ls-files '*.go'); exit 1; }
+	@bin/tools/gofumpt -d $$(git ls-files '*.go' ':!*.pb.go') >bin/gofumpt.diff; test ! -s bin/gofumpt.diff || { cat bin/gofumpt.diff; exit 1; }
 	go vet ./...
 	go vet -tags adversary ./cmd/gpu-attestor
 	bin/tools/staticcheck ./...
