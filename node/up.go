@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	mathrand "math/rand/v2"
 	"net"
 	"net/http"
 	"os"
@@ -13,6 +14,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -371,7 +373,11 @@ func (n *Network) boxConfig(b box) (string, error) {
 		}
 	} else {
 		file.Executor.DataDir = filepath.Join(n.dir, string(b.id))
-		file.Executor.Listen, file.Executor.SSHListen, file.Executor.StatusListen = "127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0"
+		addrs, err := steadyAddrs(2)
+		if err != nil {
+			return "", err
+		}
+		file.Executor.Listen, file.Executor.SSHListen, file.Executor.StatusListen = addrs[0], addrs[1], "127.0.0.1:0"
 	}
 	file.Executor.SoftwareGPUs, file.Executor.Attestor, file.Executor.CheckBinary = b.gpus, n.cfg.Attestor, n.cfg.Executable
 	if n.cfg.DockerHost != "" {
@@ -428,18 +434,40 @@ func (n *Network) stablePort(name string) (string, error) {
 	} else if !errors.Is(err, fs.ErrNotExist) {
 		return "", fmt.Errorf("read port of %s: %w", name, err)
 	}
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	addrs, err := steadyAddrs(1)
 	if err != nil {
-		return "", fmt.Errorf("find a free port: %w", err)
-	}
-	addr := ln.Addr().String()
-	if err := ln.Close(); err != nil {
-		return "", fmt.Errorf("find a free port: %w", err)
+		return "", err
 	}
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return "", fmt.Errorf("remember port of %s: %w", name, err)
 	}
-	return addr, writeFile(path, []byte(addr+"\n"))
+	return addrs[0], writeFile(path, []byte(addrs[0]+"\n"))
+}
+
+// Ports that others write down lie below what Linux hands out by itself (32768 and up), or between two runs on one
+// directory any connection of the machine could take them.
+const (
+	steadyFirst = 20000
+	steadyPorts = 12000
+)
+
+// steadyAddrs gives count loopback addresses whose ports are free now.
+func steadyAddrs(count int) ([]string, error) {
+	var addrs []string
+	for range 1000 {
+		ln, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", steadyFirst+mathrand.IntN(steadyPorts)))
+		if errors.Is(err, syscall.EADDRINUSE) {
+			continue
+		}
+		if err != nil {
+			return nil, fmt.Errorf("find a free port: %w", err)
+		}
+		defer ln.Close() // held until all are found, so that they differ
+		if addrs = append(addrs, ln.Addr().String()); len(addrs) == count {
+			return addrs, nil
+		}
+	}
+	return nil, basilica.E(basilica.Exhausted, "NO_FREE_PORT", fmt.Sprintf("no free port was found from %d to %d", steadyFirst, steadyFirst+steadyPorts-1), "stop programs that listen there")
 }
 
 // Close ends every part, last started first, and leaves nothing behind: no process, container, volume, mount or, unless
