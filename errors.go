@@ -30,6 +30,25 @@ func (k Kind) String() string {
 	return kindNames[Internal]
 }
 
+// HTTPStatus is the status of RFC 9110 under which an HTTP door answers with a failure of this kind.
+func (k Kind) HTTPStatus() int {
+	switch k {
+	case NotFound:
+		return 404
+	case Denied:
+		return 403
+	case Invalid:
+		return 400
+	case Exhausted:
+		return 429
+	case Conflict:
+		return 409
+	case Unavailable:
+		return 503
+	}
+	return 500
+}
+
 // ParseKind reverses String; an unknown name is Internal.
 func ParseKind(name string) Kind {
 	for i, n := range kindNames {

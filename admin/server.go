@@ -134,12 +134,12 @@ func (s *Server) route(pattern string, f func(*http.Request) (any, error)) {
 		v, err := f(r)
 		code := http.StatusOK
 		if err != nil {
-			code, v = httpStatus(basilica.KindOf(err)), s.failure(r, err)
+			code, v = basilica.KindOf(err).HTTPStatus(), s.failure(r, err)
 		}
 		w.Header().Set("Content-Type", "application/json")
 		w.WriteHeader(code)
 		if err := json.NewEncoder(w).Encode(v); err != nil {
-			s.log.DebugContext(r.Context(), "administration reply", "error", err)
+			s.log.DebugContext(r.Context(), "administration reply", "err", err)
 		}
 	})
 }
@@ -152,27 +152,9 @@ func (s *Server) failure(r *http.Request, err error) failure {
 		f.Sentence = e.Sentence
 	}
 	if kind == basilica.Internal {
-		s.log.ErrorContext(r.Context(), "administration", "path", r.URL.Path, "error", err)
+		s.log.ErrorContext(r.Context(), "administration", "path", r.URL.Path, "err", err)
 	}
 	return f
-}
-
-func httpStatus(k basilica.Kind) int {
-	switch k {
-	case basilica.NotFound:
-		return http.StatusNotFound
-	case basilica.Denied:
-		return http.StatusForbidden
-	case basilica.Invalid:
-		return http.StatusBadRequest
-	case basilica.Exhausted:
-		return http.StatusTooManyRequests
-	case basilica.Conflict:
-		return http.StatusConflict
-	case basilica.Unavailable:
-		return http.StatusServiceUnavailable
-	}
-	return http.StatusInternalServerError
 }
 
 // Serve answers until ctx ends; it closes ln.

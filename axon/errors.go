@@ -31,28 +31,14 @@ func toBody(err error) (int, errorBody) {
 			e = basilica.E(basilica.Unavailable, "DEADLINE", "the miner did not finish in time", "try again")
 		}
 	}
-	status := http.StatusInternalServerError
-	switch e.Kind {
-	case basilica.NotFound:
-		status = http.StatusNotFound
-	case basilica.Denied:
-		status = http.StatusForbidden
-		if isAuth(e) {
-			status = http.StatusUnauthorized
-		}
-	case basilica.Invalid:
-		status = http.StatusBadRequest
-	case basilica.Exhausted:
-		status = http.StatusTooManyRequests
-		if e.Code == codeBodySize {
-			status = http.StatusRequestEntityTooLarge
-		}
-	case basilica.Conflict:
-		status = http.StatusConflict
-	case basilica.Unavailable:
-		status = http.StatusServiceUnavailable
-	default:
+	status := e.Kind.HTTPStatus()
+	switch {
+	case e.Kind == basilica.Internal:
 		return status, errorBody{Kind: basilica.Internal.String(), Code: "MINER_FAULT", Sentence: "the miner met a fault of its own", Fix: "try again later"}
+	case isAuth(e):
+		status = http.StatusUnauthorized
+	case e.Code == codeBodySize:
+		status = http.StatusRequestEntityTooLarge
 	}
 	return status, errorBody{Kind: e.Kind.String(), Code: e.Code, Sentence: e.Sentence, Fix: e.Fix}
 }

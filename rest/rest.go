@@ -95,11 +95,7 @@ func (d *door) problem(operation string, err error) error {
 		d.cfg.Failed(operation, err)
 		e = basilica.E(basilica.Internal, "INTERNAL", "internal error", "see the validator's log")
 	}
-	p := &problem{status: map[basilica.Kind]int{
-		basilica.Internal: http.StatusInternalServerError, basilica.NotFound: http.StatusNotFound, basilica.Denied: http.StatusForbidden,
-		basilica.Invalid: http.StatusBadRequest, basilica.Exhausted: http.StatusTooManyRequests, basilica.Conflict: http.StatusConflict,
-		basilica.Unavailable: http.StatusServiceUnavailable,
-	}[e.Kind]}
+	p := &problem{status: e.Kind.HTTPStatus()}
 	p.Failure.Kind, p.Failure.Code, p.Failure.Sentence, p.Failure.Fix = e.Kind.String(), e.Code, e.Sentence, e.Fix
 	return p
 }

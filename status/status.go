@@ -212,27 +212,9 @@ func (s *Server) serveStatus(w http.ResponseWriter, r *http.Request) {
 
 // Fail answers with an error as JSON under the HTTP status of its kind.
 func Fail(w http.ResponseWriter, err error) {
-	reply(w, httpStatus(basilica.KindOf(err)), struct {
+	reply(w, basilica.KindOf(err).HTTPStatus(), struct {
 		Error *Failure `json:"error"`
 	}{failure(err)})
-}
-
-func httpStatus(k basilica.Kind) int {
-	switch k {
-	case basilica.NotFound:
-		return http.StatusNotFound
-	case basilica.Denied:
-		return http.StatusForbidden
-	case basilica.Invalid:
-		return http.StatusBadRequest
-	case basilica.Exhausted:
-		return http.StatusTooManyRequests
-	case basilica.Conflict:
-		return http.StatusConflict
-	case basilica.Unavailable:
-		return http.StatusServiceUnavailable
-	}
-	return http.StatusInternalServerError
 }
 
 func reply(w http.ResponseWriter, code int, v any) {
