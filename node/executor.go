@@ -185,22 +185,11 @@ func dataDir(dir string) (string, error) {
 }
 
 func (n *Executor) bind(ctx context.Context) error {
-	for _, door := range []struct {
-		ln              *net.Listener
-		what, key, addr string
-	}{
-		{&n.grpcLn, "executor's gRPC door", "executor.listen", n.cfg.Listen},
-		{&n.sshLn, "executor's SSH door", "executor.ssh_listen", n.cfg.SSHListen},
-		{&n.statusLn, "executor's status door", "executor.status_listen", n.cfg.StatusListen},
-	} {
-		ln, err := listen(ctx, door.what, door.key, door.addr)
-		if err != nil {
-			return err
-		}
-		*door.ln = ln
-		n.closers = append(n.closers, closeListener(ln))
-	}
-	return nil
+	return openDoors(ctx, &n.closers,
+		door{&n.grpcLn, "executor's gRPC door", "executor.listen", n.cfg.Listen},
+		door{&n.sshLn, "executor's SSH door", "executor.ssh_listen", n.cfg.SSHListen},
+		door{&n.statusLn, "executor's status door", "executor.status_listen", n.cfg.StatusListen},
+	)
 }
 
 // machine is what is found on this machine before it works.

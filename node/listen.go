@@ -26,3 +26,32 @@ func listen(ctx context.Context, what, key, addr string) (net.Listener, error) {
 		return nil, basilica.E(basilica.Invalid, "LISTEN_ADDRESS", fmt.Sprintf("the %s cannot listen on %.80q", what, addr), fmt.Sprintf("set %s to an address of this machine, e.g. 127.0.0.1:0", key)).With(err)
 	}
 }
+
+// door is a listener of a role: where it is kept, and how listen names it.
+type door struct {
+	ln              *net.Listener
+	what, key, addr string
+}
+
+// openDoors opens doors in their order; each is closed by closers from then on.
+func openDoors(ctx context.Context, closers *[]func() error, doors ...door) error {
+	for _, d := range doors {
+		ln, err := listen(ctx, d.what, d.key, d.addr)
+		if err != nil {
+			return err
+		}
+		*d.ln = ln
+		*closers = append(*closers, closeListener(ln))
+	}
+	return nil
+}
+
+// closeListener closes a listener that a server may have closed already.
+func closeListener(ln net.Listener) func() error {
+	return func() error {
+		if err := ln.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
+			return err
+		}
+		return nil
+	}
+}

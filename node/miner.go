@@ -162,36 +162,18 @@ func NewMiner(ctx context.Context, cfg MinerConfig, deps Deps) (_ *Miner, err er
 
 // bind opens every listener.
 func (n *Miner) bind(ctx context.Context) (err error) {
-	for _, door := range []struct {
-		ln              *net.Listener
-		what, key, addr string
-	}{
-		{&n.axonLn, "miner's axon", "miner.axon_listen", n.cfg.AxonListen},
-		{&n.fleetLn, "miner's fleet door", "miner.fleet_listen", n.cfg.FleetListen},
-		{&n.statusLn, "miner's status door", "miner.status_listen", n.cfg.StatusListen},
-	} {
-		ln, err := listen(ctx, door.what, door.key, door.addr)
-		if err != nil {
-			return err
-		}
-		*door.ln = ln
-		n.closers = append(n.closers, closeListener(ln))
+	if err := openDoors(ctx, &n.closers,
+		door{&n.axonLn, "miner's axon", "miner.axon_listen", n.cfg.AxonListen},
+		door{&n.fleetLn, "miner's fleet door", "miner.fleet_listen", n.cfg.FleetListen},
+		door{&n.statusLn, "miner's status door", "miner.status_listen", n.cfg.StatusListen},
+	); err != nil {
+		return err
 	}
 	if n.adminLn, err = admin.Listen(n.cfg.DataDir); err != nil {
 		return err
 	}
 	n.closers = append(n.closers, closeListener(n.adminLn))
 	return nil
-}
-
-// closeListener closes a listener that a server may have closed already.
-func closeListener(ln net.Listener) func() error {
-	return func() error {
-		if err := ln.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
-			return err
-		}
-		return nil
-	}
 }
 
 // minerSecrets loads the authority and the axon's TLS key, and makes them the first time.
