@@ -98,7 +98,7 @@ func scanToken(row scanner) (t basilica.TokenRecord, err error) {
 func (m *Miner) RevokeToken(ctx context.Context, id string, now time.Time) error {
 	return m.tx(ctx, func(tx *sql.Tx) error {
 		res, err := tx.ExecContext(ctx, `UPDATE tokens SET expires = $1 WHERE substr(lower(hex(hash)), 1, 12) = $2 AND used_at = 0 AND expires > $1`, micros(now), id)
-		return oneRow(res, err, basilica.E(basilica.NotFound, "TOKEN_UNKNOWN", fmt.Sprintf("no unused join token %.20q", id), "see basilica token list"))
+		return oneRow(res, err, basilica.E(basilica.NotFound, "TOKEN_UNKNOWN", fmt.Sprintf("no unused join token %.20q", id), "find its id with basilica token list"))
 	})
 }
 

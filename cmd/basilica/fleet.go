@@ -72,13 +72,60 @@ used or has expired.`,
 	create.Flags().StringVar(&name, "name", "", "executor id that the token is for; default: any")
 	create.Flags().DurationVar(&life, "ttl", time.Hour, "how long the token can be used")
 	cmd := &cobra.Command{Use: "token", Short: "Join tokens of a miner", Args: arguments(cobra.NoArgs)}
-	cmd.AddCommand(create)
+	cmd.AddCommand(create, tokenListCommand(), tokenRevokeCommand())
+	return cmd
+}
+
+func tokenListCommand() *cobra.Command {
+	var at adminFlags
+	cmd := withJSON(&cobra.Command{
+		Use:   "list",
+		Short: "List join tokens, never their secrets",
+		Args:  arguments(cobra.NoArgs),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c, err := at.open(cmd)
+			if err != nil {
+				return err
+			}
+			tokens, err := c.Tokens(cmd.Context())
+			if err != nil {
+				return err
+			}
+			return show(cmd, map[string]any{"tokens": tokens}, func(w io.Writer) error {
+				rows := newTable(w, "TOKEN", "FOR", "EXPIRES", "USED BY")
+				for _, t := range tokens {
+					rows.AppendRow(table.Row{t.ID, t.Name, t.Expires.Local().Format(time.DateTime), t.UsedBy})
+				}
+				rows.Render()
+				return nil
+			})
+		},
+	})
+	at.register(cmd)
+	return cmd
+}
+
+func tokenRevokeCommand() *cobra.Command {
+	var at adminFlags
+	cmd := &cobra.Command{
+		Use:   "revoke TOKEN",
+		Short: "End a join token that was not used, by its id of token list",
+		Args:  arguments(cobra.ExactArgs(1)),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			c, err := at.open(cmd)
+			if err != nil {
+				return err
+			}
+			return c.RevokeToken(cmd.Context(), args[0])
+		},
+	}
+	at.register(cmd)
 	return cmd
 }
 
 func fleetCommand() *cobra.Command {
 	cmd := &cobra.Command{Use: "fleet", Short: "See a miner's machines", Args: arguments(cobra.NoArgs)}
-	cmd.AddCommand(fleetLsCommand(), fleetShowCommand())
+	cmd.AddCommand(fleetLsCommand(), fleetShowCommand(), fleetDrainCommand())
 	return cmd
 }
 
@@ -144,6 +191,28 @@ func fleetShowCommand() *cobra.Command {
 		},
 	})
 	at.register(cmd)
+	return cmd
+}
+
+func fleetDrainCommand() *cobra.Command {
+	var (
+		at  adminFlags
+		end bool
+	)
+	cmd := &cobra.Command{
+		Use:   "drain EXECUTOR",
+		Short: "Give a machine no new task; what runs goes on",
+		Args:  arguments(cobra.ExactArgs(1)),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			c, err := at.open(cmd)
+			if err != nil {
+				return err
+			}
+			return c.Drain(cmd.Context(), basilica.ExecutorID(args[0]), !end)
+		},
+	}
+	at.register(cmd)
+	cmd.Flags().BoolVar(&end, "end", false, "give it tasks again")
 	return cmd
 }
 
