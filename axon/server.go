@@ -228,7 +228,7 @@ func (s *Server) refuse(w *reply, r *http.Request, err error) {
 	if basilica.KindOf(err) == basilica.Internal && r.Context().Err() == nil {
 		level = slog.LevelError
 	}
-	s.cfg.Log.Log(r.Context(), level, "request refused", "method", r.Method, "path", r.URL.Path, "remote", r.RemoteAddr, "error", err)
+	s.cfg.Log.Log(r.Context(), level, "request refused", "method", r.Method, "path", r.URL.Path, "remote", r.RemoteAddr, "err", err)
 	if w.begun {
 		panic(http.ErrAbortHandler)
 	}

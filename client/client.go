@@ -148,7 +148,7 @@ func (c *Client) Run(ctx context.Context, req Request, stdout, stderr io.Writer)
 	}
 	c.cfg.Log.Info("task submitted", "task", result.Task.ID, "miner", neuron.Hotkey, "miner_uid", neuron.UID)
 	if err := c.cfg.Index.Add(Entry{Task: result.Task.ID, Miner: neuron.Hotkey, Image: req.Spec.Image, Created: c.cfg.Now().UTC()}); err != nil {
-		c.cfg.Log.Warn("the task is not remembered: ps, logs and cancel will need --miner", "task", result.Task.ID, "miner", neuron.Hotkey, "error", err)
+		c.cfg.Log.Warn("the task is not remembered: ps, logs and cancel will need --miner", "task", result.Task.ID, "miner", neuron.Hotkey, "err", err)
 	}
 	follow := newFollower(stdout, stderr)
 	result.Task, err = c.followOrCancel(ctx, door, result.Task.ID, follow)
@@ -276,7 +276,7 @@ func (c *Client) submit(ctx context.Context, door basilica.Miner, sub basilica.S
 		if err == nil || try == 3 || ctx.Err() != nil || basilica.KindOf(err) != basilica.Unavailable {
 			return task, err
 		}
-		c.cfg.Log.Warn("miner is away, submitting again", "error", err)
+		c.cfg.Log.Warn("miner is away, submitting again", "err", err)
 		if err := pause(ctx, reconnectStep); err != nil {
 			return basilica.Task{}, err
 		}

@@ -92,7 +92,7 @@ func (c *Client) follow(ctx context.Context, door basilica.Miner, id basilica.Ta
 		if c.cfg.Now().Sub(away) > reconnectFor {
 			return basilica.Task{ID: id}, basilica.E(basilica.Unavailable, "MINER_AWAY", fmt.Sprintf("the miner has been away for %s; the task may still run", reconnectFor), fmt.Sprintf("look again later: basilica logs %s", id)).With(err)
 		}
-		c.cfg.Log.Debug("watching again", "task", id, "offset", f.offset, "error", err)
+		c.cfg.Log.Debug("watching again", "task", id, "offset", f.offset, "err", err)
 		if err := pause(ctx, reconnectStep); err != nil {
 			return basilica.Task{ID: id}, err
 		}

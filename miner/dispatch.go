@@ -88,7 +88,7 @@ func (m *Miner) dispatch(ctx context.Context) error {
 			return ctx.Err()
 		}
 		if err != nil {
-			m.Log.ErrorContext(ctx, "dispatch", "error", err)
+			m.Log.ErrorContext(ctx, "dispatch", "err", err)
 			changed = nil
 		}
 		timer := time.NewTimer(wait)
@@ -173,12 +173,12 @@ func (m *Miner) tidy(ctx context.Context) error {
 	var swept time.Time
 	for {
 		if err := m.releaseEnded(ctx); err != nil && ctx.Err() == nil {
-			m.Log.ErrorContext(ctx, "release ended attempts", "error", err)
+			m.Log.ErrorContext(ctx, "release ended attempts", "err", err)
 		}
 		if now := m.Now(); now.Sub(swept) >= sweepEvery {
 			swept = now
 			if err := m.sweep(ctx, now); err != nil && ctx.Err() == nil {
-				m.Log.ErrorContext(ctx, "forget old content", "error", err)
+				m.Log.ErrorContext(ctx, "forget old content", "err", err)
 			}
 		}
 		if err := rest(ctx, m.cfg.ReleaseEvery); err != nil {
@@ -228,7 +228,7 @@ func (m *Miner) releaseEnded(ctx context.Context) error {
 			}
 			for _, a := range attempts {
 				if err := m.release(ctx, m.Executor(e.Executor, e.Addr), a); err != nil {
-					m.Log.DebugContext(ctx, "attempt not released yet", "task", a.Task, "executor", id, "error", err)
+					m.Log.DebugContext(ctx, "attempt not released yet", "task", a.Task, "executor", id, "err", err)
 					if basilica.KindOf(err) == basilica.Unavailable {
 						return nil
 					}

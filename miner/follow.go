@@ -33,7 +33,7 @@ func (m *Miner) follow(ctx context.Context, t basilica.TaskRecord) {
 	log := m.Log.With("task", t.ID, "attempt", t.Attempt, "executor", t.Executor)
 	e, err := m.Store.Member(ctx, t.Executor)
 	if err != nil {
-		log.ErrorContext(ctx, "find executor of a task", "error", err)
+		log.ErrorContext(ctx, "find executor of a task", "err", err)
 		return
 	}
 	f := &follower{m: m, task: t, member: e, peer: m.Executor(e.Executor, e.Addr)}
@@ -41,7 +41,7 @@ func (m *Miner) follow(ctx context.Context, t basilica.TaskRecord) {
 	g.Go(func() error { return f.tend(gctx, t.TaskRef()) })
 	g.Go(func() error { return f.work(gctx) })
 	if err := g.Wait(); err != nil && !errors.Is(err, errSettled) && ctx.Err() == nil {
-		log.ErrorContext(ctx, "follow task", "error", err)
+		log.ErrorContext(ctx, "follow task", "err", err)
 	}
 	m.bell.ring(t.ID, "")
 }
@@ -81,7 +81,7 @@ func (f *follower) tend(ctx context.Context, a basilica.TaskAttempt) error {
 		if t.Cancel && (told.IsZero() || now.Sub(told) >= every) {
 			told = now
 			if err := f.cancel(ctx, a); err != nil {
-				m.Log.DebugContext(ctx, "cancel not passed on yet", "task", a.Task, "error", err)
+				m.Log.DebugContext(ctx, "cancel not passed on yet", "task", a.Task, "err", err)
 			}
 		}
 		if !t.Accepted {
@@ -168,7 +168,7 @@ func (f *follower) refused(ctx context.Context, err error) error {
 		tries += n
 	}
 	why := reasonOf(err)
-	m.Log.WarnContext(ctx, "executor did not take the task", "task", t.ID, "attempt", t.Attempt, "executor", t.Executor, "error", err)
+	m.Log.WarnContext(ctx, "executor did not take the task", "task", t.ID, "attempt", t.Attempt, "executor", t.Executor, "err", err)
 	busy := kind == basilica.Conflict || isCode(err, "MEMORY_FULL", "CONTAINERS_FULL")
 	if kind == basilica.Invalid || isCode(err, "BLOB_UNKNOWN") || !busy && tries >= m.cfg.MaxAttempts {
 		return f.end(ctx, t, basilica.TaskFailed, why, true)
@@ -201,7 +201,7 @@ func (f *follower) watch(ctx context.Context) error {
 				Code: "ATTEMPT_UNKNOWN", Sentence: fmt.Sprintf("executor %s does not know the task any more", f.task.Executor), Fix: fixLost,
 			}, true)
 		}
-		f.m.Log.DebugContext(ctx, "watch again", "task", f.task.ID, "executor", f.task.Executor, "error", err)
+		f.m.Log.DebugContext(ctx, "watch again", "task", f.task.ID, "executor", f.task.Executor, "err", err)
 		if err := rest(ctx, f.m.backoff(try)); err != nil {
 			return err
 		}
@@ -255,7 +255,7 @@ func (f *follower) finish(ctx context.Context, e basilica.TaskEvent) error {
 	}
 	receipt, signed, err := f.countersign(e)
 	if err != nil {
-		m.Log.WarnContext(ctx, "receipt refused", "task", t.ID, "executor", t.Executor, "error", err)
+		m.Log.WarnContext(ctx, "receipt refused", "task", t.ID, "executor", t.Executor, "err", err)
 		return f.end(ctx, t, basilica.TaskLost, basilica.Reason{Code: "RECEIPT_REFUSED", Sentence: "the executor's receipt is not valid: " + sentenceOf(err), Fix: "run it on another miner: basilica ls"}, false)
 	}
 	m.blobUse.RLock()
@@ -264,7 +264,7 @@ func (f *follower) finish(ctx context.Context, e basilica.TaskEvent) error {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		m.Log.WarnContext(ctx, "outputs not fetched", "task", t.ID, "executor", t.Executor, "error", err)
+		m.Log.WarnContext(ctx, "outputs not fetched", "task", t.ID, "executor", t.Executor, "err", err)
 		return f.end(ctx, t, basilica.TaskLost, basilica.Reason{Code: "OUTPUTS_LOST", Sentence: "the task's outputs could not be fetched: " + sentenceOf(err), Fix: fixLost}, false)
 	}
 	t.ExitCode, t.Outputs, t.Receipt, t.Started = receipt.ExitCode, receipt.Outputs, &signed, nil
@@ -308,7 +308,7 @@ func (f *follower) conclude(ctx context.Context, t basilica.TaskRecord, state ba
 	m.bell.ring(t.ID)
 	if !abandoned {
 		if err := m.release(ctx, f.peer, t.TaskRef()); err != nil { // tidy tries again
-			m.Log.DebugContext(ctx, "attempt not released yet", "task", t.ID, "error", err)
+			m.Log.DebugContext(ctx, "attempt not released yet", "task", t.ID, "err", err)
 		}
 	}
 	return errSettled

@@ -60,7 +60,7 @@ func (m *Miner) join(ctx context.Context) error {
 		if basilica.KindOf(err) != basilica.Unavailable || ctx.Err() != nil {
 			return err
 		}
-		m.Log.WarnContext(ctx, "the chain is away", "error", err)
+		m.Log.WarnContext(ctx, "the chain is away", "err", err)
 		if err := rest(ctx, m.cfg.RefreshEvery); err != nil {
 			return err
 		}
@@ -95,7 +95,7 @@ func (m *Miner) followChain(ctx context.Context) error {
 				failed = time.Time{}
 				if err := m.publish(ctx); err != nil {
 					failed = now
-					m.Log.WarnContext(ctx, "the axon was not published", "error", err, "fix", basilica.FixOf(err))
+					m.Log.WarnContext(ctx, "the axon was not published", "err", err, "fix", basilica.FixOf(err))
 				}
 			}
 			return m.revokeFallen(ctx, graph)
@@ -103,7 +103,7 @@ func (m *Miner) followChain(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		m.Log.WarnContext(ctx, "the chain is away", "error", err)
+		m.Log.WarnContext(ctx, "the chain is away", "err", err)
 		if err := rest(ctx, m.cfg.RefreshEvery); err != nil {
 			return err
 		}

@@ -223,7 +223,7 @@ func (n *Validator) wire(hotkey *keys.Pair, chain *subtensor.Client, db *store.V
 		return err
 	}
 	api, err := rest.New(rest.Config{Version: Version(), Results: book, Now: deps.Now, Failed: func(operation string, err error) {
-		deps.Log.Error("API request failed", "operation", operation, "error", err)
+		deps.Log.Error("API request failed", "operation", operation, "err", err)
 	}})
 	if err != nil {
 		return err

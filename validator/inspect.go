@@ -122,7 +122,7 @@ func (v *Validator) inspect(ctx context.Context, t target) (inspection, error) {
 	}
 	hangUp := sync.OnceFunc(func() {
 		if err := session.Close(); err != nil {
-			v.cfg.Log.Debug("close session", "verification", out.ID, "error", err)
+			v.cfg.Log.Debug("close session", "verification", out.ID, "err", err)
 		}
 	})
 	defer hangUp()
@@ -225,7 +225,7 @@ func (v *Validator) prove(ctx context.Context, t target, e basilica.Endorsement,
 	defer stream.Close()
 	verifier, err := v.verifier(t, e, out, session)
 	if err != nil {
-		v.cfg.Log.Error("set up challenge", "verification", out.ID, "error", err)
+		v.cfg.Log.Error("set up challenge", "verification", out.ID, "err", err)
 		return notRun(basilica.CheckGPUProof, score.ReasonLocal, "the validator could not set up the challenge"), false
 	}
 	c := challenge{verifier: verifier, stream: stream, hangUp: hangUp, now: v.cfg.Now, ready: func(ctx context.Context) error {
@@ -271,7 +271,7 @@ func (v *Validator) verifier(t target, e basilica.Endorsement, out *basilica.Ver
 func (v *Validator) judged(verifier *attest.Verifier, out *basilica.Verification) basilica.Verdict {
 	j := verifier.Judgement()
 	local := func(err error) basilica.Verdict {
-		v.cfg.Log.Error("keep evidence", "verification", out.ID, "error", err)
+		v.cfg.Log.Error("keep evidence", "verification", out.ID, "err", err)
 		return notRun(basilica.CheckGPUProof, score.ReasonLocal, "the validator could not keep the record of the challenge")
 	}
 	record, err := verifier.Record()

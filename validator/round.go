@@ -188,7 +188,7 @@ func (v *Validator) visitMiner(ctx context.Context, r basilica.Round, x visit, t
 	grant, err := v.openDoor(ctx, x.neuron, basilica.ValidationRequest{Validator: v.self, SSHPublicKey: sshPublicKey(public), Round: r.First})
 	if err != nil {
 		reason, detail, _ := reasonOf(ctx, err)
-		v.cfg.Log.Warn("miner gave no access", "miner", x.neuron.Hotkey, "uid", x.neuron.UID, "axon", x.neuron.Axon.Addr, "reason", reason, "error", err)
+		v.cfg.Log.Warn("miner gave no access", "miner", x.neuron.Hotkey, "uid", x.neuron.UID, "axon", x.neuron.Axon.Addr, "reason", reason, "err", err)
 		if reason == score.ReasonBusy {
 			reason = reasonRefused // a miner's door has no ledger
 		}
@@ -389,7 +389,7 @@ func (v *Validator) finish(ctx context.Context, r basilica.Round, mg *basilica.M
 	v.say(CodeWaiting, "waiting for the next round", "")
 	v.cfg.Log.Info("round completed", "round", r.First, "executors", len(found), "passed", passed, "seconds", r.Ended.Sub(r.Started).Seconds())
 	if n, err := v.cfg.Archive.DropEvidence(ctx, v.cfg.EvidenceCount, v.cfg.EvidenceBytes, r.Ended); err != nil {
-		v.cfg.Log.Error("drop old evidence", "error", err)
+		v.cfg.Log.Error("drop old evidence", "err", err)
 	} else if n > 0 {
 		v.cfg.Log.Info("old evidence dropped", "records", n)
 	}

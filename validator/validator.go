@@ -258,7 +258,7 @@ func (v *Validator) sorted(ctx context.Context, err error) error {
 		return err
 	case basilica.KindOf(err) == basilica.Unavailable:
 		v.say(CodeChainAway, "the chain does not answer", "check chain.url and that the node runs and is synchronised")
-		v.cfg.Log.Warn("the chain does not answer", "error", err)
+		v.cfg.Log.Warn("the chain does not answer", "err", err)
 		return nil
 	}
 	return err

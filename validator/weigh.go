@@ -135,7 +135,7 @@ func (v *Validator) refused(ctx context.Context, set basilica.WeightSet, err err
 		code = "INTERNAL"
 	}
 	set.Error = &basilica.Reason{Code: code, Sentence: text}
-	v.cfg.Log.Error("weights not set", "block", set.Block, "code", code, "fix", basilica.FixOf(err), "error", err)
+	v.cfg.Log.Error("weights not set", "block", set.Block, "code", code, "fix", basilica.FixOf(err), "err", err)
 	if v.attempted == nil {
 		round := *v.completed
 		v.weighed = &round
