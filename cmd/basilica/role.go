@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"log/slog"
 
 	"github.com/spf13/cobra"
 
@@ -44,6 +45,7 @@ func runRole(cmd *cobra.Command, at *commonFlags, name string, reporter *node.Re
 		return err
 	}
 	deps.Log = deps.Log.With("role", name)
+	slog.SetDefault(deps.Log) // what net/http says of a panic comes through here
 	deps.Ready = func(addrs map[string]string) {
 		deps.Log.Info("ready", "version", node.Version(), "addrs", addrs)
 		reporter.Ready(addrs)
