@@ -4,25 +4,11 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
-	"encoding/json"
 	"fmt"
-	"os"
-	"path/filepath"
 	"testing"
-)
 
-func testdata(t testing.TB, name string) []byte {
-	t.Helper()
-	dir := os.Getenv("BASILICA_TESTDATA")
-	if dir == "" {
-		dir = filepath.Join("..", "testdata")
-	}
-	b, err := os.ReadFile(filepath.Join(dir, name))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return b
-}
+	"basilica/internal/vectors"
+)
 
 func ramp(from, n int) []byte {
 	b := make([]byte, n)
@@ -126,9 +112,7 @@ func TestVectorsGPOW(t *testing.T) {
 		got["opening "+k] = fmt.Sprintf("%d B, H = %x", len(b), h[:8])
 	}
 	want := map[string]string{}
-	if err := json.Unmarshal(testdata(t, "gpow/gpow.json"), &want); err != nil {
-		t.Fatal(err)
-	}
+	vectors.JSON(t, "gpow/gpow.json", &want)
 	if len(want) != 45 || len(got) != len(want) {
 		t.Errorf("%d values computed, %d in the file", len(got), len(want))
 	}

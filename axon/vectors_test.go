@@ -5,32 +5,15 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"net/http"
-	"os"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
 	"time"
 
 	"basilica"
+	"basilica/internal/vectors"
 	"basilica/keys"
 )
-
-// vectors reads a JSON file below BASILICA_TESTDATA (default ../testdata).
-func vectors(t testing.TB, name string, into any) {
-	t.Helper()
-	root := os.Getenv("BASILICA_TESTDATA")
-	if root == "" {
-		root = filepath.Join("..", "testdata")
-	}
-	data, err := os.ReadFile(filepath.Join(root, "bittensor", name))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := json.Unmarshal(data, into); err != nil {
-		t.Fatal(err)
-	}
-}
 
 func TestMessageVectors(t *testing.T) {
 	var file struct {
@@ -39,7 +22,7 @@ func TestMessageVectors(t *testing.T) {
 			Headers                                                                             map[string]string
 		}
 	}
-	vectors(t, "http-btauth1.json", &file)
+	vectors.JSON(t, "bittensor/http-btauth1.json", &file)
 	if len(file.Vectors) == 0 {
 		t.Fatal("no vectors")
 	}
@@ -93,7 +76,7 @@ func TestSessionVectors(t *testing.T) {
 			Verifier struct{ Error, Caller string }
 		}
 	}
-	vectors(t, "btauth-sessions.json", &file)
+	vectors.JSON(t, "bittensor/btauth-sessions.json", &file)
 	codes := map[string]string{"": "", "MalformedAuth": codeMalformed, "WrongReceiver": codeReceiver, "StaleRequest": codeStale, "BadSignature": codeSignature, "ReplayedRequest": codeReplayed}
 	stricter := map[string]string{"nonce_underscores": codeMalformed, "nonce_plus": codeMalformed, "bytes_wrapped": codeSignature}
 	receiver := basilica.Hotkey(strings.Fields(file.ServerHotkey)[0])

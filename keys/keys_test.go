@@ -3,7 +3,6 @@ package keys
 import (
 	"bytes"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"io/fs"
 	"os"
@@ -14,23 +13,9 @@ import (
 	schnorrkel "github.com/ChainSafe/go-schnorrkel"
 	"github.com/gtank/merlin"
 	"pgregory.net/rapid"
-)
 
-// vectors reads a JSON file below BASILICA_TESTDATA (default ../testdata).
-func vectors(t testing.TB, name string, into any) {
-	t.Helper()
-	root := os.Getenv("BASILICA_TESTDATA")
-	if root == "" {
-		root = filepath.Join("..", "testdata")
-	}
-	data, err := os.ReadFile(filepath.Join(root, "bittensor", name))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := json.Unmarshal(data, into); err != nil {
-		t.Fatal(err)
-	}
-}
+	"basilica/internal/vectors"
+)
 
 func unhex(t testing.TB, s string) []byte {
 	t.Helper()
@@ -54,7 +39,7 @@ func TestSS58Vectors(t *testing.T) {
 		Valid   []struct{ Name, PublicKey, Address string }
 		Invalid []struct{ Name, Address string }
 	}
-	vectors(t, "ss58.json", &v)
+	vectors.JSON(t, "bittensor/ss58.json", &v)
 	if len(v.Valid) == 0 || len(v.Invalid) == 0 {
 		t.Fatal("no vectors")
 	}
@@ -84,7 +69,7 @@ func TestDerivationVectors(t *testing.T) {
 		}
 		Ed25519 []struct{ SURI, Seed, PublicKey, SS58 string }
 	}
-	vectors(t, "key-derivation.json", &v)
+	vectors.JSON(t, "bittensor/key-derivation.json", &v)
 	for _, c := range v.Mnemonics {
 		p, err := FromMnemonic(Sr25519, c.Mnemonic, c.Passphrase)
 		if err != nil {
@@ -132,7 +117,7 @@ func TestMessageSignatureVectors(t *testing.T) {
 	var v struct {
 		Vectors []struct{ Name, PublicKey, Message, Signature string }
 	}
-	vectors(t, "message-signatures.json", &v)
+	vectors.JSON(t, "bittensor/message-signatures.json", &v)
 	for _, c := range v.Vectors {
 		sig, err := ParseSignature(c.Signature)
 		if err != nil {
@@ -164,7 +149,7 @@ func TestKeyfileVectors(t *testing.T) {
 			}
 		}
 	}
-	vectors(t, "keyfile-json.json", &v)
+	vectors.JSON(t, "bittensor/keyfile-json.json", &v)
 	for _, c := range v.Vectors {
 		k, err := ParseKeyfile([]byte(c.Content))
 		if c.Expect.Error != "" {

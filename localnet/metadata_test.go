@@ -3,33 +3,18 @@ package localnet
 import (
 	"bytes"
 	"fmt"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 
+	"basilica/internal/vectors"
 	"basilica/pallet"
 	"basilica/scale"
 )
 
-// recorded reads the metadata of spec 425.
-func recorded(t *testing.T, version string) []byte {
-	t.Helper()
-	dir := os.Getenv("BASILICA_TESTDATA")
-	if dir == "" {
-		dir = "../testdata"
-	}
-	blob, err := os.ReadFile(filepath.Join(dir, "subtensor425/decoding/metadata-"+version+".scale"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return blob
-}
-
 func TestMetadataEncodeVector(t *testing.T) {
 	for _, version := range []string{"v14", "v15"} {
-		blob := recorded(t, version)
+		blob := vectors.Read(t, "subtensor425/decoding/metadata-"+version+".scale")
 		meta, err := scale.DecodeMetadata(blob)
 		if err != nil {
 			t.Fatal(err)
@@ -99,7 +84,7 @@ func spell(types []scale.Type, id uint32) string {
 // is there at all must be there with the same index, hashers, types and default.
 func TestMetadataMatchesRuntimeVector(t *testing.T) {
 	for version, name := range map[uint8]string{14: "v14", 15: "v15"} {
-		real, err := scale.DecodeMetadata(recorded(t, name))
+		real, err := scale.DecodeMetadata(vectors.Read(t, "subtensor425/decoding/metadata-"+name+".scale"))
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -1,36 +1,17 @@
 package localnet
 
 import (
-	"compress/gzip"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
 
 	"basilica"
+	"basilica/internal/vectors"
 	"basilica/keys"
 	"basilica/scale"
 )
-
-// rules reads a record of the runtime of spec 425.
-func rules(t *testing.T, name string, into any) {
-	t.Helper()
-	dir := os.Getenv("BASILICA_TESTDATA")
-	if dir == "" {
-		dir = "../testdata"
-	}
-	b, err := os.ReadFile(filepath.Join(dir, "subtensor425/rules", name+".json"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := json.Unmarshal(b, into); err != nil {
-		t.Fatalf("%s: %v", name, err)
-	}
-}
 
 // number is an integer written as a JSON number or as a decimal string.
 type number uint64
@@ -65,7 +46,7 @@ func TestBurnSeriesVector(t *testing.T) {
 			}
 		}
 	}
-	rules(t, "burn_series", &record)
+	vectors.JSON(t, "subtensor425/rules/burn_series.json", &record)
 	for i, run := range record.Runs {
 		s := newSim(t, Config{NetUID: 2})
 		hi, lo := uint64(0), uint64(0)
@@ -115,7 +96,7 @@ func TestEpochBlocksVector(t *testing.T) {
 			Rows       [][7]number
 		}
 	}
-	rules(t, "epoch_blocks", &record)
+	vectors.JSON(t, "subtensor425/rules/epoch_blocks.json", &record)
 	for i, run := range record.Runs {
 		s := newSim(t, Config{NetUID: 1, Tempo: 65535})
 		sub := s.Chain.rt.subnets
@@ -166,7 +147,7 @@ func TestPruningVector(t *testing.T) {
 			ReplacedUID *uint16 `json:"replacedUid"`
 		}
 	}
-	rules(t, "pruning", &record)
+	vectors.JSON(t, "subtensor425/rules/pruning.json", &record)
 	decode := func(address string) account {
 		pub, err := keys.DecodeSS58(address)
 		if err != nil {
@@ -231,7 +212,7 @@ func TestWeightsRateLimitVector(t *testing.T) {
 		WeightsSetRateLimit, RegisteredAtBlock uint64
 		Attempts                               []attempt
 	}
-	rules(t, "weights_rate_limit", &record)
+	vectors.JSON(t, "subtensor425/rules/weights_rate_limit.json", &record)
 	s := newSim(t, Config{NetUID: 2, Tempo: 60000})
 	hotkey := s.key("//Bob//hot")
 	s.seal(int(record.RegisteredAtBlock) - 1)
@@ -250,7 +231,7 @@ func TestServingRateLimitVector(t *testing.T) {
 		ServingRateLimit uint64
 		ServeAxon        []attempt
 	}
-	rules(t, "serving_rate_limit", &record)
+	vectors.JSON(t, "subtensor425/rules/serving_rate_limit.json", &record)
 	s := newSim(t, Config{NetUID: 2})
 	hotkey := s.key("//Bob//hot")
 	s.must(s.key("//Bob"), "SubtensorModule.burned_register", map[string]any{"netuid": uint16(2), "hotkey": hotkey.PublicKey()})
@@ -279,7 +260,7 @@ func TestFeesVector(t *testing.T) {
 			}
 		}
 	}
-	rules(t, "fees", &record)
+	vectors.JSON(t, "subtensor425/rules/fees.json", &record)
 	rt, err := newRuntime(250)
 	if err != nil {
 		t.Fatal(err)
@@ -329,25 +310,10 @@ func TestRecordedExtrinsicsVector(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	dir := os.Getenv("BASILICA_TESTDATA")
-	if dir == "" {
-		dir = "../testdata"
-	}
 	verified := 0
 	for _, name := range []string{"accepted", "failed"} {
-		f, err := os.Open(filepath.Join(dir, "subtensor425/extrinsics", name+".json.gz"))
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer f.Close()
-		z, err := gzip.NewReader(f)
-		if err != nil {
-			t.Fatal(err)
-		}
 		var record struct{ Cases []recordedExtrinsic }
-		if err := json.NewDecoder(z).Decode(&record); err != nil {
-			t.Fatal(err)
-		}
+		vectors.JSON(t, "subtensor425/extrinsics/"+name+".json.gz", &record)
 		for _, c := range record.Cases {
 			var raw []byte
 			if _, err := fmt.Sscanf(c.ExtrinsicHex, "0x%x", &raw); err != nil {

@@ -2,52 +2,24 @@ package pallet
 
 import (
 	"bytes"
-	"compress/gzip"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
-	"io"
 	"math/big"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 
 	"pgregory.net/rapid"
 
+	"basilica/internal/vectors"
 	"basilica/keys"
 	"basilica/scale"
 )
 
-// testdata reads a file below BASILICA_TESTDATA (default ../testdata),
-// unpacking .gz.
-func testdata(t testing.TB, name string) []byte {
-	t.Helper()
-	root := os.Getenv("BASILICA_TESTDATA")
-	if root == "" {
-		root = filepath.Join("..", "testdata")
-	}
-	f, err := os.Open(filepath.Join(root, name))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	var r io.Reader = f
-	if strings.HasSuffix(name, ".gz") {
-		if r, err = gzip.NewReader(f); err != nil {
-			t.Fatal(err)
-		}
-	}
-	data, err := io.ReadAll(r)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return data
-}
-
+// unmarshal reads vectors whose numbers do not all fit a float64.
 func unmarshal(t testing.TB, name string, into any) {
 	t.Helper()
-	d := json.NewDecoder(bytes.NewReader(testdata(t, name)))
+	d := json.NewDecoder(bytes.NewReader(vectors.Read(t, name)))
 	d.UseNumber()
 	if err := d.Decode(into); err != nil {
 		t.Fatal(err)
@@ -74,7 +46,7 @@ func hash32(t testing.TB, s string) [32]byte {
 
 func runtime425(t testing.TB, version string) *Runtime {
 	t.Helper()
-	m, err := scale.DecodeMetadata(testdata(t, "subtensor425/decoding/metadata-"+version+".scale"))
+	m, err := scale.DecodeMetadata(vectors.Read(t, "subtensor425/decoding/metadata-"+version+".scale"))
 	if err != nil {
 		t.Fatal(err)
 	}

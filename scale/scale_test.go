@@ -2,10 +2,7 @@ package scale
 
 import (
 	"bytes"
-	"compress/gzip"
 	"encoding/hex"
-	"encoding/json"
-	"io"
 	"math/big"
 	"os"
 	"path/filepath"
@@ -14,40 +11,9 @@ import (
 	"testing"
 
 	"pgregory.net/rapid"
+
+	"basilica/internal/vectors"
 )
-
-// testdata reads a file below BASILICA_TESTDATA (default ../testdata),
-// unpacking .gz.
-func testdata(t testing.TB, name string) []byte {
-	t.Helper()
-	root := os.Getenv("BASILICA_TESTDATA")
-	if root == "" {
-		root = filepath.Join("..", "testdata")
-	}
-	f, err := os.Open(filepath.Join(root, name))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	var r io.Reader = f
-	if strings.HasSuffix(name, ".gz") {
-		if r, err = gzip.NewReader(f); err != nil {
-			t.Fatal(err)
-		}
-	}
-	data, err := io.ReadAll(r)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return data
-}
-
-func unmarshal(t testing.TB, name string, into any) {
-	t.Helper()
-	if err := json.Unmarshal(testdata(t, name), into); err != nil {
-		t.Fatal(err)
-	}
-}
 
 func unhex(t testing.TB, s string) []byte {
 	t.Helper()
@@ -60,7 +26,7 @@ func unhex(t testing.TB, s string) []byte {
 
 func metadata425(t testing.TB, version string) *Metadata {
 	t.Helper()
-	m, err := DecodeMetadata(testdata(t, "subtensor425/decoding/metadata-"+version+".scale"))
+	m, err := DecodeMetadata(vectors.Read(t, "subtensor425/decoding/metadata-"+version+".scale"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -71,7 +37,7 @@ func TestCompactVectors(t *testing.T) {
 	var v struct {
 		Vectors []struct{ Value, Encoded string }
 	}
-	unmarshal(t, "bittensor/scale-compact.json", &v)
+	vectors.JSON(t, "bittensor/scale-compact.json", &v)
 	for _, c := range v.Vectors {
 		want, _ := new(big.Int).SetString(c.Value, 10)
 		got, err := AppendCompactBig(nil, want)
@@ -136,7 +102,7 @@ func TestMetadata425Vectors(t *testing.T) {
 		Errors map[string][][]any
 		Events map[string][][]any
 	}
-	unmarshal(t, "subtensor425/decoding/metadata_summary.json.gz", &want)
+	vectors.JSON(t, "subtensor425/decoding/metadata_summary.json.gz", &want)
 	for _, version := range []string{"v14", "v15"} {
 		m := metadata425(t, version)
 		if len(m.Pallets) != len(want.Pallets) {
@@ -203,7 +169,7 @@ func TestMetadataBlobVectors(t *testing.T) {
 			}
 		}
 	}
-	unmarshal(t, "bittensor/metadata-expectations.json", &want)
+	vectors.JSON(t, "bittensor/metadata-expectations.json", &want)
 	for _, b := range want.Blobs {
 		t.Run(b.File, func(t *testing.T) {
 			raw, err := os.ReadFile(filepath.Join("..", "..", "shared", "testdata", "bittensor", b.File))
@@ -251,7 +217,7 @@ func TestStorageVectors(t *testing.T) {
 	var want struct {
 		Items []struct{ Item, Raw string }
 	}
-	unmarshal(t, "subtensor425/decoding/storage.json.gz", &want)
+	vectors.JSON(t, "subtensor425/decoding/storage.json.gz", &want)
 	for _, version := range []string{"v14", "v15"} {
 		m := metadata425(t, version)
 		reg, err := NewRegistry(m.Types)
@@ -313,7 +279,7 @@ func TestDefaultsDecode(t *testing.T) {
 }
 
 func TestMetadataTruncatedAndBroken(t *testing.T) {
-	blob := testdata(t, "subtensor425/decoding/metadata-v14.scale")
+	blob := vectors.Read(t, "subtensor425/decoding/metadata-v14.scale")
 	for n := 0; n < len(blob); n += 7919 {
 		if _, err := DecodeMetadata(blob[:n]); err == nil {
 			t.Fatalf("%d of %d bytes pass", n, len(blob))

@@ -7,28 +7,19 @@ import (
 	"log/slog"
 	"math/big"
 	"net/netip"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
 	"basilica"
+	"basilica/internal/vectors"
 	"basilica/pallet"
 	"basilica/scale"
 )
 
 func words425(t testing.TB) *pallet.Runtime {
 	t.Helper()
-	root := os.Getenv("BASILICA_TESTDATA")
-	if root == "" {
-		root = filepath.Join("..", "testdata")
-	}
-	blob, err := os.ReadFile(filepath.Join(root, "subtensor425", "decoding", "metadata-v15.scale"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	m, err := scale.DecodeMetadata(blob)
+	m, err := scale.DecodeMetadata(vectors.Read(t, "subtensor425/decoding/metadata-v15.scale"))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -2,17 +2,12 @@ package subtensor_test
 
 import (
 	"bytes"
-	"compress/gzip"
 	"context"
 	"encoding/hex"
-	"encoding/json"
 	"fmt"
-	"io"
 	"math/big"
 	"net"
 	"net/netip"
-	"os"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
@@ -20,40 +15,12 @@ import (
 	"time"
 
 	"basilica"
+	"basilica/internal/vectors"
 	"basilica/keys"
 	"basilica/pallet"
 	"basilica/scale"
 	"basilica/subtensor"
 )
-
-func recorded(t *testing.T, name string, into any) []byte {
-	t.Helper()
-	root := os.Getenv("BASILICA_TESTDATA")
-	if root == "" {
-		root = filepath.Join("..", "testdata")
-	}
-	f, err := os.Open(filepath.Join(root, "subtensor425", "decoding", name))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	var r io.Reader = f
-	if strings.HasSuffix(name, ".gz") {
-		if r, err = gzip.NewReader(f); err != nil {
-			t.Fatal(err)
-		}
-	}
-	data, err := io.ReadAll(r)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if into != nil {
-		if err := json.Unmarshal(data, into); err != nil {
-			t.Fatal(err)
-		}
-	}
-	return data
-}
 
 func unhex(t *testing.T, s string) []byte {
 	t.Helper()
@@ -145,7 +112,7 @@ func (r *record) NextIndex([32]byte) uint32 { return 0 }
 
 func readRecord(t *testing.T) (r *record, netuid basilica.NetUID) {
 	t.Helper()
-	r = &record{storage: map[string][]byte{}, answers: map[string][]byte{}, metadata: recorded(t, "metadata-v15.scale", nil)}
+	r = &record{storage: map[string][]byte{}, answers: map[string][]byte{}, metadata: vectors.Read(t, "subtensor425/decoding/metadata-v15.scale")}
 	var chain struct {
 		BlockHash basilica.Hash
 		GetHeader struct {
@@ -155,7 +122,7 @@ func readRecord(t *testing.T) (r *record, netuid basilica.NetUID) {
 		} `json:"chain_getHeader"`
 		Genesis basilica.Hash `json:"chain_getBlockHash_0"`
 	}
-	recorded(t, "chain.json", &chain)
+	vectors.JSON(t, "subtensor425/decoding/chain.json", &chain)
 	h := chain.GetHeader
 	number, err := strconv.ParseUint(strings.TrimPrefix(h.Number, "0x"), 16, 64)
 	if err != nil {
@@ -171,14 +138,14 @@ func readRecord(t *testing.T) (r *record, netuid basilica.NetUID) {
 		NetUID basilica.NetUID
 		Items  []struct{ Key, Raw string }
 	}
-	recorded(t, "storage.json.gz", &storage)
+	vectors.JSON(t, "subtensor425/decoding/storage.json.gz", &storage)
 	for _, item := range storage.Items {
 		r.storage[string(unhex(t, item.Key))] = unhex(t, item.Raw)
 	}
 	var apis struct {
 		Calls []struct{ Method, Input, Output string }
 	}
-	recorded(t, "runtime_apis.json.gz", &apis)
+	vectors.JSON(t, "subtensor425/decoding/runtime_apis.json.gz", &apis)
 	for _, c := range apis.Calls {
 		r.answers[c.Method+strings.TrimPrefix(c.Input, "0x")] = unhex(t, c.Output)
 	}

@@ -1,10 +1,11 @@
 package yuma
 
 import (
-	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"basilica/internal/vectors"
 )
 
 type runtimeCase struct {
@@ -84,10 +85,7 @@ func (c runtimeCase) earliestCommits(t *testing.T) []*uint64 {
 // TestRuntimeEpochsVector runs the epochs that the runtime of spec 425 executed. Left out are liquid alpha and
 // subnets of several mechanisms, which this room does not model.
 func TestRuntimeEpochsVector(t *testing.T) {
-	dir := os.Getenv("BASILICA_TESTDATA")
-	if dir == "" {
-		dir = "../testdata"
-	}
+	dir := vectors.Dir()
 	files, err := filepath.Glob(filepath.Join(dir, "subtensor425/epochs/*.json.gz"))
 	if err != nil || len(files) == 0 {
 		t.Fatalf("no recorded epochs in %s: %v", dir, err)
@@ -95,7 +93,7 @@ func TestRuntimeEpochsVector(t *testing.T) {
 	ran := 0
 	for _, file := range files {
 		var record struct{ Cases []runtimeCase }
-		testdata(t, "subtensor425/epochs/"+filepath.Base(file), &record)
+		vectors.JSON(t, "subtensor425/epochs/"+filepath.Base(file), &record)
 		for _, c := range record.Cases {
 			p := c.Input.Params
 			if p.MechanismCount > 1 || p.LiquidAlphaOn && p.Yuma3On {

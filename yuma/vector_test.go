@@ -1,38 +1,13 @@
 package yuma
 
 import (
-	"compress/gzip"
-	"encoding/json"
 	"fmt"
-	"io"
-	"os"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
-)
 
-func testdata(t *testing.T, name string, into any) {
-	t.Helper()
-	dir := os.Getenv("BASILICA_TESTDATA")
-	if dir == "" {
-		dir = "../testdata"
-	}
-	f, err := os.Open(filepath.Join(dir, name))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	var r io.Reader = f
-	if strings.HasSuffix(name, ".gz") {
-		if r, err = gzip.NewReader(f); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := json.NewDecoder(r).Decode(into); err != nil {
-		t.Fatalf("%s: %v", name, err)
-	}
-}
+	"basilica/internal/vectors"
+)
 
 func entries(rows [][][2]uint16) [][]Entry {
 	out := make([][]Entry, len(rows))
@@ -102,10 +77,10 @@ type epochVectors struct {
 }
 
 func TestYumaEpochsVector(t *testing.T) {
-	var vectors epochVectors
-	testdata(t, "bittensor/yuma-epochs.json", &vectors)
+	var file epochVectors
+	vectors.JSON(t, "bittensor/yuma-epochs.json", &file)
 	epochs := 0
-	for _, s := range vectors.Scenarios {
+	for _, s := range file.Scenarios {
 		p := s.Params
 		for k, e := range s.Epochs {
 			epochs++
@@ -182,7 +157,7 @@ func compare(t *testing.T, where string, pairs []pair) {
 }
 
 func TestYumaMathVector(t *testing.T) {
-	var vectors struct {
+	var file struct {
 		WeightedMedian []struct {
 			Stake, Score       []number
 			Minority, Expected number
@@ -205,8 +180,8 @@ func TestYumaMathVector(t *testing.T) {
 			TopkNonzero []bool
 		}
 	}
-	testdata(t, "bittensor/yuma-math.json", &vectors)
-	for i, v := range vectors.WeightedMedian {
+	vectors.JSON(t, "bittensor/yuma-math.json", &file)
+	for i, v := range file.WeightedMedian {
 		index := make([]int, len(v.Stake))
 		for k := range index {
 			index[k] = k
@@ -216,7 +191,7 @@ func TestYumaMathVector(t *testing.T) {
 			t.Errorf("median %d: got %d, want %d", i, got, v.Expected)
 		}
 	}
-	for i, v := range vectors.WeightedMedianPerColumn {
+	for i, v := range file.WeightedMedianPerColumn {
 		m := make(matrix, len(v.Rows))
 		for k, row := range v.Rows {
 			for _, c := range row {
@@ -226,13 +201,13 @@ func TestYumaMathVector(t *testing.T) {
 		got := m.columnMedians(fixed(v.Stake), Fixed(v.Majority))[:v.Columns]
 		compare(t, "column medians "+strconv.Itoa(i), []pair{{"median", got, fixed(v.Expected)}})
 	}
-	for i, v := range vectors.MaxUpscaleToU16 {
+	for i, v := range file.MaxUpscaleToU16 {
 		compare(t, "max upscale "+strconv.Itoa(i), []pair{{"row", maxUpscale(fixed(v.Input)), v.Expected}})
 	}
-	for i, v := range vectors.MaxUpscaleU16ToU16 {
+	for i, v := range file.MaxUpscaleU16ToU16 {
 		compare(t, "max upscale u16 "+strconv.Itoa(i), []pair{{"row", MaxUpscale(v.Input), v.Expected}})
 	}
-	for i, v := range vectors.TopK {
+	for i, v := range file.TopK {
 		compare(t, "top k "+strconv.Itoa(i), []pair{{"marks", topNonZero(fixed(v.Values), v.K), v.TopkNonzero}})
 	}
 }
