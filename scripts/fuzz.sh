@@ -1,12 +1,35 @@
 #!/bin/sh
-# Runs every fuzz target for a while: scripts/fuzz.sh [TIME], default 5s each
+# Fuzzes every target for a while, as many at a time as there are processors: scripts/fuzz.sh [TIME], default 5s each
+#
+# Each package's instrumented test program is built once; a worker a target, so that the time is spent on all alike.
 set -eu
 cd "$(dirname "$0")/.."
 span=${1:-5s}
+out=$PWD/bin/fuzz
+cache=$(go env GOCACHE)/fuzz
+rm -rf "$out"
+mkdir -p "$out"
 
-go test -list '^Fuzz' ./... | awk '/^Fuzz/ { t[n++] = $1 } /^ok/ { for (i = 0; i < n; i++) print $2, t[i]; n = 0 }' >bin/fuzz-targets
-while read -r package target; do
-	printf '=== fuzz %s %s %s\n' "$package" "$target" "$span"
-	go test -run '^$' -fuzz "^$target\$" -fuzztime "$span" -fuzzminimizetime 2s "$package"
-done <bin/fuzz-targets
-printf 'fuzz.sh: %s targets, no failure\n' "$(wc -l <bin/fuzz-targets)"
+export CGO_ENABLED=0
+go list -f '{{.ImportPath}} {{.Dir}}' ./... >"$out/packages"
+while read -r package dir; do
+	grep -qs '^func Fuzz' "$dir"/*_test.go || continue
+	program=$out/$(printf %s "$package" | tr / -).test
+	go test -c -fuzz=Fuzz -o "$program" "$package" >&2
+	(cd "$dir" && "$program" -test.list '^Fuzz') >"$out/list"
+	while read -r target; do printf '%s %s %s %s\n' "$package" "$dir" "$program" "$target"; done <"$out/list"
+done <"$out/packages" >"$out/targets"
+
+cat >"$out/one.sh" <<'ONE'
+#!/bin/sh
+# package, directory, program, target, time, cache
+cd "$2"
+if ! said=$("$3" -test.run '^$' -test.fuzz "^$4\$" -test.fuzztime "$5" -test.fuzzminimizetime 2s -test.parallel 1 -test.fuzzcachedir "$6/$1" 2>&1); then
+	printf -- '--- FAIL: %s %s\n%s\n' "$1" "$4" "$said"
+	exit 1
+fi
+printf 'ok  \t%s\t%s\t%s\n' "$1" "$4" "$(printf %s "$said" | grep -o 'execs: [0-9]*' | tail -n 1)"
+ONE
+chmod +x "$out/one.sh"
+sed "s|\$| $span $cache|" "$out/targets" | xargs -P "$(nproc)" -L 1 "$out/one.sh"
+printf 'fuzz.sh: %s targets, %s each, no failure\n' "$(wc -l <"$out/targets")" "$span"
