@@ -2,7 +2,6 @@ package docker
 
 import (
 	"fmt"
-	"os"
 	"path"
 	"slices"
 	"strconv"
@@ -137,7 +136,7 @@ func environment(env map[string]string) []string {
 }
 
 func tmpfs(target string, size int64) mount.Mount {
-	return mount.Mount{Type: mount.TypeTmpfs, Target: target, TmpfsOptions: &mount.TmpfsOptions{SizeBytes: size, Mode: os.ModeSticky | 0o777}}
+	return mount.Mount{Type: mount.TypeTmpfs, Target: target, TmpfsOptions: &mount.TmpfsOptions{SizeBytes: size, Mode: 0o1777}}
 }
 
 func bind(source, target string, readOnly bool) mount.Mount {

@@ -180,6 +180,7 @@ mount -t tmpfs none /tmp 2>/dev/null && echo "MOUNTED"
 ls /proc/sys/net/ipv4/conf 2>/dev/null | grep -v -E '^(all|default|lo)$'
 ip addr 2>/dev/null | grep -c inet
 cat /proc/1/comm
+stat -c "mode %a" /tmp
 df -k /tmp $HOME /dev/shm /out | tail -n +2 | while read fs size rest; do echo "size $size"; done
 `
 	end, text, _ := job(t, e, image, func(s *basilica.ContainerSpec) { s.Input = in }, "sh", "-c", script)
@@ -190,7 +191,7 @@ df -k /tmp $HOME /dev/shm /out | tail -n +2 | while read fs size rest; do echo "
 	if e.userns.Load() {
 		id = mappedID
 	}
-	for _, want := range []string{id + "\n" + id, "CapEff:\t0000000000000000", "CapBnd:\t0000000000000000", "CapPrm:\t0000000000000000", "NoNewPrivs:\t1", "Seccomp:\t2", "input\n", "docker-init"} {
+	for _, want := range []string{id + "\n" + id, "CapEff:\t0000000000000000", "CapBnd:\t0000000000000000", "CapPrm:\t0000000000000000", "NoNewPrivs:\t1", "Seccomp:\t2", "input\n", "docker-init", "mode 1777"} {
 		if !strings.Contains(text, want) {
 			t.Errorf("no %q in:\n%s", want, text)
 		}
