@@ -133,7 +133,7 @@ type Executor struct {
 
 	grpcLn, sshLn, statusLn net.Listener
 
-	closers []func() error
+	closers closers
 }
 
 // NewExecutor opens the store, binds every door and looks at the machine: its engine, its devices, its identity. Run
@@ -165,7 +165,7 @@ func NewExecutor(ctx context.Context, cfg ExecutorConfig, deps Deps) (_ *Executo
 	if err != nil {
 		return nil, err
 	}
-	n.closers = append(n.closers, db.Close)
+	n.closers.add(db.Close)
 	if err := n.bind(ctx); err != nil {
 		return nil, err
 	}
@@ -298,7 +298,7 @@ func (n *Executor) wire(ctx context.Context, db *store.Executor) error {
 	if err != nil {
 		return err
 	}
-	n.closers = append(n.closers, m.engine.Close)
+	n.closers.add(m.engine.Close)
 	if e, err := self.Endorsement.Open(); err != nil {
 		return err
 	} else if !slices.Equal(e.AttestSPKI, m.detection.SPKI) {
@@ -316,13 +316,13 @@ func (n *Executor) wire(ctx context.Context, db *store.Executor) error {
 	if err != nil {
 		return err
 	}
-	n.closers = append(n.closers, check.remove)
+	n.closers.add(check.remove)
 	cert := tls.Certificate{Certificate: [][]byte{self.Certificate}, PrivateKey: self.key.Signer()}
 	fleet, err := wire.DialFleet(cfg.MinerAddr, wire.FleetClientConfig{Certificate: cert, CA: self.FleetCA, Now: deps.Now})
 	if err != nil {
 		return err
 	}
-	n.closers = append(n.closers, fleet.Close)
+	n.closers.add(fleet.Close)
 	n.role, err = executor.New(executor.Config{
 		Executor: self.Executor, Machine: machineLabel(self.key), Dir: filepath.Join(cfg.DataDir, "work"), Version: Version(),
 		Endorsement: self.Endorsement, Sign: self.key.Sign, GPUs: m.detection.GPUs, CPUs: m.facts.CPUs, MemoryBytes: m.facts.MemoryBytes,
@@ -410,14 +410,7 @@ func (n *Executor) Run(ctx context.Context) error {
 }
 
 // Close gives everything back that NewExecutor took, last first.
-func (n *Executor) Close() error {
-	var errs []error
-	for _, c := range slices.Backward(n.closers) {
-		errs = append(errs, c())
-	}
-	n.closers = nil
-	return errors.Join(errs...)
-}
+func (n *Executor) Close() error { return n.closers.close() }
 
 // renewAhead is how long before its certificate's end an executor warns.
 const renewAhead = 14 * 24 * time.Hour

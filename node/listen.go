@@ -34,14 +34,14 @@ type door struct {
 }
 
 // openDoors opens doors in their order; each is closed by closers from then on.
-func openDoors(ctx context.Context, closers *[]func() error, doors ...door) error {
+func openDoors(ctx context.Context, closers *closers, doors ...door) error {
 	for _, d := range doors {
 		ln, err := listen(ctx, d.what, d.key, d.addr)
 		if err != nil {
 			return err
 		}
 		*d.ln = ln
-		*closers = append(*closers, closeListener(ln))
+		closers.add(closeListener(ln))
 	}
 	return nil
 }

@@ -121,7 +121,7 @@ type Miner struct {
 
 	axonLn, fleetLn, adminLn, statusLn net.Listener
 
-	closers []func() error
+	closers closers
 }
 
 // NewMiner opens the store and binds every door of a miner; Run serves them.
@@ -146,7 +146,7 @@ func NewMiner(ctx context.Context, cfg MinerConfig, deps Deps) (_ *Miner, err er
 	if err != nil {
 		return nil, err
 	}
-	n.closers = append(n.closers, db.Close)
+	n.closers.add(db.Close)
 	if err := n.bind(ctx); err != nil {
 		return nil, err
 	}
@@ -172,7 +172,7 @@ func (n *Miner) bind(ctx context.Context) (err error) {
 	if n.adminLn, err = admin.Listen(n.cfg.DataDir); err != nil {
 		return err
 	}
-	n.closers = append(n.closers, closeListener(n.adminLn))
+	n.closers.add(closeListener(n.adminLn))
 	return nil
 }
 
@@ -274,7 +274,7 @@ func (n *Miner) wire(db *store.Miner, hotkey *keys.Pair, authority *pki.Authorit
 		return authority.MintJWT(string(id), deps.Now(), jwtLife)
 	}})
 	n.chain = subtensor.New(subtensor.Config{URL: cfg.Chain.URL}, deps.Log.With("room", "subtensor"))
-	n.closers = append(n.closers, n.pool.Close, n.chain.Close)
+	n.closers.add(n.pool.Close, n.chain.Close)
 	n.role = miner.New(miner.Config{
 		NetUID: cfg.Chain.NetUID, Axon: basilica.Axon{Addr: axonAddr, Version: axonVersion, Protocol: axonProtocol, TLSKey: point}, FleetAddr: fleetAddr,
 		Version: Version(), Compute: cfg.Compute, AllowList: cfg.AllowList, MinStake: cfg.MinValidatorStake,
@@ -323,14 +323,7 @@ func (n *Miner) Run(ctx context.Context) error {
 }
 
 // Close gives everything back that NewMiner took, last first.
-func (n *Miner) Close() error {
-	var errs []error
-	for _, c := range slices.Backward(n.closers) {
-		errs = append(errs, c())
-	}
-	n.closers = nil
-	return errors.Join(errs...)
-}
+func (n *Miner) Close() error { return n.closers.close() }
 
 // minerMetrics reads the role's status at every scrape.
 type minerMetrics struct{ role *miner.Miner }

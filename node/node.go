@@ -3,7 +3,9 @@
 package node
 
 import (
+	"errors"
 	"log/slog"
+	"slices"
 	"time"
 )
 
@@ -13,4 +15,19 @@ type Deps struct {
 	Now func() time.Time
 	// Ready is called once, when every door listens, with the door's name and its real address.
 	Ready func(addrs map[string]string)
+}
+
+// closers give back what a role took, last first.
+type closers []func() error
+
+func (c *closers) add(f ...func() error) { *c = append(*c, f...) }
+
+// close may be called again; then nothing is left to do.
+func (c *closers) close() error {
+	var errs []error
+	for _, f := range slices.Backward(*c) {
+		errs = append(errs, f())
+	}
+	*c = nil
+	return errors.Join(errs...)
 }

@@ -9,7 +9,6 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"slices"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -124,7 +123,7 @@ type Validator struct {
 	role    *validator.Validator
 	status  *status.Server
 	door    net.Listener
-	closers []func() error
+	closers closers
 }
 
 // Timeouts of what a validator asks of others.
@@ -159,13 +158,13 @@ func NewValidator(ctx context.Context, cfg ValidatorConfig, deps Deps) (_ *Valid
 	if err != nil {
 		return nil, err
 	}
-	n.closers = append(n.closers, db.Close)
+	n.closers.add(db.Close)
 	if n.door, err = listen(ctx, "validator's API", "validator.api_listen", cfg.APIListen); err != nil {
 		return nil, err
 	}
-	n.closers = append(n.closers, closeListener(n.door))
+	n.closers.add(closeListener(n.door))
 	chain := subtensor.New(subtensor.Config{URL: cfg.Chain.URL}, deps.Log.With("room", "subtensor"))
-	n.closers = append(n.closers, chain.Close)
+	n.closers.add(chain.Close)
 	genesis, err := chain.Genesis(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("ask the chain for its genesis: %w", err)
@@ -259,14 +258,7 @@ func (n *Validator) Run(ctx context.Context) error {
 }
 
 // Close gives everything back that NewValidator took, last first.
-func (n *Validator) Close() error {
-	var errs []error
-	for _, c := range slices.Backward(n.closers) {
-		errs = append(errs, c())
-	}
-	n.closers = nil
-	return errors.Join(errs...)
-}
+func (n *Validator) Close() error { return n.closers.close() }
 
 // validatorMetrics reads the role's status at every scrape.
 type validatorMetrics struct{ role *validator.Validator }
