@@ -470,6 +470,9 @@ func steadyAddrs(count int) ([]string, error) {
 	return nil, basilica.E(basilica.Exhausted, "NO_FREE_PORT", fmt.Sprintf("no free port was found from %d to %d", steadyFirst, steadyFirst+steadyPorts-1), "stop programs that listen there")
 }
 
+// Dir is the data directory; it holds client.toml and miner.toml, with which the other verbs find this network.
+func (n *Network) Dir() string { return n.dir }
+
 // Close ends every part, last started first, and leaves nothing behind: no process, container, volume, mount or, unless
 // it was named, directory.
 func (n *Network) Close() error {

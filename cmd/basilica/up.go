@@ -94,7 +94,12 @@ func upTo(cmd *cobra.Command, network *node.Network, input string, once bool) (s
 	if once && err == nil {
 		err = network.RunJob(&r, input)
 	}
-	if shown := show(cmd, r, func(w io.Writer) error { return describeNetwork(w, r) }); shown != nil {
+	if shown := show(cmd, r, func(w io.Writer) error {
+		if err := describeNetwork(w, r); err != nil || once {
+			return err
+		}
+		return describeUse(w, network.Dir())
+	}); shown != nil {
 		return true, errors.Join(err, shown)
 	}
 	if err != nil || once {
@@ -159,6 +164,13 @@ func describeNetwork(w io.Writer, r node.Report) error {
 		how = "the loop did not close"
 	}
 	_, err := fmt.Fprintf(w, "time     %s after %.1f s\n", how, r.LoopSeconds)
+	return err
+}
+
+// describeUse says what a person may type next, while the network runs.
+func describeUse(w io.Writer, dir string) error {
+	_, err := fmt.Fprintf(w, "client   basilica run --config %s --gpus 1 --allow-software IMAGE -- CMD; basilica ls --config %[1]s\nminer    basilica fleet ls --config %s\nend      Ctrl-C\n",
+		filepath.Join(dir, "client.toml"), filepath.Join(dir, "miner.toml"))
 	return err
 }
 
