@@ -100,7 +100,7 @@ func (c *Client) call(ctx context.Context, method, path string, body, into any) 
 		return fmt.Errorf("read the miner's answer: %w", err)
 	}
 	if len(text) > maxReplyBytes {
-		return basilica.E(basilica.Exhausted, "ADMIN_REPLY_SIZE", fmt.Sprintf("the miner's answer has more than %d bytes", maxReplyBytes), "")
+		return basilica.E(basilica.Exhausted, "ADMIN_REPLY_SIZE", fmt.Sprintf("the miner's answer has more than %d bytes", maxReplyBytes), "use the basilica of the same version as the miner's")
 	}
 	if resp.StatusCode != http.StatusOK {
 		var f failure

@@ -80,7 +80,7 @@ func (n *Network) RunJob(r *Report, inputPath string) (err error) {
 		return fmt.Errorf("read the job's output: %w", err)
 	}
 	if strings.TrimSpace(string(got)) != want.String() {
-		return basilica.E(basilica.Internal, "JOB_WRONG", fmt.Sprintf("the job read an input of digest %.80q, the input's is %s", bytes.TrimSpace(got), want), "")
+		return basilica.E(basilica.Internal, "JOB_WRONG", fmt.Sprintf("the job read an input of digest %.80q, the input's is %s", bytes.TrimSpace(got), want), "run it again; if it stays so, read the executor's log in the data directory (--data keeps it)")
 	}
 	n.say("job: %s, exit code 0, receipt verified", result.Task.State)
 	return nil

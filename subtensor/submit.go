@@ -400,7 +400,7 @@ func poolError(err error) error {
 			return basilica.E(known.kind, known.code, "the chain refuses the transaction: "+text, known.fix).With(err)
 		}
 	}
-	return basilica.E(basilica.Invalid, "Pool.Invalid", "the chain refuses the transaction: "+text, "").With(err)
+	return basilica.E(basilica.Invalid, "Pool.Invalid", "the chain refuses the transaction: "+text, "mend what the chain names, then send it again; nothing was paid").With(err)
 }
 
 // poolCode names the refusals that say more of the node's state than of the
