@@ -11,7 +11,7 @@ import (
 // TaskSpec is what a client wants run. Its JSON, byte for byte as the client signed it, is what SpecDigest hashes.
 type TaskSpec struct {
 	Name           string            `json:"name,omitempty"`
-	Image          string            `json:"image"`   // reference as the engine knows it; by digest from a registry
+	Image          string            `json:"image"`   // by digest from a registry, a name that the engine knows, or ImageBlobPrefix and a digest
 	Command        []string          `json:"command"` // argv; the image's own entry point is not used unless this is empty
 	Env            map[string]string `json:"env,omitempty"`
 	GPUs           int               `json:"gpus"`
@@ -22,6 +22,7 @@ type TaskSpec struct {
 	TimeoutSeconds int64             `json:"timeout_seconds,omitempty"`
 	Inputs         []TaskFile        `json:"inputs,omitempty"` // mounted read-only at /in/NAME
 	Labels         map[string]string `json:"labels,omitempty"`
+	Registry       *RegistryAuth     `json:"registry,omitempty"` // for a private registry
 }
 
 // TaskFile is one input or output by name and content.
