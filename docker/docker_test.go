@@ -461,14 +461,14 @@ func TestImagesAreNamelessAndChecked(t *testing.T) {
 	name := fmt.Sprintf("localhost/basilica-test:%d", os.Getpid())
 	file := saved(t, []string{name}, nil)
 	id := load(t, e, file)
-	if _, err := e.EnsureImage(t.Context(), name); basilica.CodeOf(err) != "IMAGE_NOT_FOUND" {
+	if _, err := e.EnsureImage(t.Context(), name, nil); basilica.CodeOf(err) != "IMAGE_NOT_FOUND" {
 		t.Errorf("a stranger's file took a name: %v", err)
 	}
-	if got, err := e.EnsureImage(t.Context(), id); err != nil || got != id {
+	if got, err := e.EnsureImage(t.Context(), id, nil); err != nil || got != id {
 		t.Errorf("by address: %s %v", got, err)
 	}
 	for _, ref := range []string{"", "a b", "no-such-image:1", "UPPER/case", "sha256:" + strings.Repeat("0", 64)} {
-		if _, err := e.EnsureImage(t.Context(), ref); basilica.CodeOf(err) != "IMAGE_NOT_FOUND" {
+		if _, err := e.EnsureImage(t.Context(), ref, nil); basilica.CodeOf(err) != "IMAGE_NOT_FOUND" {
 			t.Errorf("image %q: %v", ref, err)
 		}
 	}
@@ -484,11 +484,11 @@ func TestMissingImageOfARegistry(t *testing.T) {
 	srv := httptest.NewServer(registry.New(registry.Logger(slog.NewLogLogger(slog.DiscardHandler, slog.LevelInfo))))
 	defer srv.Close()
 	ref := strings.TrimPrefix(srv.URL, "http://") + "/none@sha256:" + strings.Repeat("1", 64)
-	if _, err := e.EnsureImage(t.Context(), ref); basilica.CodeOf(err) != "IMAGE_NOT_FOUND" {
+	if _, err := e.EnsureImage(t.Context(), ref, nil); basilica.CodeOf(err) != "IMAGE_NOT_FOUND" {
 		t.Errorf("missing image: %v", err)
 	}
 	srv.Close()
-	if _, err := e.EnsureImage(t.Context(), ref); basilica.CodeOf(err) != "IMAGE_REGISTRY" || basilica.KindOf(err) != basilica.Unavailable {
+	if _, err := e.EnsureImage(t.Context(), ref, nil); basilica.CodeOf(err) != "IMAGE_REGISTRY" || basilica.KindOf(err) != basilica.Unavailable {
 		t.Errorf("registry away: %v", err)
 	}
 }

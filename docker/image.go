@@ -47,7 +47,7 @@ func (e *Engine) imageError(ref string, err error) error {
 // EnsureImage finds a local image by name or pulls one that is named by digest, and gives its content address. A name
 // without a digest is never pulled: what it means is its registry's choice at that moment, and no receipt could say
 // what ran. An image that does not exist is NotFound (IMAGE_NOT_FOUND), a registry that is away Unavailable.
-func (e *Engine) EnsureImage(ctx context.Context, ref string) (id string, err error) {
+func (e *Engine) EnsureImage(ctx context.Context, ref string, login *basilica.RegistryLogin) (id string, err error) {
 	if ref == "" || len(ref) > maxImageName || strings.ContainsAny(ref, " \t\r\n\x00") {
 		return "", noImage(ref)
 	}

@@ -22,7 +22,7 @@ import (
 // Engine runs containers.
 type Engine interface {
 	Available(ctx context.Context) (name, version string, err error)
-	EnsureImage(ctx context.Context, ref string) (id string, err error)
+	EnsureImage(ctx context.Context, ref string, login *basilica.RegistryLogin) (id string, err error)
 	Create(ctx context.Context, spec basilica.ContainerSpec) (id string, err error)
 	Start(ctx context.Context, id string) (wait func(context.Context) (basilica.ContainerEnd, error), err error)
 	Logs(ctx context.Context, id string) (follow func(f func(basilica.LogStream, []byte) error) error, err error)

@@ -146,7 +146,7 @@ func (e *Executor) work(ctx context.Context, log *slog.Logger, l *life, a *basil
 	if err := e.step(ctx, l, a, basilica.TaskPulling, &a.Pulling); err != nil {
 		return err
 	}
-	image, err := e.cfg.Engine.EnsureImage(ctx, d.spec.Image)
+	image, err := e.cfg.Engine.EnsureImage(ctx, d.spec.Image, nil)
 	if err != nil {
 		return err
 	}
