@@ -64,12 +64,16 @@ type Error struct {
 	Kind     Kind
 	Code     string // upper-case words, e.g. PORT_TAKEN; stable across versions
 	Sentence string // one plain sentence without a full stop at its end
-	Fix      string // what to do next; may be empty where nothing can be done
+	Fix      string // what to do next
 	Err      error  // the cause, for the operator; never sent over a wire
 }
 
-// E makes an Error without a cause.
+// E makes an Error without a cause. An empty fix means the table's (Explain).
 func E(kind Kind, code, sentence, fix string) *Error {
+	if fix == "" {
+		x, _ := Explain(code)
+		fix = x.Fix
+	}
 	return &Error{Kind: kind, Code: code, Sentence: sentence, Fix: fix}
 }
 
