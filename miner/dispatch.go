@@ -114,15 +114,14 @@ func (m *Miner) placeQueued(ctx context.Context) (next time.Duration, err error)
 		if t.State != basilica.TaskQueued || t.Cancel {
 			continue
 		}
-		queue = append(queue, wanted{
-			id: t.ID, gpus: t.Spec.GPUs, allowSoftware: t.Spec.AllowSoftware, cpuMillis: t.Spec.CPUMillis, memoryBytes: t.Spec.MemoryBytes,
-			notBefore: t.NotBefore, refused: t.Refused,
-		})
-		if rest := t.NotBefore.Sub(now); rest > 0 {
-			next = min(next, rest)
+		w := wantedOf(t.ID, &t.Spec)
+		w.refused = t.Refused
+		if w.wait = max(t.NotBefore.Sub(now), 0); w.wait > 0 {
+			next = min(next, w.wait)
 		}
+		queue = append(queue, w)
 	}
-	p := place(m.boxes(members, open), queue, now)
+	p := place(m.boxes(members, open), queue)
 	for _, w := range p.placements {
 		if err := m.Store.Place(ctx, w.task, w.executor, now); err != nil && !isCode(err, "TASK_NOT_QUEUED") {
 			return next, fmt.Errorf("place task %s: %w", w.task, err)

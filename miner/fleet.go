@@ -103,7 +103,7 @@ func (m *Miner) boxOf(e basilica.Member, tasks []basilica.TaskRecord) box {
 		}
 	}
 	for _, t := range tasks {
-		w := wanted{gpus: t.Spec.GPUs, allowSoftware: t.Spec.AllowSoftware, cpuMillis: t.Spec.CPUMillis, memoryBytes: t.Spec.MemoryBytes}.on(&b)
+		w := wantedOf(t.ID, &t.Spec).on(&b)
 		need := amounts{cpuMillis: w.cpuMillis, memoryBytes: w.memoryBytes, slots: 1}
 		held := devices(t.GPUs, software)
 		if len(t.GPUs) == 0 {

@@ -27,6 +27,19 @@ type box struct {
 	total    amounts
 	free     amounts
 	most     basilica.Limits // of one container, by the executor's own word
+	pause    *pause          // it said that it is busy; nil: it did not, or has changed since
+}
+
+// pause keeps an executor from being asked again at once for what it has just been too busy for. It applies to tasks that
+// ask for at least as much.
+type pause struct {
+	left        time.Duration // until it is asked again even where its heartbeats show no change
+	gpus        int
+	memoryBytes int64
+}
+
+func (p *pause) holds(w wanted) bool {
+	return p != nil && p.left > 0 && w.gpus >= p.gpus && w.memoryBytes >= p.memoryBytes
 }
 
 // ceiling is what one task could have of the box when nothing else is on it.
@@ -48,8 +61,13 @@ type wanted struct {
 	allowSoftware bool
 	cpuMillis     int64
 	memoryBytes   int64
-	notBefore     time.Time
+	wait          time.Duration               // until it may be offered again
 	refused       map[basilica.ExecutorID]int // attempts that an executor did not take
+}
+
+// wantedOf is a task in placement's terms.
+func wantedOf(id basilica.TaskID, spec *basilica.TaskSpec) wanted {
+	return wanted{id: id, gpus: spec.GPUs, allowSoftware: spec.AllowSoftware, cpuMillis: spec.CPUMillis, memoryBytes: spec.MemoryBytes}
 }
 
 // placement gives a task its executor.
@@ -63,40 +81,28 @@ type plan struct {
 	placements []placement
 	waiting    map[basilica.TaskID]basilica.Reason // why not now
 	impossible map[basilica.TaskID]*basilica.Error // no executor of the fleet could ever take it
+	left       []box                               // the fleet less what the queue takes and waits for
 }
 
 // place gives the tasks of a queue, first come first, to executors with room. A task that has to wait reserves room on
 // the ready executor that is nearest to taking it, so that a later task never takes what an earlier one waits for. It has
 // no memory and no clock but its arguments.
-func place(fleet []box, queue []wanted, now time.Time) plan {
-	boxes := slices.Clone(fleet)
-	p := plan{waiting: map[basilica.TaskID]basilica.Reason{}, impossible: map[basilica.TaskID]*basilica.Error{}}
+func place(fleet []box, queue []wanted) plan {
+	p := plan{waiting: map[basilica.TaskID]basilica.Reason{}, impossible: map[basilica.TaskID]*basilica.Error{}, left: slices.Clone(fleet)}
 	for _, w := range queue {
-		var able []*box // could take it when empty
-		for i := range boxes {
-			if _, ok := w.on(&boxes[i]).share(boxes[i].ceiling()); ok {
-				able = append(able, &boxes[i])
-			}
-		}
+		able, ready := w.candidates(p.left)
 		if len(able) == 0 {
 			p.impossible[w.id] = noFit(fleet, w)
 			continue
 		}
-		ready := slices.DeleteFunc(slices.Clone(able), func(b *box) bool { return b.notReady != nil })
 		if len(ready) == 0 {
 			p.waiting[w.id] = *able[0].notReady
 			continue
 		}
-		slices.SortStableFunc(ready, w.prefer)
-		if now.Before(w.notBefore) {
+		taken := slices.IndexFunc(ready, w.fitsNow)
+		if w.wait > 0 || taken < 0 {
+			p.waiting[w.id] = w.whyWait(ready[0])
 			w.reserve(ready[0])
-			p.waiting[w.id] = basilica.Reason{Code: "RETRY_SOON", Sentence: fmt.Sprintf("an executor did not take it; it is offered again in %s", w.notBefore.Sub(now).Round(time.Millisecond))}
-			continue
-		}
-		taken := slices.IndexFunc(ready, func(b *box) bool { _, ok := w.on(b).share(b.free); return ok })
-		if taken < 0 {
-			w.reserve(ready[0])
-			p.waiting[w.id] = basilica.Reason{Code: "WAITS_FOR_ROOM", Sentence: fmt.Sprintf("it waits for room; %s has %s free", ready[0].id, missing(w.on(ready[0]), ready[0].free))}
 			continue
 		}
 		need, _ := w.on(ready[taken]).share(ready[taken].free)
@@ -104,6 +110,81 @@ func place(fleet []box, queue []wanted, now time.Time) plan {
 		p.placements = append(p.placements, placement{task: w.id, executor: ready[taken].id})
 	}
 	return p
+}
+
+// candidates are the boxes that could take w when empty, and those of them that take tasks now, best first.
+func (w wanted) candidates(boxes []box) (able, ready []*box) {
+	for i := range boxes {
+		b := &boxes[i]
+		if _, ok := w.on(b).share(b.ceiling()); !ok {
+			continue
+		}
+		able = append(able, b)
+		if b.notReady == nil {
+			ready = append(ready, b)
+		}
+	}
+	slices.SortStableFunc(ready, w.prefer)
+	return able, ready
+}
+
+func (w wanted) fitsNow(b *box) bool {
+	_, ok := w.on(b).share(b.free)
+	return ok && !b.pause.holds(w.on(b))
+}
+
+// whyWait says why w is not placed on b, which is the nearest to taking it.
+func (w wanted) whyWait(b *box) basilica.Reason {
+	if _, ok := w.on(b).share(b.free); !ok {
+		return basilica.Reason{Code: "WAITS_FOR_ROOM", Sentence: fmt.Sprintf("it waits for room; %s has %s free", b.id, missing(w.on(b), b.free)), Fix: fixWait}
+	}
+	if b.pause.holds(w.on(b)) {
+		return basilica.Reason{Code: "EXECUTOR_BUSY", Sentence: fmt.Sprintf("executor %s was busy when it was asked; it is asked again when that changes, and in %s at the latest", b.id, b.pause.left.Round(time.Millisecond)), Fix: fixWait}
+	}
+	return basilica.Reason{Code: "RETRY_SOON", Sentence: fmt.Sprintf("an executor did not take it; it is offered again in %s", w.wait.Round(time.Millisecond)), Fix: fixWait}
+}
+
+// fixWait is what a client can do about a task that waits.
+const fixWait = "wait, or cancel it and choose another miner: basilica ls"
+
+// boxReason says of one executor why it is not the one that a task would go to; nil: it is.
+type boxReason struct {
+	executor basilica.ExecutorID
+	why      *basilica.Reason
+}
+
+// explain says for every executor of a fleet what a task that comes after the queue would find there: first the one that
+// it would go to now, if there is one, then the others from the nearest to the farthest.
+func explain(fleet []box, queue []wanted, w wanted) []boxReason {
+	left := place(fleet, queue).left
+	able, ready := w.candidates(left)
+	var out []boxReason
+	why := func(b *box, r basilica.Reason) { out = append(out, boxReason{b.id, &r}) }
+	chosen := slices.IndexFunc(ready, w.fitsNow)
+	if chosen >= 0 {
+		out = append(out, boxReason{ready[chosen].id, nil})
+	}
+	for i, b := range ready {
+		switch {
+		case i == chosen:
+		case w.fitsNow(b):
+			why(b, basilica.Reason{Code: "EXECUTOR_NOT_NEEDED", Sentence: fmt.Sprintf("executor %s has room, and %s comes first", b.id, ready[chosen].id), Fix: "nothing; the task has a place"})
+		default:
+			why(b, w.whyWait(b))
+		}
+	}
+	for _, b := range able {
+		if b.notReady != nil {
+			why(b, *b.notReady)
+		}
+	}
+	for i := range left {
+		b := &left[i]
+		if !slices.Contains(able, b) {
+			why(b, basilica.Reason{Code: "EXECUTOR_TOO_SMALL", Sentence: fmt.Sprintf("executor %s gives one task %s", b.id, missing(w.on(b), b.ceiling())), Fix: fixFit(w, b)})
+		}
+	}
+	return out
 }
 
 // on fills in what w takes on b where its task does not say.
@@ -168,12 +249,16 @@ func noFit(fleet []box, w wanted) *basilica.Error {
 		return cmp.Or(cmp.Compare(len(w.on(&x).lacks(a)), len(w.on(&y).lacks(b))), cmp.Compare(w.usable(b), w.usable(a)),
 			cmp.Compare(b.memoryBytes, a.memoryBytes), cmp.Compare(b.cpuMillis, a.cpuMillis), cmp.Compare(x.id, y.id))
 	})
-	fix := "ask for less, or choose another miner: basilica ls"
-	if !w.allowSoftware && w.gpus > best.total.gpus && w.gpus <= best.total.gpus+best.total.software {
-		fix = "its other devices are software; add --allow-software to use them, or choose another miner: basilica ls"
-	}
 	return basilica.E(basilica.Exhausted, "NO_EXECUTOR_FITS",
-		fmt.Sprintf("no executor of this miner has what the task asks for; the nearest, %s, gives one task %s", best.id, missing(w.on(&best), best.ceiling())), fix)
+		fmt.Sprintf("no executor of this miner has what the task asks for; the nearest, %s, gives one task %s", best.id, missing(w.on(&best), best.ceiling())), fixFit(w, &best))
+}
+
+// fixFit is what a client can do where b has not what w asks for.
+func fixFit(w wanted, b *box) string {
+	if !w.allowSoftware && w.gpus > b.total.gpus && w.gpus <= b.total.gpus+b.total.software {
+		return "its other devices are software; add --allow-software to use them, or choose another miner: basilica ls"
+	}
+	return "ask for less, or choose another miner: basilica ls"
 }
 
 // lacks names what have is short of for w, as "N of M things".

@@ -11,8 +11,6 @@ import (
 	"basilica"
 )
 
-var noon = time.Date(2026, 11, 25, 12, 0, 0, 0, time.UTC)
-
 func aBox(id string, gpus, software int) box {
 	a := amounts{gpus: gpus, software: software, cpuMillis: 8000, memoryBytes: 16 << 30, slots: 10}
 	return box{id: basilica.ExecutorID(id), total: a, free: a}
@@ -25,6 +23,11 @@ func limited(b box, most basilica.Limits) box {
 
 func away(b box) box {
 	b.notReady = &basilica.Reason{Code: "EXECUTOR_SILENT"}
+	return b
+}
+
+func paused(b box, gpus int) box {
+	b.pause = &pause{left: time.Second, gpus: gpus}
 	return b
 }
 
@@ -57,10 +60,12 @@ func TestPlace(t *testing.T) {
 		"more CPUs than one container gets":           {[]box{limited(aBox("a", 0, 0), basilica.Limits{CPUMillis: 4000})}, []wanted{{id: "1", cpuMillis: 5000}, {id: "2", cpuMillis: 4000}}, "1!NO_EXECUTOR_FITS 2>a"},
 		"more memory than one container gets":         {[]box{limited(aBox("a", 0, 0), basilica.Limits{MemoryBytes: 8 << 30})}, []wanted{{id: "1", memoryBytes: 9 << 30}, {id: "2", memoryBytes: 8 << 30}}, "1!NO_EXECUTOR_FITS 2>a"},
 		"memory that a task takes without saying":     {[]box{limited(aBox("a", 0, 0), basilica.Limits{DefaultMemoryBytes: 10 << 30})}, []wanted{{id: "1"}, {id: "2"}}, "1>a 2?WAITS_FOR_ROOM"},
-		"a refused task keeps its place and waits":    {[]box{aBox("a", 1, 0)}, []wanted{{id: "1", gpus: 1, notBefore: noon.Add(time.Second)}, gpus("2", 1)}, "1?RETRY_SOON 2?WAITS_FOR_ROOM"},
+		"a refused task keeps its place and waits":    {[]box{aBox("a", 1, 0)}, []wanted{{id: "1", gpus: 1, wait: time.Second}, gpus("2", 1)}, "1?RETRY_SOON 2?WAITS_FOR_ROOM"},
+		"a busy box is not asked again at once":       {[]box{paused(aBox("a", 2, 0), 1)}, []wanted{gpus("1", 1), gpus("2", 0)}, "1?EXECUTOR_BUSY 2>a"},
+		"another box serves while one is busy":        {[]box{paused(aBox("a", 4, 0), 0), aBox("b", 1, 0)}, []wanted{gpus("1", 1)}, "1>b"},
 		"a refused task tries another box first":      {[]box{aBox("a", 4, 0), aBox("b", 1, 0)}, []wanted{{id: "1", gpus: 1, refused: map[basilica.ExecutorID]int{"a": 1}}}, "1>b"},
 	} {
-		p := place(c.fleet, c.queue, noon)
+		p := place(c.fleet, c.queue)
 		var got []string
 		for _, w := range c.queue {
 			for _, at := range p.placements {
@@ -82,13 +87,64 @@ func TestPlace(t *testing.T) {
 }
 
 func TestNoFitNamesTheNearest(t *testing.T) {
-	p := place([]box{aBox("small", 1, 0), aBox("big", 4, 2)}, []wanted{{id: "1", gpus: 8, memoryBytes: 32 << 30}, {id: "2", gpus: 6}}, noon)
+	p := place([]box{aBox("small", 1, 0), aBox("big", 4, 2)}, []wanted{{id: "1", gpus: 8, memoryBytes: 32 << 30}, {id: "2", gpus: 6}})
 	if got := p.impossible["1"].Sentence; !strings.HasSuffix(got, "the nearest, big, gives one task 4 of 8 GPUs and 16384 of 32768 MiB of memory") {
 		t.Error(got)
 	}
 	if got := p.impossible["2"].Fix; !strings.Contains(got, "--allow-software") {
 		t.Error(got)
 	}
+}
+
+func TestExplain(t *testing.T) {
+	fleet := []box{aBox("first", 4, 0), aBox("second", 2, 0), used(aBox("full", 1, 0), 1), away(aBox("gone", 1, 0)), aBox("none", 0, 1), paused(aBox("busy", 1, 0), 1)}
+	var got []string
+	for _, r := range explain(fleet, []wanted{{id: "before", gpus: 1}}, wanted{gpus: 1}) {
+		code := "-"
+		if r.why != nil {
+			code = r.why.Code
+			if r.why.Sentence == "" && code != "EXECUTOR_SILENT" {
+				t.Errorf("%s has no sentence", r.executor)
+			}
+		}
+		got = append(got, fmt.Sprintf("%s:%s", r.executor, code))
+	}
+	want := "first:- second:EXECUTOR_NOT_NEEDED busy:EXECUTOR_BUSY full:WAITS_FOR_ROOM gone:EXECUTOR_SILENT none:EXECUTOR_TOO_SMALL"
+	if text := strings.Join(got, " "); text != want {
+		t.Errorf("%s, want %s", text, want)
+	}
+	if got := explain(nil, nil, wanted{}); len(got) != 0 {
+		t.Errorf("an empty fleet gave %v", got)
+	}
+}
+
+// What is explained is what is done: the executor that explain puts first is the one that place chooses for the last of
+// the queue, and every executor is named once.
+func TestExplainAgreesWithPlace(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		fleet, queue := genFleet(t), genQueue(t)
+		w := wanted{id: "w", gpus: rapid.IntRange(0, 5).Draw(t, "gpus"), allowSoftware: rapid.Bool().Draw(t, "software")}
+		reasons := explain(fleet, queue, w)
+		seen := map[basilica.ExecutorID]bool{}
+		for _, r := range reasons {
+			seen[r.executor] = true
+		}
+		if len(reasons) != len(fleet) || len(seen) != len(fleet) {
+			t.Fatalf("%d reasons for %d executors of %d", len(reasons), len(seen), len(fleet))
+		}
+		p := place(fleet, append(queue[:len(queue):len(queue)], w))
+		chosen := basilica.ExecutorID("")
+		for _, at := range p.placements {
+			if at.task == "w" {
+				chosen = at.executor
+			}
+		}
+		for i, r := range reasons {
+			if (r.why == nil) != (r.executor == chosen) || r.why == nil && i != 0 {
+				t.Fatalf("place chose %q, explain says %+v of %s in place %d", chosen, r.why, r.executor, i)
+			}
+		}
+	})
 }
 
 func genFleet(t *rapid.T) []box {
@@ -102,6 +158,9 @@ func genFleet(t *rapid.T) []box {
 		fleet[i].free = total.minus(amounts{gpus: rapid.IntRange(0, 4).Draw(t, "used"), slots: rapid.IntRange(0, 2).Draw(t, "running")})
 		if rapid.IntRange(0, 3).Draw(t, "away") == 0 {
 			fleet[i] = away(fleet[i])
+		}
+		if rapid.IntRange(0, 3).Draw(t, "busy") == 0 {
+			fleet[i] = paused(fleet[i], rapid.IntRange(0, 2).Draw(t, "busy for"))
 		}
 	}
 	return fleet
@@ -123,7 +182,7 @@ func genQueue(t *rapid.T) []wanted {
 func TestPlaceProperties(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		fleet, queue := genFleet(t), genQueue(t)
-		p := place(fleet, queue, noon)
+		p := place(fleet, queue)
 		if len(p.placements)+len(p.waiting)+len(p.impossible) != len(queue) {
 			t.Fatalf("%d placed, %d wait, %d impossible of %d", len(p.placements), len(p.waiting), len(p.impossible), len(queue))
 		}
@@ -181,7 +240,7 @@ func TestPlaceIsFirstComeFirstServed(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		fleet, queue := genFleet(t), genQueue(t)
 		n := rapid.IntRange(0, len(queue)).Draw(t, "prefix")
-		all, first := place(fleet, queue, noon), place(fleet, queue[:n], noon)
+		all, first := place(fleet, queue), place(fleet, queue[:n])
 		if len(all.placements) < len(first.placements) {
 			t.Fatal("a longer queue placed fewer of its first tasks")
 		}
@@ -225,7 +284,7 @@ func TestPlaceStarvesNobody(t *testing.T) {
 				}
 				fleet = append(fleet, b)
 			}
-			p := place(fleet, queue, noon)
+			p := place(fleet, queue)
 			for _, at := range p.placements {
 				if at.task == "big" {
 					return
