@@ -18,8 +18,8 @@ type Miner interface {
 	Submit(ctx context.Context, req Submission) (Task, error)
 	// Task reads one task of the caller.
 	Task(ctx context.Context, caller Hotkey, id TaskID) (Task, error)
-	// Tasks lists the caller's latest tasks, newest first.
-	Tasks(ctx context.Context, caller Hotkey, limit int) ([]Task, error)
+	// Tasks gives one page of the caller's tasks, newest first.
+	Tasks(ctx context.Context, caller Hotkey, q TaskQuery) (TaskPage, error)
 	// WatchTask calls f with every event from logOffset on, ending with the terminal one, until ctx ends or f fails.
 	WatchTask(ctx context.Context, caller Hotkey, id TaskID, logOffset int64, f func(TaskEvent) error) error
 	// Cancel asks for a task's end; it returns the task as it stands then.
@@ -36,6 +36,27 @@ type Submission struct {
 	IdempotencyKey string `json:"idempotency_key"` // 1 to 128 printable characters
 	Spec           []byte `json:"spec"`
 }
+
+// TaskQuery asks for one page of a client's tasks. What is zero does not restrict.
+type TaskQuery struct {
+	Name   string            // of the spec
+	Labels map[string]string // of the spec; a task has them all
+	State  TaskState
+	After  string // TaskPage.Next of the page before, of the same query; another is Invalid (BAD_CURSOR)
+	Limit  int    // at most MaxPage; 0: DefaultPage
+}
+
+// TaskPage is one page of tasks, newest first.
+type TaskPage struct {
+	Tasks []Task `json:"tasks"`
+	Next  string `json:"next,omitempty"` // where the next page begins; empty: there is none
+}
+
+// Sizes of a page of any list.
+const (
+	DefaultPage = 50
+	MaxPage     = 500
+)
 
 // Offer is what a miner has to give.
 type Offer struct {

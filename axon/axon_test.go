@@ -69,8 +69,12 @@ func (s *shop) Task(_ context.Context, caller basilica.Hotkey, id basilica.TaskI
 	return basilica.Task{ID: id}, s.enter("task", caller)
 }
 
-func (s *shop) Tasks(_ context.Context, caller basilica.Hotkey, limit int) ([]basilica.Task, error) {
-	return make([]basilica.Task, limit), s.enter("tasks", caller)
+func (s *shop) Tasks(_ context.Context, caller basilica.Hotkey, q basilica.TaskQuery) (basilica.TaskPage, error) {
+	if q.After == "cut" {
+		return basilica.TaskPage{}, basilica.E(basilica.Invalid, "BAD_CURSOR", "that is no place in this list", "begin again")
+	}
+	next := fmt.Sprint(q.Name, q.State, q.After, q.Labels)
+	return basilica.TaskPage{Tasks: make([]basilica.Task, q.Limit), Next: next}, s.enter("tasks", caller)
 }
 
 func (s *shop) WatchTask(ctx context.Context, caller basilica.Hotkey, id basilica.TaskID, off int64, f func(basilica.TaskEvent) error) error {
@@ -252,11 +256,15 @@ func exercise(t *testing.T, m *market, c *Client) {
 	if got, err := c.Task(ctx, "ignored", "a/b c"); err != nil || got.ID != "a/b c" {
 		t.Fatal(got, err)
 	}
-	if got, err := c.Tasks(ctx, "", 7); err != nil || len(got) != 7 {
-		t.Fatal(len(got), err)
+	q := basilica.TaskQuery{Limit: 7, Name: "n &", State: basilica.TaskLost, After: "a", Labels: map[string]string{"k": "v=w", "": "x"}}
+	if got, err := c.Tasks(ctx, "", q); err != nil || len(got.Tasks) != 7 || got.Next != "n &"+"lost"+"a"+"map[:x k:v=w]" {
+		t.Fatal(len(got.Tasks), got.Next, err)
 	}
-	if got, err := c.Tasks(ctx, "", 0); err != nil || len(got) != defaultTasks {
-		t.Fatal(len(got), err)
+	if got, err := c.Tasks(ctx, "", basilica.TaskQuery{}); err != nil || len(got.Tasks) != basilica.DefaultPage {
+		t.Fatal(len(got.Tasks), err)
+	}
+	if _, err := c.Tasks(ctx, "", basilica.TaskQuery{After: "cut"}); basilica.CodeOf(err) != "BAD_CURSOR" || basilica.KindOf(err) != basilica.Invalid {
+		t.Fatal(err)
 	}
 	if got, err := c.Cancel(ctx, "", "t-1"); err != nil || got.State != basilica.TaskCancelled {
 		t.Fatal(got, err)

@@ -23,6 +23,7 @@ import (
 	"time"
 
 	"basilica"
+	"basilica/internal/crashpoint"
 	"basilica/keys"
 )
 
@@ -90,7 +91,7 @@ func NewClient(cfg ClientConfig) (*Client, error) {
 	default:
 		return nil, basilica.E(basilica.Denied, "AXON_WITHOUT_KEY", "the miner has published no TLS key for its axon", "use a miner that has; plain axons are for localnet alone")
 	}
-	c.http = &http.Client{Transport: transport, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+	c.http = &http.Client{Transport: crashpoint.Transport("axon.client", transport), CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 	return c, nil
 }
 
@@ -301,12 +302,24 @@ func (c *Client) Task(ctx context.Context, _ basilica.Hotkey, id basilica.TaskID
 }
 
 // Tasks implements basilica.Miner.
-func (c *Client) Tasks(ctx context.Context, _ basilica.Hotkey, limit int) ([]basilica.Task, error) {
-	target := "/v1/tasks"
-	if limit > 0 {
-		target += "?limit=" + strconv.Itoa(min(limit, maxTasks))
+func (c *Client) Tasks(ctx context.Context, _ basilica.Hotkey, q basilica.TaskQuery) (basilica.TaskPage, error) {
+	values := url.Values{}
+	if q.Limit > 0 {
+		values.Set("limit", strconv.Itoa(min(q.Limit, basilica.MaxPage)))
 	}
-	return exchange[[]basilica.Task](ctx, c, http.MethodGet, target, nil, false)
+	for key, v := range map[string]string{"after": q.After, "name": q.Name, "state": string(q.State)} {
+		if v != "" {
+			values.Set(key, v)
+		}
+	}
+	for k, v := range q.Labels {
+		values.Add("label", k+"="+v)
+	}
+	target := "/v1/tasks"
+	if len(values) > 0 {
+		target += "?" + values.Encode()
+	}
+	return exchange[basilica.TaskPage](ctx, c, http.MethodGet, target, nil, false)
 }
 
 // Cancel implements basilica.Miner.

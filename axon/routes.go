@@ -76,19 +76,43 @@ func validKey(key string) bool {
 }
 
 func (s *Server) tasks(w http.ResponseWriter, r *http.Request, c call) error {
-	limit, err := number(r, "limit", 1, maxTasks, defaultTasks)
+	q, err := taskQuery(r)
 	if err != nil {
 		return err
 	}
-	tasks, err := s.miner.Tasks(r.Context(), c.caller, int(limit))
+	page, err := s.miner.Tasks(r.Context(), c.caller, q)
 	if err != nil {
 		return err
 	}
-	if tasks == nil {
-		tasks = []basilica.Task{}
+	if page.Tasks == nil {
+		page.Tasks = []basilica.Task{}
 	}
-	writeJSON(w, http.StatusOK, tasks)
+	writeJSON(w, http.StatusOK, page)
 	return nil
+}
+
+// taskQuery reads what restricts a list of tasks: limit, after, name, state, and label=KEY=VALUE any number of times.
+func taskQuery(r *http.Request) (q basilica.TaskQuery, err error) {
+	limit, err := number(r, "limit", 1, basilica.MaxPage, basilica.DefaultPage)
+	if err != nil {
+		return q, err
+	}
+	values := r.URL.Query()
+	q.Limit, q.After, q.Name, q.State = int(limit), values.Get("after"), values.Get("name"), basilica.TaskState(values.Get("state"))
+	if len(values["label"]) > maxLabels {
+		return q, basilica.E(basilica.Invalid, "QUERY", fmt.Sprintf("more than %d labels", maxLabels), "ask for fewer")
+	}
+	for _, l := range values["label"] {
+		key, value, ok := strings.Cut(l, "=")
+		if !ok {
+			return q, basilica.E(basilica.Invalid, "QUERY", fmt.Sprintf("label %.80q is not KEY=VALUE", l), "write it like label=run=7")
+		}
+		if q.Labels == nil {
+			q.Labels = map[string]string{}
+		}
+		q.Labels[key] = value
+	}
+	return q, nil
 }
 
 func (s *Server) task(w http.ResponseWriter, r *http.Request, c call) error {

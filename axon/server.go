@@ -11,7 +11,6 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"net/netip"
 	"runtime/debug"
 	"strconv"
 	"strings"
@@ -19,6 +18,8 @@ import (
 	"time"
 
 	"basilica"
+	"basilica/internal/crashpoint"
+	"basilica/internal/gate"
 	"basilica/keys"
 	"basilica/pki"
 )
@@ -37,8 +38,7 @@ const (
 	maxConns        = 4096
 	maxConnsNetwork = 256
 	maxStreams      = 64
-	maxTasks        = 500
-	defaultTasks    = 50
+	maxLabels       = 64
 	maxIdempotency  = 128
 	maxWatches      = 128 // of one hotkey at once
 	maxTransfers    = 32  // of one hotkey at once
@@ -69,9 +69,10 @@ type Server struct {
 	miner    basilica.Miner
 	cfg      ServerConfig
 	cert     *tls.Certificate
-	networks *limiter
-	hotkeys  *limiter
+	networks *gate.Rates
+	hotkeys  *gate.Rates
 	mux      *http.ServeMux
+	header   time.Duration // for a TLS handshake, and for the headers of a request
 	unread   time.Duration // for a body that its handler does not read
 
 	watches, transfers *census
@@ -92,7 +93,8 @@ func NewServer(m basilica.Miner, cfg ServerConfig) (*Server, error) {
 		cfg.RateHotkey = defaultRateHotkey
 	}
 	s := &Server{
-		miner: m, cfg: cfg, networks: newLimiter(cfg.RateNetwork, cfg.Now), hotkeys: newLimiter(cfg.RateHotkey, cfg.Now), mux: http.NewServeMux(), unread: replyTime,
+		miner: m, cfg: cfg, mux: http.NewServeMux(), header: headerTime, unread: replyTime,
+		networks: gate.NewRates(cfg.RateNetwork, burst(cfg.RateNetwork), cfg.Now), hotkeys: gate.NewRates(cfg.RateHotkey, burst(cfg.RateHotkey), cfg.Now),
 		watches: newCensus("watches", maxWatches), transfers: newCensus("transfers of files", maxTransfers),
 	}
 	if cfg.Key != nil {
@@ -118,14 +120,16 @@ func NewServer(m basilica.Miner, cfg ServerConfig) (*Server, error) {
 	return s, nil
 }
 
+// burst is what a rate allows at once.
+func burst(perSecond float64) int { return max(1, int(4*perSecond)) }
+
 // Serve answers requests on ln until ctx ends, and closes it.
 func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 	base, cancel := context.WithCancel(ctx)
 	defer cancel()
 	server := &http.Server{
-		Handler: s.mux, ReadHeaderTimeout: headerTime, IdleTimeout: idleTime, MaxHeaderBytes: maxHeaderBytes,
+		Handler: s.mux, ReadHeaderTimeout: s.header, IdleTimeout: idleTime, MaxHeaderBytes: maxHeaderBytes,
 		BaseContext: func(net.Listener) context.Context { return base },
-		ConnState:   newConnCap(maxConns, maxConnsNetwork).watch,
 		ErrorLog:    slog.NewLogLogger(s.cfg.Log.Handler(), slog.LevelDebug),
 		HTTP2: &http.HTTP2Config{
 			MaxConcurrentStreams: maxStreams, SendPingTimeout: 15 * time.Second, PingTimeout: 10 * time.Second, WriteByteTimeout: chunkTime,
@@ -150,6 +154,7 @@ func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 			server.Close()
 		}
 	})
+	ln = gate.Listen(ln, maxConns, maxConnsNetwork)
 	var err error
 	if s.cert != nil {
 		err = server.ServeTLS(ln, "", "")
@@ -170,6 +175,9 @@ func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 func (s *Server) answer(h func(w http.ResponseWriter, r *http.Request, headersIn time.Time) error) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		started := s.cfg.Now()
+		if crashpoint.On {
+			defer crashpoint.Around(crashpoint.Request("axon.server", r))()
+		}
 		out := &reply{ResponseWriter: w}
 		defer func() {
 			if p := recover(); p != nil {
@@ -189,9 +197,12 @@ func (s *Server) answer(h func(w http.ResponseWriter, r *http.Request, headersIn
 			s.refuse(out, r, fmt.Errorf("set deadline: %w", err))
 			return
 		}
-		err := hostRule(r)
-		if err == nil {
-			err = s.networks.take(network(r.RemoteAddr))
+		var err error
+		if !gate.Host(r, nil, false) {
+			err = basilica.E(basilica.Denied, "HOST_REFUSED", "on loopback this door answers to IP addresses and localhost only", "call it by its address")
+		}
+		if err == nil && !s.networks.Take(gate.Network(r.RemoteAddr)) {
+			err = tooFast()
 		}
 		if err == nil {
 			err = h(out, r, started)
@@ -246,26 +257,6 @@ func writeJSON(w http.ResponseWriter, status int, v any) {
 	_ = json.NewEncoder(w).Encode(v)
 }
 
-// hostRule: a page in a browser on this machine must not reach a door on loopback through a name that it rebound.
-func hostRule(r *http.Request) error {
-	local, ok := r.Context().Value(http.LocalAddrContextKey).(net.Addr)
-	if !ok {
-		return nil
-	}
-	at, err := netip.ParseAddrPort(local.String())
-	if err != nil || !at.Addr().Unmap().IsLoopback() {
-		return nil
-	}
-	host := r.Host
-	if h, _, err := net.SplitHostPort(host); err == nil {
-		host = h
-	}
-	if _, err := netip.ParseAddr(strings.Trim(host, "[]")); err != nil && host != "localhost" {
-		return basilica.E(basilica.Denied, "HOST", "on loopback this door answers to IP addresses and localhost only", "call it by its address")
-	}
-	return nil
-}
-
 // call is a request whose caller is known.
 type call struct {
 	caller basilica.Hotkey
@@ -312,8 +303,8 @@ func (s *Server) admit(r *http.Request, a auth, body [32]byte, may Policy) error
 			return err
 		}
 	}
-	if err := s.hotkeys.take(string(a.hotkey)); err != nil {
-		return err
+	if !s.hotkeys.Take(string(a.hotkey)) {
+		return tooFast()
 	}
 	fresh, err := s.cfg.Replays.Remember(r.Context(), string(a.hotkey), a.nonce, s.cfg.Now().Add(replayLife))
 	if err != nil {

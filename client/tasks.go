@@ -12,7 +12,7 @@ import (
 )
 
 // maxListed bounds how many tasks one miner is asked for.
-const maxListed = 100
+const maxListed = 10_000
 
 // Listed is one own task as its miner tells it.
 type Listed struct {
@@ -61,9 +61,23 @@ func (c *Client) tasksOf(ctx context.Context, miner basilica.Hotkey) ([]basilica
 	if err != nil {
 		return nil, err
 	}
+	var tasks []basilica.Task
+	for q := (basilica.TaskQuery{Limit: basilica.MaxPage}); ; {
+		page, err := c.taskPage(ctx, door, q)
+		if err != nil {
+			return nil, err
+		}
+		tasks = append(tasks, page.Tasks...)
+		if q.After = page.Next; q.After == "" || len(tasks) >= maxListed || len(page.Tasks) == 0 {
+			return tasks, nil
+		}
+	}
+}
+
+func (c *Client) taskPage(ctx context.Context, door basilica.Miner, q basilica.TaskQuery) (basilica.TaskPage, error) {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	return door.Tasks(ctx, c.cfg.Hotkey, maxListed)
+	return door.Tasks(ctx, c.cfg.Hotkey, q)
 }
 
 // find opens the door of the miner that has the task: the given one, or the index's.

@@ -562,9 +562,9 @@ func TestTaskEndToEnd(t *testing.T) {
 	if again := h.submit("k", basilica.TaskSpec{Image: "i", Inputs: []basilica.TaskFile{in}}); again.ID != task.ID {
 		t.Error("the same key gave another task")
 	}
-	tasks, err := h.miner.Tasks(ctx, client, 0)
-	if err != nil || len(tasks) != 1 || tasks[0].LogBytes != 11 {
-		t.Errorf("tasks %+v %v", tasks, err)
+	page, err := h.miner.Tasks(ctx, client, basilica.TaskQuery{})
+	if err != nil || len(page.Tasks) != 1 || page.Tasks[0].LogBytes != 11 || page.Next != "" {
+		t.Errorf("tasks %+v %v", page, err)
 	}
 	cancelled, err := h.miner.Cancel(ctx, client, task.ID)
 	if err != nil || cancelled.State != basilica.TaskSucceeded {

@@ -20,7 +20,7 @@ type Tasks interface {
 	// AddTask queues a task, or gives the one that has its idempotency key.
 	AddTask(ctx context.Context, t basilica.TaskRecord, maxOpen int) (basilica.Task, error)
 	Task(ctx context.Context, id basilica.TaskID) (basilica.TaskRecord, error)
-	TasksOf(ctx context.Context, client basilica.Hotkey, limit int) ([]basilica.TaskRecord, error)
+	TasksOf(ctx context.Context, client basilica.Hotkey, q basilica.TaskQuery) (tasks []basilica.TaskRecord, next string, err error)
 	Queued(ctx context.Context) (int, error)
 	WantCancel(ctx context.Context, client basilica.Hotkey, id basilica.TaskID, why basilica.Reason, now time.Time) (basilica.TaskRecord, error)
 	ForgetTasks(ctx context.Context, before time.Time, limit int) error
@@ -48,8 +48,6 @@ type Logs interface {
 	Read(id basilica.TaskID, offset int64, f func(basilica.LogChunk) error) (next int64, err error)
 	ForgetBefore(before time.Time, keep int64) error
 }
-
-const maxTasksListed = 1000
 
 // MayCompute refuses a client that the miner's policy does not serve (COMPUTE_NOT_ALLOWED, COMPUTE_CLOSED).
 func (m *Miner) MayCompute(_ context.Context, client basilica.Hotkey) error {
@@ -159,20 +157,17 @@ func (m *Miner) Task(ctx context.Context, caller basilica.Hotkey, id basilica.Ta
 	return m.owned(ctx, caller, id)
 }
 
-// Tasks implements basilica.Miner; limit 0 gives 100, and there are never more than 1000.
-func (m *Miner) Tasks(ctx context.Context, caller basilica.Hotkey, limit int) ([]basilica.Task, error) {
-	if limit <= 0 {
-		limit = 100
-	}
-	records, err := m.Store.TasksOf(ctx, caller, min(limit, maxTasksListed))
+// Tasks implements basilica.Miner.
+func (m *Miner) Tasks(ctx context.Context, caller basilica.Hotkey, q basilica.TaskQuery) (basilica.TaskPage, error) {
+	records, next, err := m.Store.TasksOf(ctx, caller, q)
 	if err != nil {
-		return nil, fmt.Errorf("list tasks: %w", err)
+		return basilica.TaskPage{}, fmt.Errorf("list tasks: %w", err)
 	}
-	tasks := make([]basilica.Task, 0, len(records))
+	page := basilica.TaskPage{Tasks: make([]basilica.Task, 0, len(records)), Next: next}
 	for _, t := range records {
-		tasks = append(tasks, m.shown(t))
+		page.Tasks = append(page.Tasks, m.shown(t))
 	}
-	return tasks, nil
+	return page, nil
 }
 
 // WatchTask implements basilica.Miner.

@@ -6,6 +6,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strconv"
+	"strings"
 	"time"
 
 	"basilica"
@@ -99,10 +101,44 @@ func unknownTask(id basilica.TaskID) error {
 	return basilica.E(basilica.NotFound, "TASK_UNKNOWN", fmt.Sprintf("no task %.64q of yours is here", id), "see basilica ps")
 }
 
-// TasksOf lists a client's latest tasks, newest first.
-func (m *Miner) TasksOf(ctx context.Context, client basilica.Hotkey, limit int) ([]basilica.TaskRecord, error) {
-	rows, err := m.read.QueryContext(ctx, `SELECT `+taskColumns+` FROM tasks WHERE client = $1 ORDER BY seq DESC LIMIT $2`, string(client), limit)
-	return collect(rows, err, scanTask)
+// TasksOf gives one page of a client's tasks, newest first, and where the next one begins.
+func (m *Miner) TasksOf(ctx context.Context, client basilica.Hotkey, q basilica.TaskQuery) (tasks []basilica.TaskRecord, next string, err error) {
+	labels, err := json.Marshal(q.Labels) // keys in order
+	if err != nil {
+		return nil, "", err
+	}
+	list := fmt.Sprintf("tasks\n%s\n%q\n%s\n%s", client, q.Name, labels, q.State)
+	where, args := []string{"client = $1"}, []any{string(client)}
+	and := func(condition string, values ...any) {
+		for i := range values {
+			condition = strings.Replace(condition, "?", "$"+strconv.Itoa(len(args)+i+1), 1)
+		}
+		args = append(args, values...)
+		where = append(where, condition)
+	}
+	if q.After != "" {
+		from, err := parseCursor(q.After, list)
+		if err != nil {
+			return nil, "", err
+		}
+		and("(created, id) < (?, ?)", from.at, from.id)
+	}
+	if q.Name != "" {
+		and("json_extract(CAST(spec AS TEXT), '$.name') = ?", q.Name)
+	}
+	if q.State != "" {
+		and("state = ?", string(q.State))
+	}
+	for k, v := range q.Labels {
+		and("EXISTS (SELECT 1 FROM json_each(CAST(spec AS TEXT), '$.labels') l WHERE l.key = ? AND l.value = ?)", k, v)
+	}
+	limit := pageSize(q.Limit)
+	args = append(args, limit+1)
+	rows, err := m.read.QueryContext(ctx, `SELECT `+taskColumns+` FROM tasks WHERE `+strings.Join(where, " AND ")+
+		` ORDER BY created DESC, id DESC LIMIT $`+strconv.Itoa(len(args)), args...)
+	tasks, err = collect(rows, err, scanTask)
+	tasks, next = page(tasks, limit, list, func(t basilica.TaskRecord) cursor { return cursor{micros(t.Created), string(t.ID)} })
+	return tasks, next, err
 }
 
 // OpenTasks lists all unfinished tasks in the order in which they came.

@@ -324,7 +324,7 @@ func TestForgetTasks(t *testing.T) {
 	_, err = m.WantCancel(ctx, "c", "t2", basilica.Reason{Code: "CANCELLED"}, start.Add(time.Hour))
 	must(t, err)
 	must(t, m.ForgetTasks(ctx, start.Add(time.Minute), 10))
-	left, err := m.TasksOf(ctx, "c", 10)
+	left, _, err := m.TasksOf(ctx, "c", basilica.TaskQuery{})
 	if err != nil || len(left) != 2 || left[0].ID != "t3" || left[1].ID != "t2" {
 		t.Errorf("left %+v, %v", left, err)
 	}
