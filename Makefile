@@ -51,6 +51,7 @@ lint: check
 
 generate: tools
 	bin/tools/buf generate
+	go run ./cmd/basilica explain --markdown >bin/errors.md && mv bin/errors.md docs/errors.md
 
 bench:
 	go test -run '^$$' -bench . -benchmem ./...

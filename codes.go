@@ -44,3 +44,31 @@ func Explain(code string) (Explanation, bool) {
 	}
 	return Explanation{}, false
 }
+
+// NearestCode is the code with the fewest edits from what somebody typed.
+func NearestCode(typed string) string {
+	typed = strings.ToUpper(typed[:min(len(typed), 64)])
+	return slices.MinFunc(Codes(), func(a, b Explanation) int {
+		return EditDistance(typed, a.Code) - EditDistance(typed, b.Code)
+	}).Code
+}
+
+// EditDistance is Levenshtein's: how many bytes must be put in, taken out or replaced to make b of a.
+func EditDistance(a, b string) int {
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		diagonal := row[0]
+		row[0] = i + 1
+		for j := range len(b) {
+			cost := 1
+			if a[i] == b[j] {
+				cost = 0
+			}
+			diagonal, row[j+1] = row[j+1], min(row[j+1]+1, row[j]+1, diagonal+cost)
+		}
+	}
+	return row[len(b)]
+}

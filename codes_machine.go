@@ -7,6 +7,8 @@ var machineCodes = []Explanation{
 	{"ALREADY_JOINED", "the data directory holds an identity already", "one data directory is one executor of one miner", "start it with basilica executor, or join with another data directory"},
 	{"BUSYBOX_MISSING", "no static busybox is installed", "the demonstration makes its image of it", "install it: apt-get install busybox-static"},
 	{"CLEANUP", "something of ended tasks could not be removed yet", "a mount is busy or the engine does not answer; it is tried again", "look at the executor's log; nothing is needed if it goes away"},
+	{"CODE_OF_THE_CHAIN", "a code with a dot is a word of the chain", "the chain's refusals carry their own explanation from its metadata", "read the sentence and the Fix that came with it"},
+	{"CODE_UNKNOWN", "there is no such code", "it was mistyped, or is of another version", "list them all: basilica explain"},
 	{"CONFIG_EMPTY", "the configuration file has no section", "every key stands in the section of its role", "write at least [chain] and the section of a role; see basilica config init"},
 	{"CONFIG_SIZE", "the configuration file is too large", "it is no configuration file", "give the right path with --config"},
 	{"CONFIG_SYNTAX", "the configuration file cannot be read", "it is no valid TOML, or a value is of another kind", "correct that line"},

@@ -212,7 +212,7 @@ func nearest(key string, known []string) string {
 	section, word := cutLast(key)
 	for _, k := range known {
 		s, w := cutLast(k)
-		if d := 2*distance(word, w) + distance(section, s); d < least {
+		if d := 2*basilica.EditDistance(word, w) + basilica.EditDistance(section, s); d < least {
 			best, least = k, d
 		}
 	}
@@ -222,26 +222,6 @@ func nearest(key string, known []string) string {
 func cutLast(key string) (section, word string) {
 	i := strings.LastIndexByte(key, '.')
 	return key[:max(i, 0)], key[i+1:]
-}
-
-// distance is Levenshtein's, over bytes.
-func distance(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			cost := 1
-			if a[i] == b[j] {
-				cost = 0
-			}
-			diagonal, row[j+1] = row[j+1], min(row[j+1]+1, row[j]+1, diagonal+cost)
-		}
-	}
-	return row[len(b)]
 }
 
 // overlay sets keys from the environment. A name that begins like a section's and is no key of it is refused.

@@ -114,17 +114,6 @@ func TestByteSizeRoundTrip(t *testing.T) {
 	})
 }
 
-func TestDistance(t *testing.T) {
-	for _, c := range []struct {
-		a, b string
-		want int
-	}{{"", "", 0}, {"abc", "", 3}, {"kitten", "sitting", 3}, {"listen", "listne", 2}} {
-		if got := distance(c.a, c.b); got != c.want {
-			t.Errorf("distance(%q, %q) = %d, want %d", c.a, c.b, got, c.want)
-		}
-	}
-}
-
 func TestLogHidesSecrets(t *testing.T) {
 	var out bytes.Buffer
 	log := newJSONLog(&out, slog.LevelInfo)

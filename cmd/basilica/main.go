@@ -78,6 +78,9 @@ func report(err error, jsonToo bool, stdout, stderr io.Writer) {
 	if fix := basilica.FixOf(err); fix != "" {
 		fmt.Fprintf(stderr, "Fix: %s\n", fix)
 	}
+	if _, known := basilica.Explain(basilica.CodeOf(err)); known {
+		fmt.Fprintf(stderr, "More: basilica explain %s\n", basilica.CodeOf(err))
+	}
 	if !jsonToo {
 		return
 	}
@@ -125,7 +128,7 @@ BASILICA_SECTION_KEY. Flags come last.`),
 	root.AddCommand(inGroup("client", runCommand(), psCommand(), logsCommand(), cancelCommand(), lsCommand())...)
 	root.AddCommand(inGroup("role", validatorCommand(), minerCommand(), executorCommand(), localnetCommand(), subnetCommand())...)
 	root.AddCommand(inGroup("fleet", tokenCommand(), joinCommand(), fleetCommand())...)
-	root.AddCommand(inGroup("check", configCommand(), receiptCommand(), verifyCommand(), versionCommand())...)
+	root.AddCommand(inGroup("check", explainCommand(), configCommand(), receiptCommand(), verifyCommand(), versionCommand())...)
 	root.AddCommand(taskCheckCommand())
 	return root
 }
