@@ -11,7 +11,6 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
 
 	"basilica"
@@ -30,6 +29,7 @@ const (
 	authVersion = "1"
 	maxAge      = 10 * time.Second
 	maxAhead    = 2 * time.Second
+	maxDrift    = 24 * time.Hour // beyond it no clock went wrong: it was never set, or the nonce is no time in nanoseconds
 	// replayLife is how long a nonce is remembered: longer than it can be fresh, whatever a clock does meanwhile.
 	replayLife = 60 * time.Second
 )
@@ -39,6 +39,7 @@ const (
 	codeMalformed = "AUTH_MALFORMED"
 	codeReceiver  = "AUTH_RECEIVER"
 	codeStale     = "AUTH_STALE"
+	codeUnset     = "AUTH_CLOCK_UNSET"
 	codeSignature = "AUTH_SIGNATURE"
 	codeReplayed  = "AUTH_REPLAYED"
 )
@@ -105,15 +106,44 @@ func (a auth) check(receiver basilica.Hotkey, now time.Time) error {
 		return malformed("the nonce is not a time in decimal nanoseconds")
 	}
 	age := now.Sub(time.Unix(0, made))
-	if age > maxAge || age < -maxAhead {
-		side := "behind"
-		if age < 0 {
-			side = "ahead of"
-		}
-		seconds := int64(age.Abs().Round(time.Second) / time.Second)
-		return basilica.E(basilica.Denied, codeStale, fmt.Sprintf("the request was signed by a clock %d s %s the miner's, or was %d s on its way", seconds, side, seconds), "set the clock by NTP and send the request again")
+	switch {
+	case age.Abs() > maxDrift:
+		return basilica.E(basilica.Denied, codeUnset, fmt.Sprintf("the request was signed at a time that lies %s of the miner's clock (offset %s): check that the clock is set", apart(age), offset(age)),
+			"set the caller's clock by NTP, e.g. `timedatectl set-ntp true`; a nonce is nanoseconds since 1970")
+	case age > maxAge:
+		return basilica.E(basilica.Denied, codeStale, fmt.Sprintf("the request was signed at a time %s the miner's clock (offset %s); %s is the most", apart(age), offset(age), maxAge),
+			"set the caller's clock forward by NTP, or send the request faster; where it shows the right time, tell the miner that its clock is ahead")
+	case age < -maxAhead:
+		return basilica.E(basilica.Denied, codeStale, fmt.Sprintf("the request was signed at a time %s of the miner's clock (offset %s); %s is the most", apart(age), offset(age), maxAhead),
+			"set the caller's clock back by NTP; where it shows the right time, tell the miner that its clock is behind")
 	}
 	return nil
+}
+
+// apart says how far the caller's clock lies from ours: seconds and the side; age is ours less the caller's.
+func apart(age time.Duration) string {
+	side := "behind"
+	if age < 0 {
+		side = "ahead"
+	}
+	return seconds(age.Abs()) + " s " + side
+}
+
+// offset is the caller's clock less ours, signed.
+func offset(age time.Duration) string {
+	if age < 0 {
+		return "+" + seconds(age.Abs()) + " s"
+	}
+	return "-" + seconds(age.Abs()) + " s"
+}
+
+// seconds gives at most three decimals, rounded up: what lies a little outside of a bound must not read like the bound.
+func seconds(d time.Duration) string {
+	ms := int64(d / time.Millisecond)
+	if d%time.Millisecond != 0 {
+		ms++
+	}
+	return strconv.FormatFloat(float64(ms)/1000, 'f', -1, 64)
 }
 
 // verify checks the signature under the declared scheme only, over the raw message.
@@ -159,71 +189,6 @@ type Replays interface {
 	// Remember records (hotkey, nonce) until a time and says whether it was new. Where a hotkey has too many on record the
 	// error is Exhausted.
 	Remember(ctx context.Context, hotkey, nonce string, until time.Time) (fresh bool, err error)
-}
-
-// Bounds of MemoryReplays.
-const (
-	maxNonces  = 4096 // of one hotkey
-	maxHotkeys = 4096
-)
-
-// MemoryReplays is Replays for one process; it forgets with it, so a request may pass again within its ten seconds after
-// a restart.
-type MemoryReplays struct {
-	now func() time.Time
-
-	mu   sync.Mutex
-	seen map[string]map[string]time.Time
-}
-
-// NewMemoryReplays makes an empty store.
-func NewMemoryReplays(now func() time.Time) *MemoryReplays {
-	return &MemoryReplays{now: now, seen: make(map[string]map[string]time.Time)}
-}
-
-// Remember implements Replays.
-func (m *MemoryReplays) Remember(_ context.Context, hotkey, nonce string, until time.Time) (bool, error) {
-	now := m.now()
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	own := m.seen[hotkey]
-	if own == nil {
-		if len(m.seen) >= maxHotkeys {
-			for k := range m.seen {
-				m.prune(k, now)
-			}
-		}
-		if len(m.seen) >= maxHotkeys {
-			return false, basilica.E(basilica.Exhausted, "REPLAY_STORE_FULL", "too many callers at once", "try again in a minute")
-		}
-		own = make(map[string]time.Time)
-		m.seen[hotkey] = own
-	}
-	if at, ok := own[nonce]; ok && at.After(now) {
-		return false, nil
-	}
-	if len(own) >= maxNonces {
-		m.prune(hotkey, now)
-	}
-	if len(own) >= maxNonces {
-		return false, basilica.E(basilica.Exhausted, "REPLAY_STORE_FULL", "too many requests of this hotkey at once", "try again in a minute")
-	}
-	own[nonce] = until
-	m.seen[hotkey] = own
-	return true, nil
-}
-
-// prune forgets what has ended; the caller holds mu.
-func (m *MemoryReplays) prune(hotkey string, now time.Time) {
-	own := m.seen[hotkey]
-	for nonce, at := range own {
-		if !at.After(now) {
-			delete(own, nonce)
-		}
-	}
-	if len(own) == 0 {
-		delete(m.seen, hotkey)
-	}
 }
 
 // isAuth says whether an error is a refused signature.

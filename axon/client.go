@@ -196,7 +196,7 @@ func (c *Client) send(ctx context.Context, out outgoing) (*http.Response, error)
 	if err != nil {
 		return nil, c.unreachable(ctx, err)
 	}
-	if res.StatusCode == http.StatusOK || res.StatusCode == http.StatusNoContent {
+	if res.StatusCode == http.StatusOK || res.StatusCode == http.StatusCreated {
 		return res, nil
 	}
 	defer res.Body.Close()
@@ -384,13 +384,27 @@ func (c *Client) WatchTask(ctx context.Context, _ basilica.Hotkey, id basilica.T
 
 func blobPath(sum basilica.Digest) string { return "/v1/blobs/sha256:" + sum.String() }
 
+// Plan implements basilica.Miner.
+func (c *Client) Plan(ctx context.Context, _ basilica.Hotkey, spec []byte) (basilica.Plan, error) {
+	return exchange[basilica.Plan](ctx, c, http.MethodPost, "/v1/plan", planRequest{Spec: spec}, false)
+}
+
+// BlobState implements basilica.Miner.
+func (c *Client) BlobState(ctx context.Context, _ basilica.Hotkey, blob basilica.Blob) (basilica.BlobState, error) {
+	state, err := exchange[basilica.BlobState](ctx, c, http.MethodGet, blobPath(blob.SHA256)+"/state?size="+strconv.FormatInt(blob.Size, 10), nil, false)
+	if err == nil && (state.Bytes < 0 || state.Bytes > blob.Size) {
+		err = badAnswer(fmt.Errorf("%d of %d bytes", state.Bytes, blob.Size))
+	}
+	return state, err
+}
+
 // PutBlob implements basilica.Miner.
-func (c *Client) PutBlob(ctx context.Context, _ basilica.Hotkey, blob basilica.Blob, content io.Reader) error {
+func (c *Client) PutBlob(ctx context.Context, _ basilica.Hotkey, blob basilica.Blob, offset int64, content io.Reader) error {
 	ctx, alive, stop := guard(ctx, stallTime)
 	defer stop()
 	res, err := c.send(ctx, outgoing{
-		method: http.MethodPut, target: blobPath(blob.SHA256) + "?size=" + strconv.FormatInt(blob.Size, 10), sum: blob.SHA256,
-		body: lively{content, alive}, size: blob.Size,
+		method: http.MethodPut, target: fmt.Sprintf("%s?size=%d&offset=%d", blobPath(blob.SHA256), blob.Size, offset), sum: blob.SHA256,
+		body: lively{content, alive}, size: blob.Size - offset,
 	})
 	if err != nil {
 		return err
@@ -410,26 +424,39 @@ func (l lively) Read(p []byte) (int, error) {
 	return l.r.Read(p)
 }
 
-// GetBlob implements basilica.Miner. Content that does not match its address is refused after the last byte: the caller
-// must not keep what w got when this fails.
-func (c *Client) GetBlob(ctx context.Context, _ basilica.Hotkey, sum basilica.Digest, w io.Writer) error {
+// GetBlob implements basilica.Miner. A whole that does not match its address is refused after the last byte: the caller
+// must not keep what w got then. Of a blob from another offset on, the caller alone can tell whether it fits what it has.
+func (c *Client) GetBlob(ctx context.Context, _ basilica.Hotkey, sum basilica.Digest, offset int64, w io.Writer) error {
 	ctx, alive, stop := guard(ctx, stallTime)
 	defer stop()
-	res, err := c.send(ctx, outgoing{method: http.MethodGet, target: blobPath(sum), sum: emptyBody})
+	res, err := c.send(ctx, outgoing{method: http.MethodGet, target: fmt.Sprintf("%s?offset=%d", blobPath(sum), offset), sum: emptyBody})
 	if err != nil {
 		return err
 	}
 	defer res.Body.Close()
 	hash := sha256.New()
-	n, err := io.Copy(io.MultiWriter(hash, w), io.LimitReader(lively{res.Body, alive}, basilica.MaxBlobBytes+1))
-	if err != nil {
-		if ctx.Err() != nil {
-			return context.Cause(ctx)
-		}
-		return fmt.Errorf("fetch blob: %w", err)
-	}
-	if n > basilica.MaxBlobBytes || basilica.Digest(hash.Sum(nil)) != sum {
+	sink := &written{w: io.MultiWriter(hash, w)}
+	n, err := io.Copy(sink, io.LimitReader(lively{res.Body, alive}, basilica.MaxBlobBytes-offset+1))
+	switch {
+	case sink.err != nil:
+		return fmt.Errorf("keep blob: %w", sink.err)
+	case err != nil:
+		return c.unreachable(ctx, err)
+	case n > basilica.MaxBlobBytes-offset || offset == 0 && basilica.Digest(hash.Sum(nil)) != sum:
 		return basilica.E(basilica.Conflict, "BLOB_DIGEST", "the miner sent content that does not match its address", "do not trust this copy")
 	}
 	return nil
+}
+
+// written tells an error of the caller's writer from one of the connection.
+type written struct {
+	w   io.Writer
+	err error
+}
+
+// Write implements io.Writer.
+func (w *written) Write(p []byte) (int, error) {
+	n, err := w.w.Write(p)
+	w.err = err
+	return n, err
 }

@@ -22,7 +22,7 @@ import (
 
 func TestServeEndsWatches(t *testing.T) {
 	m := newMarket(t, nil) // for its keys and client; its own door is not used
-	s, err := NewServer(m.shop, ServerConfig{Hotkey: basilica.Hotkey(m.miner.SS58()), Key: m.key, Replays: NewMemoryReplays(m.now), Now: m.now, Log: slog.New(slog.DiscardHandler)})
+	s, err := NewServer(m.shop, ServerConfig{Hotkey: basilica.Hotkey(m.miner.SS58()), Key: m.key, Replays: newReplays(t, m.now), Now: m.now, Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -58,7 +58,7 @@ func TestServeEndsWatches(t *testing.T) {
 // not its path reads one.
 func TestUnsentBodyEndsConnection(t *testing.T) {
 	m := newMarket(t, nil) // for its keys; its own door is not used
-	s, err := NewServer(m.shop, ServerConfig{Hotkey: basilica.Hotkey(m.miner.SS58()), Replays: NewMemoryReplays(m.now), Now: m.now, Log: slog.New(slog.DiscardHandler)})
+	s, err := NewServer(m.shop, ServerConfig{Hotkey: basilica.Hotkey(m.miner.SS58()), Replays: newReplays(t, m.now), Now: m.now, Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -146,34 +146,10 @@ func TestRepeatsAreSignedAnew(t *testing.T) {
 	}
 }
 
-func TestConnCap(t *testing.T) {
-	limit := newConnCap(3, 2)
-	a, b := net.Pipe()
-	defer b.Close()
-	limit.watch(a, http.StateNew)
-	limit.watch(a, http.StateClosed)
-	limit.watch(a, http.StateClosed)
-	if len(limit.conns) != 0 || len(limit.by) != 0 {
-		t.Fatal(limit.conns, limit.by)
-	}
-	ends := make([]net.Conn, 3)
-	for i := range ends {
-		near, far := net.Pipe()
-		defer far.Close()
-		ends[i] = near
-		limit.watch(near, http.StateNew)
-	}
-	for i, wantOpen := range []bool{true, true, false} { // a pipe has no address, so all are of one network
-		if err := ends[i].SetDeadline(time.Time{}); (err == nil) != wantOpen {
-			t.Errorf("connection %d: %v", i, err)
-		}
-	}
-}
-
 // TestStreamsOfOneHotkeyAreBounded: one caller's watches and transfers must not take the whole door.
 func TestStreamsOfOneHotkeyAreBounded(t *testing.T) {
 	m := newMarket(t, nil) // for its keys; its own door is not used
-	s, err := NewServer(m.shop, ServerConfig{Hotkey: basilica.Hotkey(m.miner.SS58()), Key: m.key, Replays: NewMemoryReplays(m.now), Now: m.now, Log: slog.New(slog.DiscardHandler)})
+	s, err := NewServer(m.shop, ServerConfig{Hotkey: basilica.Hotkey(m.miner.SS58()), Key: m.key, Replays: newReplays(t, m.now), Now: m.now, Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -195,10 +171,10 @@ func TestStreamsOfOneHotkeyAreBounded(t *testing.T) {
 	if err := c.WatchTask(t.Context(), "", "t", 0, func(basilica.TaskEvent) error { return nil }); basilica.CodeOf(err) != "STREAMS" {
 		t.Errorf("a watch too many: %v", err)
 	}
-	if err := c.PutBlob(t.Context(), "", basilica.Blob{Size: 1}, strings.NewReader("x")); basilica.CodeOf(err) != "STREAMS" {
+	if err := c.PutBlob(t.Context(), "", basilica.Blob{Size: 1}, 0, strings.NewReader("x")); basilica.CodeOf(err) != "STREAMS" {
 		t.Errorf("an upload too many: %v", err)
 	}
-	if err := c.GetBlob(t.Context(), "", basilica.Digest{1}, io.Discard); basilica.CodeOf(err) != "STREAMS" {
+	if err := c.GetBlob(t.Context(), "", basilica.Digest{1}, 0, io.Discard); basilica.CodeOf(err) != "STREAMS" {
 		t.Errorf("a download too many: %v", err)
 	}
 	stop()

@@ -63,6 +63,24 @@ func (s *Server) submit(w http.ResponseWriter, r *http.Request, c call) error {
 	return nil
 }
 
+// planRequest is the body of a plan.
+type planRequest struct {
+	Spec []byte `json:"spec"`
+}
+
+func (s *Server) plan(w http.ResponseWriter, r *http.Request, c call) error {
+	req, err := decode[planRequest](c.body)
+	if err != nil {
+		return err
+	}
+	plan, err := s.miner.Plan(r.Context(), c.caller, req.Spec)
+	if err != nil {
+		return err
+	}
+	writeJSON(w, http.StatusOK, plan)
+	return nil
+}
+
 func validKey(key string) bool {
 	if key == "" || len(key) > maxIdempotency {
 		return false
@@ -216,6 +234,33 @@ func blobName(r *http.Request) (basilica.Digest, error) {
 	return sum, nil
 }
 
+// blobState says how much of a blob need not be sent.
+func (s *Server) blobState(w http.ResponseWriter, r *http.Request, c call) error {
+	blob, err := blobAsked(r)
+	if err != nil {
+		return err
+	}
+	state, err := s.miner.BlobState(r.Context(), c.caller, blob)
+	if err != nil {
+		return err
+	}
+	writeJSON(w, http.StatusOK, state)
+	return nil
+}
+
+// blobAsked reads a blob's name and its size.
+func blobAsked(r *http.Request) (basilica.Blob, error) {
+	sum, err := blobName(r)
+	if err != nil {
+		return basilica.Blob{}, err
+	}
+	size, err := number(r, "size", 0, basilica.MaxBlobBytes, -1)
+	if err == nil && size < 0 {
+		err = basilica.E(basilica.Invalid, "BLOB_SIZE", "the target does not say the blob's size", "add ?size=BYTES")
+	}
+	return basilica.Blob{SHA256: sum, Size: size}, err
+}
+
 // putBlob takes content whose digest stands in the target: the signature is checked before a byte of it is read.
 func (s *Server) putBlob(w http.ResponseWriter, r *http.Request, headersIn time.Time) error {
 	a, err := s.headers(r, headersIn)
@@ -229,14 +274,16 @@ func (s *Server) putBlob(w http.ResponseWriter, r *http.Request, headersIn time.
 	if err := s.admit(r, a, sum, s.cfg.Compute); err != nil {
 		return err
 	}
-	size, err := number(r, "size", 0, basilica.MaxBlobBytes, -1)
-	switch {
-	case err != nil:
+	blob, err := blobAsked(r)
+	if err != nil {
 		return err
-	case size < 0:
-		return basilica.E(basilica.Invalid, "BLOB_SIZE", "the target does not say the blob's size", "add ?size=BYTES")
-	case r.ContentLength >= 0 && r.ContentLength != size:
-		return basilica.E(basilica.Invalid, "BLOB_SIZE", "the body's length is not the size that the target says", "send the whole blob")
+	}
+	offset, err := number(r, "offset", 0, blob.Size, 0)
+	if err != nil {
+		return err
+	}
+	if r.ContentLength >= 0 && r.ContentLength != blob.Size-offset {
+		return basilica.E(basilica.Invalid, "BLOB_SIZE", "the body's length is not what the target says: size less offset", "send the blob from the offset to its end")
 	}
 	leave, err := s.transfers.enter(a.hotkey)
 	if err != nil {
@@ -244,8 +291,8 @@ func (s *Server) putBlob(w http.ResponseWriter, r *http.Request, headersIn time.
 	}
 	defer leave()
 	rc := http.NewResponseController(w)
-	body := &blobReader{r: r.Body, rc: rc, left: size}
-	if err := s.miner.PutBlob(r.Context(), a.hotkey, basilica.Blob{SHA256: sum, Size: size}, body); err != nil {
+	body := &blobReader{r: r.Body, rc: rc, left: blob.Size - offset}
+	if err := s.miner.PutBlob(r.Context(), a.hotkey, blob, offset, body); err != nil {
 		return err
 	}
 	if err := rc.SetReadDeadline(time.Time{}); err != nil {
@@ -254,7 +301,7 @@ func (s *Server) putBlob(w http.ResponseWriter, r *http.Request, headersIn time.
 	if err := rc.SetWriteDeadline(time.Now().Add(replyTime)); err != nil {
 		return fmt.Errorf("set deadline: %w", err)
 	}
-	w.WriteHeader(http.StatusNoContent)
+	w.WriteHeader(http.StatusCreated)
 	return nil
 }
 
@@ -293,6 +340,10 @@ func (s *Server) getBlob(w http.ResponseWriter, r *http.Request, c call) error {
 	if err != nil {
 		return err
 	}
+	offset, err := number(r, "offset", 0, basilica.MaxBlobBytes, 0)
+	if err != nil {
+		return err
+	}
 	leave, err := s.transfers.enter(c.caller)
 	if err != nil {
 		return err
@@ -300,7 +351,7 @@ func (s *Server) getBlob(w http.ResponseWriter, r *http.Request, c call) error {
 	defer leave()
 	w.Header().Set("Content-Type", "application/octet-stream")
 	out := &blobWriter{w: w, rc: http.NewResponseController(w)}
-	if err := s.miner.GetBlob(r.Context(), c.caller, sum, out); err != nil {
+	if err := s.miner.GetBlob(r.Context(), c.caller, sum, offset, out); err != nil {
 		return err
 	}
 	if !out.begun {

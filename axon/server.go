@@ -112,6 +112,8 @@ func NewServer(m basilica.Miner, cfg ServerConfig) (*Server, error) {
 	s.mux.HandleFunc("GET /v1/tasks/{id}", s.signed(compute, s.task))
 	s.mux.HandleFunc("GET /v1/tasks/{id}/events", s.signed(compute, s.watch))
 	s.mux.HandleFunc("POST /v1/tasks/{id}/cancel", s.signed(compute, s.cancel))
+	s.mux.HandleFunc("POST /v1/plan", s.signed(compute, s.plan))
+	s.mux.HandleFunc("GET /v1/blobs/{name}/state", s.signed(compute, s.blobState))
 	s.mux.HandleFunc("PUT /v1/blobs/{name}", s.answer(s.putBlob))
 	s.mux.HandleFunc("GET /v1/blobs/{name}", s.signed(compute, s.getBlob))
 	s.mux.HandleFunc("/", s.answer(func(http.ResponseWriter, *http.Request, time.Time) error {

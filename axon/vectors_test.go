@@ -86,7 +86,7 @@ func TestSessionVectors(t *testing.T) {
 		t.Fatal(err)
 	}
 	now := time.Unix(0, first)
-	replays := NewMemoryReplays(func() time.Time { return now })
+	replays := newReplays(t, func() time.Time { return now })
 	for _, s := range file.Sessions {
 		t.Run(s.Case, func(t *testing.T) {
 			want, known := codes[s.Verifier.Error]
