@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"basilica"
+	"basilica/internal/crashpoint"
 )
 
 // Listen makes the socket of the miner with that data directory, mode 0600. A socket that nobody answers on is replaced; a
@@ -131,6 +132,9 @@ func read(r *http.Request, into any) error {
 
 func (s *Server) route(pattern string, f func(*http.Request) (any, error)) {
 	s.mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
+		if crashpoint.On {
+			defer crashpoint.Around(crashpoint.Request("admin.server", r))()
+		}
 		v, err := f(r)
 		code := http.StatusOK
 		if err != nil {

@@ -19,6 +19,7 @@ import (
 
 	"basilica"
 	"basilica/attest"
+	"basilica/internal/crashpoint"
 )
 
 // Environment of the child.
@@ -185,9 +186,11 @@ func (c Child) Serve(ctx context.Context, ch io.ReadWriteCloser, b attest.Bindin
 		return fmt.Errorf("start attestor: %w", err)
 	}
 	cmd.Stderr = &lines{log: c.Log, left: maxStderr}
+	crashpoint.Hit("attestor.start.before")
 	if err := cmd.Start(); err != nil {
 		return errors.Join(errAttestor.With(err), ch.Close())
 	}
+	crashpoint.Hit("attestor.start.after")
 	var hungUp atomic.Bool
 	in := make(chan error, 1)
 	go func() { // ends when the channel is closed: by the validator, or by its owner once Serve has returned
@@ -208,6 +211,7 @@ func (c Child) Serve(ctx context.Context, ch io.ReadWriteCloser, b attest.Bindin
 	ours := hungUp.Load() || ctx.Err() != nil // then how the child ended says nothing
 	errClose := ch.Close()
 	errWait := cmd.Wait()
+	crashpoint.Hit("attestor.ended")
 	var errIn error
 	select {
 	case errIn = <-in:

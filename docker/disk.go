@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"basilica"
+	"basilica/internal/crashpoint"
 )
 
 // outputInodes bounds the files of one output directory: an inode takes kernel memory that no size limit counts.
@@ -29,6 +30,7 @@ func MountOutput(dir string, bytes int64) error {
 		return fmt.Errorf("make output directory: %w", err)
 	}
 	options := fmt.Sprintf("size=%d,nr_inodes=%d,mode=0777", bytes, outputInodes)
+	crashpoint.Hit("docker.mount.before")
 	err := unix.Mount("basilica-out", dir, "tmpfs", unix.MS_NODEV|unix.MS_NOSUID|unix.MS_NOEXEC, options)
 	if errors.Is(err, unix.EPERM) {
 		err = basilica.E(basilica.Denied, "MOUNT_DENIED", "this process may not mount the size-limited output directory", "run the executor as root or with CAP_SYS_ADMIN").With(err)
@@ -36,6 +38,7 @@ func MountOutput(dir string, bytes int64) error {
 	if err != nil {
 		return errors.Join(fmt.Errorf("mount output directory: %w", err), os.Remove(dir))
 	}
+	crashpoint.Hit("docker.mount.after")
 	return nil
 }
 
@@ -48,9 +51,11 @@ func UnmountAll(root string) error {
 	var errs []error
 	for _, dir := range mounted {
 		// Lazily: a process that still looks into it must not keep it.
+		crashpoint.Hit("docker.unmount.before")
 		if err := unix.Unmount(dir, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {
 			errs = append(errs, fmt.Errorf("unmount %s: %w", dir, err))
 		}
+		crashpoint.Hit("docker.unmount.after")
 	}
 	return errors.Join(errs...)
 }

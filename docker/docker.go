@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"net/http"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -19,6 +20,7 @@ import (
 	"github.com/moby/moby/client"
 
 	"basilica"
+	"basilica/internal/crashpoint"
 )
 
 // DefaultHost is where the engine listens unless the configuration says otherwise.
@@ -43,7 +45,14 @@ func New(host string, log *slog.Logger) (*Engine, error) {
 	if !strings.HasPrefix(host, "unix://") {
 		return nil, basilica.E(basilica.Invalid, "DOCKER_REMOTE", fmt.Sprintf("the engine %q is not a Unix socket of this machine", host), "set executor.docker_host to unix:///var/run/docker.sock or another local socket")
 	}
-	api, err := client.New(client.WithHost(host))
+	options := []client.Opt{client.WithHost(host)}
+	if crashpoint.On {
+		options = append(options, client.WithHTTPRequestHook(func(r *http.Request) error {
+			crashpoint.Hit(crashpoint.Request("docker", r) + ".before")
+			return nil
+		}), client.WithHTTPResponseHook(func(r *http.Response) { crashpoint.Hit(crashpoint.Request("docker", r.Request) + ".after") }))
+	}
+	api, err := client.New(options...)
 	if err != nil {
 		return nil, fmt.Errorf("make engine client: %w", err)
 	}

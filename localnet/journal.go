@@ -14,6 +14,7 @@ import (
 	"syscall"
 
 	"basilica"
+	"basilica/internal/crashpoint"
 	"basilica/pallet"
 	"basilica/scale"
 )
@@ -148,6 +149,7 @@ func frame(record []byte) []byte {
 }
 
 func (j *journal) write(record []byte) error {
+	defer crashpoint.Around("localnet.journal.write")()
 	if _, err := j.file.Write(frame(record)); err != nil {
 		return fmt.Errorf("write the chain's file: %w", err)
 	}

@@ -17,6 +17,7 @@ import (
 	"github.com/pelletier/go-toml/v2"
 
 	"basilica"
+	"basilica/internal/crashpoint"
 )
 
 const maxConfigBytes = 1 << 20
@@ -334,6 +335,7 @@ func writeFile(path string, content []byte) (err error) {
 	if err := f.Sync(); err != nil {
 		return err
 	}
+	defer crashpoint.Around("node.file.rename")()
 	if err := os.Rename(f.Name(), path); err != nil {
 		return err
 	}

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"basilica"
+	"basilica/internal/crashpoint"
 )
 
 // DialConfig says whom to meet and as whom. Zero limits take the defaults named beside them.
@@ -214,6 +215,9 @@ func (c *Client) Subsystem(ctx context.Context, name string) (io.ReadWriteCloser
 	st := &stream{ch: ch, stop: stop, exit: -1}
 	st.wg.Go(func() { st.collectRequests(reqs) })
 	st.wg.Go(func() { st.collectStderr(ch.Stderr()) })
+	if crashpoint.On {
+		defer crashpoint.Around("sshdoor.client." + name)()
+	}
 	ok, err := ch.SendRequest("subsystem", true, ssh.Marshal(struct{ Name string }{name}))
 	if err != nil {
 		err = unreachable(err)

@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"basilica"
+	"basilica/internal/crashpoint"
 )
 
 // Config is what a server needs. Zero limits take the defaults named beside them.
@@ -408,6 +409,9 @@ func (s *Server) serveSession(ctx context.Context, log *slog.Logger, sc *ssh.Ser
 		ssh.DiscardRequests(reqs)
 	})
 	began := s.cfg.Now()
+	if crashpoint.On {
+		defer crashpoint.Around("sshdoor.server." + name)()
+	}
 	err := runHandler(ctx, log, handler, Session{
 		SessionID:   sc.SessionID(),
 		HostKeyBlob: s.cfg.HostKey.PublicKey().Marshal(),

@@ -12,6 +12,7 @@ import (
 	"sync"
 
 	"basilica"
+	"basilica/internal/crashpoint"
 )
 
 // Blobs keeps content under its own SHA-256 as plain files: DIR/ab/abcd…, written beside and renamed, so that a name
@@ -109,6 +110,7 @@ func (b *Blobs) link(from, to string) (bool, error) {
 	if _, err := os.Stat(to); err == nil {
 		return false, nil
 	}
+	defer crashpoint.Around("store.Blobs.rename")()
 	if err := os.Rename(from, to); err != nil {
 		return false, fmt.Errorf("store blob: %w", err)
 	}
@@ -200,6 +202,7 @@ func (b *Blobs) Delete(sum basilica.Digest) error {
 	if err != nil {
 		return fmt.Errorf("delete blob: %w", err)
 	}
+	defer crashpoint.Around("store.Blobs.remove")()
 	if err := os.Remove(path); err != nil {
 		return fmt.Errorf("delete blob: %w", err)
 	}

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"basilica"
+	"basilica/internal/crashpoint"
 )
 
 // Executor keeps what one machine must not lose: its GPU ledger, its attempts and which blobs they need. Every method is
@@ -322,6 +323,7 @@ func (l *TaskLogs) Forget(id basilica.TaskID) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	delete(l.sizes, id)
+	defer crashpoint.Around("store.TaskLogs.Forget.remove")()
 	if err := os.Remove(l.path(id)); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("remove task log: %w", err)
 	}

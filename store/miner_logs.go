@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"basilica"
+	"basilica/internal/crashpoint"
 )
 
 const (
@@ -112,9 +113,11 @@ func (l *TaskLogs) Append(id basilica.TaskID, c basilica.LogChunk) (err error) {
 		part := data[:min(len(data), maxLogChunk)]
 		data = data[len(part):]
 		record := append(binary.BigEndian.AppendUint32([]byte{byte(c.Stream)}, uint32(len(part))), part...)
+		crashpoint.Hit("store.TaskLogs.Append.write.before")
 		if _, err := f.WriteAt(record, size.file); err != nil {
 			return fmt.Errorf("write task log: %w", err)
 		}
+		crashpoint.Hit("store.TaskLogs.Append.write.after")
 		size.add(len(part))
 		l.sizes[id] = size
 	}

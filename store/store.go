@@ -19,6 +19,7 @@ import (
 	"modernc.org/sqlite"
 
 	"basilica"
+	"basilica/internal/crashpoint"
 )
 
 //go:embed migrations
@@ -132,9 +133,11 @@ func (db *DB) tx(ctx context.Context, f func(*sql.Tx) error) error {
 	if err := f(tx); err != nil {
 		return mapped(errors.Join(err, ignoreDone(tx.Rollback())))
 	}
+	crashpoint.HitCaller(1, "commit.before")
 	if err := tx.Commit(); err != nil {
 		return mapped(fmt.Errorf("commit: %w", err))
 	}
+	crashpoint.HitCaller(1, "commit.after")
 	return nil
 }
 

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"basilica"
+	"basilica/internal/crashpoint"
 )
 
 // evidencePath is where a record of raw frames stands.
@@ -40,6 +41,7 @@ func (v *Validator) PutEvidence(record []byte) (_ basilica.Blob, err error) {
 	if err := f.Sync(); err != nil {
 		return basilica.Blob{}, err
 	}
+	defer crashpoint.Around("store.Validator.PutEvidence.rename")()
 	if err := os.Rename(f.Name(), v.evidencePath(blob.SHA256)); err != nil {
 		return basilica.Blob{}, err
 	}
@@ -81,6 +83,7 @@ func (v *Validator) DropEvidence(ctx context.Context, maxCount int, maxBytes int
 		if i < maxCount && bytes <= maxBytes {
 			continue
 		}
+		crashpoint.Hit("store.Validator.DropEvidence.remove.before")
 		if err := os.Remove(v.evidencePath(b.SHA256)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return n, fmt.Errorf("drop evidence: %w", err)
 		}

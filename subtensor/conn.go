@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/coder/websocket"
+
+	"basilica/internal/crashpoint"
 )
 
 const (
@@ -284,6 +286,9 @@ func (c *conn) ask(ctx context.Context, sub *subscription, method string, params
 	data, err := json.Marshal(map[string]any{"jsonrpc": "2.0", "id": id, "method": method, "params": params})
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", method, err)
+	}
+	if crashpoint.On {
+		defer crashpoint.Around("subtensor." + method)()
 	}
 	if err := c.ws.Write(ctx, websocket.MessageText, data); err != nil {
 		if ctx.Err() != nil {

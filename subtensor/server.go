@@ -17,6 +17,7 @@ import (
 	"golang.org/x/net/netutil"
 
 	"basilica"
+	"basilica/internal/crashpoint"
 	"basilica/pallet"
 )
 
@@ -384,6 +385,9 @@ func (s *Server) dispatch(session *session, q request) (result any, start func()
 	m, known := s.methods[q.Method]
 	if !known {
 		return nil, nil, &fault{Code: -32601, Message: "Method not found"}
+	}
+	if crashpoint.On {
+		defer crashpoint.Around("subtensor.server." + q.Method)()
 	}
 	var p params
 	if len(q.Params) > 0 && string(q.Params) != "null" {

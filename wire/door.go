@@ -21,6 +21,7 @@ import (
 	"google.golang.org/grpc/tap"
 
 	"basilica"
+	"basilica/internal/crashpoint"
 )
 
 // Limits of every door and every call.
@@ -115,12 +116,18 @@ func (d *door) enter(ctx context.Context, method string, streams map[string]bool
 
 func (d *door) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (_ any, err error) {
 	defer d.finish(ctx, info.FullMethod, &err)
+	if crashpoint.On {
+		defer crashpoint.Around(pointOf("server", info.FullMethod))()
+	}
 	return handler(ctx, req)
 }
 
 func (d *door) stream(serving context.Context) grpc.StreamServerInterceptor {
 	return func(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) (err error) {
 		defer d.finish(ss.Context(), info.FullMethod, &err)
+		if crashpoint.On {
+			ss = crashServerStream{ss, pointOf("server", info.FullMethod)}
+		}
 		ctx, cancel := context.WithCancelCause(ss.Context())
 		defer cancel(nil)
 		closing := basilica.E(basilica.Unavailable, "DOOR_CLOSED", "the peer is shutting down", "try again")

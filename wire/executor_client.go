@@ -17,6 +17,7 @@ import (
 	"google.golang.org/grpc/keepalive"
 
 	"basilica"
+	"basilica/internal/crashpoint"
 	"basilica/pki"
 	"basilica/wire/wirepb"
 )
@@ -128,6 +129,9 @@ func clientTLS(now func() time.Time, verify func(tls.ConnectionState) error) *tl
 
 // dial makes a lazy connection that tries again by itself with growing pauses.
 func dial(addr string, conf *tls.Config, transport Transport, extra ...grpc.DialOption) (*grpc.ClientConn, error) {
+	if crashpoint.On {
+		extra = append(extra, grpc.WithUnaryInterceptor(crashCall), grpc.WithStreamInterceptor(crashStream))
+	}
 	conn, err := grpc.NewClient("passthrough:///"+addr, append([]grpc.DialOption{
 		grpc.WithTransportCredentials(credentials.NewTLS(conf)),
 		grpc.WithContextDialer(transport),

@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"basilica/internal/crashpoint"
 	"basilica/node"
 )
 
@@ -44,6 +45,7 @@ func runRole(cmd *cobra.Command, at *commonFlags, name string, reporter *node.Re
 	if err != nil {
 		return err
 	}
+	crashpoint.Listen()
 	deps.Log = deps.Log.With("role", name)
 	slog.SetDefault(deps.Log) // what net/http says of a panic comes through here
 	deps.Ready = func(addrs map[string]string) {

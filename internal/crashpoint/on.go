@@ -5,24 +5,39 @@
 package crashpoint
 
 import (
+	"net/http"
 	"os"
+	"os/signal"
+	"runtime"
 	"strconv"
 	"strings"
 	"sync"
 	"syscall"
 )
 
-// The environment tells a process of this build what to do: BASILICA_CRASH is NAME or NAME#N (die at the Nth hit of that
-// name, from 1), BASILICA_CRASH_TRACE a file to which every name is appended at its first hit.
+// On says that this is a build of the tag `crash`.
+const On = true
+
+// The environment tells a process of this build what to do. BASILICA_CRASH_PLAN names a file whose content is NAME or
+// NAME#N: die at the Nth hit of that name, from 1. It is read at the first hit and at every SIGUSR1, which begins to count
+// anew. BASILICA_CRASH is the same as text, for the time before the first SIGUSR1. BASILICA_CRASH_TRACE names a file to
+// which every name is appended at its first hit, and "--" at every SIGUSR1.
 var plan = sync.OnceValue(func() *state {
-	s := &state{seen: map[string]int{}, at: 1}
-	s.name, _, _ = strings.Cut(os.Getenv("BASILICA_CRASH"), "#")
-	if _, n, ok := strings.Cut(os.Getenv("BASILICA_CRASH"), "#"); ok {
-		s.at, _ = strconv.Atoi(n)
-	}
+	s := &state{}
 	if path := os.Getenv("BASILICA_CRASH_TRACE"); path != "" {
 		s.trace, _ = os.OpenFile(path, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
 	}
+	s.take(os.Getenv("BASILICA_CRASH"))
+	if os.Getenv("BASILICA_CRASH") == "" {
+		s.read()
+	}
+	told := make(chan os.Signal, 1)
+	signal.Notify(told, syscall.SIGUSR1)
+	go func() {
+		for range told {
+			s.read()
+		}
+	}()
 	return s
 })
 
@@ -34,17 +49,93 @@ type state struct {
 	trace *os.File
 }
 
+func (s *state) read() {
+	text, _ := os.ReadFile(os.Getenv("BASILICA_CRASH_PLAN"))
+	s.take(strings.TrimSpace(string(text)))
+}
+
+func (s *state) take(text string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	name, count, _ := strings.Cut(text, "#")
+	s.name, s.at, s.seen = name, 1, map[string]int{}
+	if n, err := strconv.Atoi(count); err == nil {
+		s.at = n
+	}
+	s.note("--")
+}
+
+func (s *state) note(line string) {
+	if s.trace != nil {
+		_, _ = s.trace.WriteString(line + "\n")
+	}
+}
+
+// Listen makes the process hear SIGUSR1 from now on, not only from its first hit on: unheard, the signal would end it.
+func Listen() { plan() }
+
 // Hit is a named place where the process may be told to die.
 func Hit(name string) {
 	s := plan()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.seen[name]++
-	if s.seen[name] == 1 && s.trace != nil {
-		_, _ = s.trace.WriteString(name + "\n")
+	if s.seen[name] == 1 {
+		s.note(name)
 	}
 	if name == s.name && s.seen[name] == s.at {
 		_ = syscall.Kill(syscall.Getpid(), syscall.SIGKILL)
 		select {}
 	}
+}
+
+// HitCaller is Hit at the place FUNCTION.what, for the function that stands skip frames above the one that calls HitCaller.
+func HitCaller(skip int, what string) {
+	var pc [1]uintptr
+	runtime.Callers(skip+2, pc[:])
+	frame, _ := runtime.CallersFrames(pc[:]).Next()
+	name := frame.Function // e.g. basilica/store.(*Miner).AddTask, or …AddTask.func1 for what stands in a literal of it
+	name = name[strings.LastIndexByte(name, '/')+1:]
+	parts := strings.Split(strings.NewReplacer("(*", "", ")", "").Replace(name), ".")
+	for len(parts) > 2 && strings.HasPrefix(parts[len(parts)-1], "func") {
+		parts = parts[:len(parts)-1]
+	}
+	Hit(strings.Join(parts, ".") + "." + what)
+}
+
+// Around is Hit at name.before and, by the function that it gives, at name.after.
+func Around(name string) func() {
+	Hit(name + ".before")
+	return func() { Hit(name + ".after") }
+}
+
+// Transport has the calls of an HTTP client hit room.METHOD.PATH.before and .after.
+func Transport(room string, next http.RoundTripper) http.RoundTripper {
+	return transport{room, next}
+}
+
+type transport struct {
+	room string
+	next http.RoundTripper
+}
+
+func (t transport) RoundTrip(req *http.Request) (*http.Response, error) {
+	defer Around(Request(t.room, req))()
+	return t.next.RoundTrip(req)
+}
+
+// Request names a request: room.METHOD.PATH, with {id} for what names one thing in the path and
+// without a version in front of it.
+func Request(room string, req *http.Request) string {
+	parts := strings.Split(strings.Trim(req.URL.Path, "/"), "/")
+	if len(parts) > 1 && strings.HasPrefix(parts[0], "v") {
+		parts = parts[1:]
+	}
+	switch n := len(parts); {
+	case n >= 3:
+		parts = []string{parts[0], "{id}", parts[n-1]}
+	case n == 2 && (req.Method == http.MethodDelete || strings.ContainsAny(parts[1], "0123456789")):
+		parts[1] = "{id}"
+	}
+	return room + "." + req.Method + "./" + strings.Join(parts, "/")
 }
