@@ -1,5 +1,7 @@
 package basilica
 
+import "time"
+
 // ContainerSpec is a container of a stranger, as an executor asks its engine for it. What such a container may never do
 // (root, capabilities, network, writing its root) is the engine's room to see to and has no field here.
 type ContainerSpec struct {
@@ -18,17 +20,28 @@ type ContainerSpec struct {
 	GPUs        []GPU  // devices that the container gets; a software device needs nothing
 }
 
-// ContainerState is one container as its engine knows it.
+// ContainerState is one container as its engine knows it. Times and what follows them are known of an inspected one alone,
+// not of a listed one.
 type ContainerState struct {
-	ID      string
-	Image   string
-	Labels  map[string]string
-	Running bool
+	ID       string
+	Image    string
+	Labels   map[string]string
+	Running  bool
+	Removing bool      // its removal has begun, or failed half-way
+	Started  time.Time // zero: never
+	End      ContainerEnd
 }
 
-// ContainerEnd is a witnessed end.
+// ContainerEnd is how a container ended.
 type ContainerEnd struct {
 	ExitCode     int
-	MemoryKilled bool   // the kernel killed one of its processes for the memory limit
-	Error        string // of the engine, where the container could not run to its end
+	MemoryKilled bool      // the kernel killed one of its processes for the memory limit
+	Error        string    // of the engine, where the container could not run to its end
+	At           time.Time // by the engine's clock, which is this machine's
+}
+
+// EngineProcess is one process of a container engine.
+type EngineProcess struct {
+	ID            string // another one after a restart; empty where it cannot be told
+	KeepsRestarts bool   // containers outlive a restart of the engine (live restore)
 }

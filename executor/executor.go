@@ -36,7 +36,7 @@ type Ledger interface {
 	Hold(ctx context.Context, h basilica.Holding, now time.Time) (basilica.Holding, error)
 	Ledger(ctx context.Context, now time.Time) ([]basilica.Holding, error)
 	Extend(ctx context.Context, fence uint64, expires time.Time) error
-	Quarantine(ctx context.Context, fence uint64) error
+	Quarantine(ctx context.Context, r basilica.Remains) error
 	Leave(ctx context.Context, fence uint64) error
 	ClearLedger(ctx context.Context) error
 }
@@ -56,7 +56,7 @@ type Attempts interface {
 // Blobs keeps content under its SHA-256, as files.
 type Blobs interface {
 	Put(ctx context.Context, blob basilica.Blob, content io.Reader) error
-	Open(sum basilica.Digest) (io.ReadCloser, int64, error)
+	Open(sum basilica.Digest) (io.ReadSeekCloser, int64, error)
 	Path(sum basilica.Digest) string
 	Delete(sum basilica.Digest) error
 }

@@ -358,7 +358,7 @@ func (e *Executor) leave(ctx context.Context, a basilica.Attempt) {
 	err := e.remove(ctx, a.Key())
 	if err == nil {
 		err = e.cfg.Ledger.Leave(ctx, a.Holding.Fence)
-	} else if qerr := e.cfg.Ledger.Quarantine(ctx, a.Holding.Fence); qerr != nil && basilica.CodeOf(qerr) != "FENCE_STALE" {
+	} else if qerr := e.cfg.Ledger.Quarantine(ctx, basilica.Remains{TaskAttempt: a.Key(), Fence: a.Holding.Fence, Container: a.Container}); qerr != nil && basilica.CodeOf(qerr) != "FENCE_STALE" {
 		err = errors.Join(err, qerr)
 	}
 	if err == nil {

@@ -115,14 +115,6 @@ func (e *Executor) Extend(ctx context.Context, fence uint64, expires time.Time) 
 	})
 }
 
-// Quarantine keeps the GPUs of a holding from everybody until Leave.
-func (e *Executor) Quarantine(ctx context.Context, fence uint64) error {
-	return e.tx(ctx, func(tx *sql.Tx) error {
-		res, err := tx.ExecContext(ctx, `UPDATE holdings SET kind = $1 WHERE fence = $2`, string(basilica.HolderQuarantine), int64(fence))
-		return oneRow(res, err, basilica.E(basilica.Conflict, "FENCE_STALE", fmt.Sprintf("holding %d is no longer in the ledger", fence), ""))
-	})
-}
-
 // Leave takes a holding out of the ledger; one that left already is no error.
 func (e *Executor) Leave(ctx context.Context, fence uint64) error {
 	return e.tx(ctx, func(tx *sql.Tx) error {
@@ -131,15 +123,7 @@ func (e *Executor) Leave(ctx context.Context, fence uint64) error {
 	})
 }
 
-// ClearLedger takes every holding out. Only who knows that nothing of an earlier process runs any more may call it.
-func (e *Executor) ClearLedger(ctx context.Context) error {
-	return e.tx(ctx, func(tx *sql.Tx) error {
-		_, err := tx.ExecContext(ctx, `DELETE FROM holdings`)
-		return err
-	})
-}
-
-const attemptColumns = `task, number, client, spec, state, reason, holding, container, image_id, accepted, pulling, started, ended, exit_code, outputs, receipt`
+const attemptColumns = `task, number, client, spec, state, reason, holding, container, image_id, accepted, pulling, started, ended, exit_code, outputs, receipt, boot, engine, deadline`
 
 // Accept records a new attempt with its holding, in one transaction, and gives the holding. The same attempt again gives
 // the same holding and false. An attempt that is not newer than one of the same task that was seen before is a Conflict
@@ -229,8 +213,9 @@ func (e *Executor) SaveAttempt(ctx context.Context, a basilica.Attempt) error {
 		sums = append(sums, o.SHA256)
 	}
 	return e.tx(ctx, func(tx *sql.Tx) error {
-		res, err := tx.ExecContext(ctx, `UPDATE attempts SET state = $1, reason = $2, container = $3, image_id = $4, pulling = $5, started = $6, ended = $7, exit_code = $8, outputs = $9, receipt = $10 WHERE task = $11 AND number = $12 AND ended = 0`,
-			string(a.State), string(reason), a.Container, a.ImageID, micros(a.Pulling), micros(a.Started), micros(a.Ended), a.ExitCode, string(outputs), string(receipt), string(a.Task), a.Number)
+		res, err := tx.ExecContext(ctx, `UPDATE attempts SET state = $1, reason = $2, container = $3, image_id = $4, pulling = $5, started = $6, ended = $7, exit_code = $8, outputs = $9, receipt = $10, boot = $11, engine = $12, deadline = $13 WHERE task = $14 AND number = $15 AND ended = 0`,
+			string(a.State), string(reason), a.Container, a.ImageID, micros(a.Pulling), micros(a.Started), micros(a.Ended), a.ExitCode, string(outputs), string(receipt),
+			a.Boot, a.Engine, micros(a.Deadline), string(a.Task), a.Number)
 		if err := oneRow(res, err, basilica.E(basilica.Conflict, "ATTEMPT_ENDED", fmt.Sprintf("attempt %d of task %s has ended", a.Number, a.Task), "")); err != nil {
 			return err
 		}
@@ -254,6 +239,13 @@ func (e *Executor) OpenAttempts(ctx context.Context) ([]basilica.Attempt, error)
 	return collect(rows, err, scanRunAttempt)
 }
 
+// EndedHolding lists the attempts that have ended and are in the ledger still, other than in quarantine.
+func (e *Executor) EndedHolding(ctx context.Context) ([]basilica.Attempt, error) {
+	rows, err := e.read.QueryContext(ctx, `SELECT `+attemptColumns+` FROM attempts WHERE ended > 0 AND fence IN (SELECT fence FROM holdings WHERE kind <> $1) ORDER BY ended`,
+		string(basilica.HolderQuarantine))
+	return collect(rows, err, scanRunAttempt)
+}
+
 // EndedBefore lists the attempts that ended before the given time.
 func (e *Executor) EndedBefore(ctx context.Context, before time.Time) ([]basilica.Attempt, error) {
 	rows, err := e.read.QueryContext(ctx, `SELECT `+attemptColumns+` FROM attempts WHERE ended > 0 AND ended < $1 ORDER BY ended LIMIT 1000`, micros(before))
@@ -262,12 +254,13 @@ func (e *Executor) EndedBefore(ctx context.Context, before time.Time) ([]basilic
 
 func scanRunAttempt(row scanner) (a basilica.Attempt, err error) {
 	var reason, holding, outputs, receipt []byte
-	var accepted, pulling, started, ended int64
-	err = row.Scan(&a.Task, &a.Number, &a.Client, &a.Spec, &a.State, &reason, &holding, &a.Container, &a.ImageID, &accepted, &pulling, &started, &ended, &a.ExitCode, &outputs, &receipt)
+	var accepted, pulling, started, ended, deadline int64
+	err = row.Scan(&a.Task, &a.Number, &a.Client, &a.Spec, &a.State, &reason, &holding, &a.Container, &a.ImageID, &accepted, &pulling, &started, &ended, &a.ExitCode, &outputs, &receipt,
+		&a.Boot, &a.Engine, &deadline)
 	if err != nil {
 		return a, err
 	}
-	a.Accepted, a.Pulling, a.Started, a.Ended = fromMicros(accepted), fromMicros(pulling), fromMicros(started), fromMicros(ended)
+	a.Accepted, a.Pulling, a.Started, a.Ended, a.Deadline = fromMicros(accepted), fromMicros(pulling), fromMicros(started), fromMicros(ended), fromMicros(deadline)
 	return a, errors.Join(json.Unmarshal(reason, &a.Reason), json.Unmarshal(holding, &a.Holding), json.Unmarshal(outputs, &a.Outputs), json.Unmarshal(receipt, &a.Receipt))
 }
 

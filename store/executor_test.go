@@ -104,7 +104,7 @@ func TestLedgerProperties(t *testing.T) {
 			"quarantine": func(rt *rapid.T) {
 				f := pick()
 				if h, ok := live()[f]; ok {
-					if err := e.Quarantine(ctx, f); err != nil {
+					if err := e.Quarantine(ctx, basilica.Remains{Fence: f, Boot: "b", Container: "c"}); err != nil {
 						rt.Fatal(err)
 					}
 					h.Kind = basilica.HolderQuarantine
