@@ -1,6 +1,8 @@
 package docker
 
 import (
+	"crypto/sha256"
+	"encoding/binary"
 	"fmt"
 	"path"
 	"slices"
@@ -21,15 +23,25 @@ const (
 	tempDir   = "/tmp"
 )
 
-// strangerID is the user and group of every stranger: no account of any host, and high enough to be none's subordinate.
-const strangerID = "1987654321"
-
-// mappedID is the same where the engine maps users into a namespace of 65536: there every number is nobody's on the host.
+// mappedID is a stranger's user and group where the engine maps users into a namespace of 65536: there every number is
+// nobody's on the host.
 const mappedID = "65534"
+
+// strangerID is a stranger's user and group otherwise: no account of any host, above what systemd and useradd give to
+// containers, and another one for every container, for the kernel counts some things (keyrings, inotify instances,
+// locked memory, queues) by user and not by container.
+func strangerID(name string) string {
+	sum := sha256.Sum256([]byte(name))
+	return strconv.Itoa(0x70000000 + int(binary.BigEndian.Uint32(sum[:])&0x07ffffff))
+}
 
 const (
 	minMemory  = 16 << 20 // less than this does not even hold the tmpfs mounts
 	maxVolumes = 16
+	maxFiles   = 16384 // open files of one process: an engine without CAP_SYS_RESOURCE cannot give more than it has
+	oomScore   = 500   // where the host itself runs out of memory, a stranger goes first
+
+	tmpfsInodes = 16384 // of one tmpfs: an inode takes kernel memory beside what the size counts
 )
 
 // tmpfsPlan divides at most half of a container's memory among what lives in memory and counts in it.
@@ -68,9 +80,14 @@ func contained(spec basilica.ContainerSpec, volumes []string) (*container.Config
 	if err != nil {
 		return nil, nil, err
 	}
+	seccomp, err := seccompOption()
+	if err != nil {
+		return nil, nil, err
+	}
+	user := strangerID(spec.Name)
 	cfg := &container.Config{
 		Image:           spec.Image,
-		User:            strangerID + ":" + strangerID,
+		User:            user + ":" + user,
 		Env:             environment(spec.Env),
 		Labels:          spec.Labels,
 		Hostname:        "job",
@@ -81,13 +98,11 @@ func contained(spec basilica.ContainerSpec, volumes []string) (*container.Config
 	if len(spec.Command) > 0 {
 		cfg.Entrypoint, cfg.Cmd = spec.Command[:1], spec.Command[1:]
 	}
-	mounts := []mount.Mount{
-		tmpfs(tempDir, plan.temp),
-		tmpfs(homeDir, plan.home),
-	}
+	tmpfs := map[string]string{tempDir: tmpfsOptions(plan.temp), homeDir: tmpfsOptions(plan.home)}
 	for _, v := range volumes {
-		mounts = append(mounts, tmpfs(v, plan.volume))
+		tmpfs[v] = tmpfsOptions(plan.volume)
 	}
+	var mounts []mount.Mount
 	if spec.Input != "" {
 		mounts = append(mounts, bind(spec.Input, inputDir, true))
 	}
@@ -101,10 +116,12 @@ func contained(spec basilica.ContainerSpec, volumes []string) (*container.Config
 		IpcMode:        "private",
 		CgroupnsMode:   "private",
 		CapDrop:        []string{"ALL"},
-		SecurityOpt:    []string{"no-new-privileges:true"}, // seccomp: the engine's default profile, which Available insists on
+		SecurityOpt:    []string{"no-new-privileges:true", seccomp},
 		ReadonlyRootfs: true,
 		Init:           &yes,
+		OomScoreAdj:    oomScore,
 		ShmSize:        plan.shm,
+		Tmpfs:          tmpfs,
 		Mounts:         mounts,
 		RestartPolicy:  container.RestartPolicy{Name: "no"},
 		LogConfig: container.LogConfig{Type: "json-file", Config: map[string]string{
@@ -117,6 +134,7 @@ func contained(spec basilica.ContainerSpec, volumes []string) (*container.Config
 			PidsLimit:  &pids,
 			Ulimits: []*container.Ulimit{
 				{Name: "core"}, // no core file anywhere
+				{Name: "nofile", Soft: maxFiles, Hard: maxFiles},
 			},
 			DeviceRequests: deviceRequests(spec.GPUs),
 		},
@@ -135,8 +153,11 @@ func environment(env map[string]string) []string {
 	return out
 }
 
-func tmpfs(target string, size int64) mount.Mount {
-	return mount.Mount{Type: mount.TypeTmpfs, Target: target, TmpfsOptions: &mount.TmpfsOptions{SizeBytes: size, Mode: 0o1777}}
+// tmpfsOptions are those of everything that a container may write. Programs may run from it: whoever compiles at run time
+// needs that, and without set-user-ID bits, devices and privileges to be had it gives nothing that /in and the image do
+// not.
+func tmpfsOptions(size int64) string {
+	return fmt.Sprintf("rw,exec,nosuid,nodev,size=%d,nr_inodes=%d,mode=1777", size, tmpfsInodes)
 }
 
 func bind(source, target string, readOnly bool) mount.Mount {

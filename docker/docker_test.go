@@ -16,6 +16,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -78,7 +79,7 @@ func saved(t testing.TB, tags []string, change func(config map[string]any)) []by
 	}
 	put(&tar.Header{Name: "bin/", Typeflag: tar.TypeDir, Mode: 0o755}, nil)
 	put(&tar.Header{Name: "bin/busybox", Mode: 0o755}, program)
-	for _, a := range strings.Fields("sh cat id sleep echo dd ls ln mkdir mount df seq true tail test env wc yes kill stat grep cp nslookup ip touch") {
+	for _, a := range strings.Fields("sh cat id sleep echo dd ls ln mkdir mount df seq true tail test env wc yes kill stat grep cp chmod nslookup ip touch") {
 		put(&tar.Header{Name: "bin/" + a, Typeflag: tar.TypeSymlink, Linkname: "busybox"}, nil)
 	}
 	if err := w.Close(); err != nil {
@@ -185,7 +186,8 @@ grep -E '^(CapEff|CapBnd|CapPrm|NoNewPrivs|Seccomp):' /proc/self/status
 cat /in/data; echo
 for f in /x /bin/x /in/x /dev/x /proc/x /etc/x; do touch $f 2>/dev/null && echo "WROTE $f"; done
 for f in /tmp/x /out/x $HOME/x $TMPDIR/y /dev/shm/x; do touch $f || echo "NOT $f"; done
-cp /bin/busybox /out/b && /out/b true 2>/dev/null && echo "RAN from /out"
+cp /bin/busybox /tmp/true && /tmp/true || echo "NOT /tmp/true"
+printf '#!/bin/sh\n' >/out/script && chmod 755 /out/script && /out/script 2>/dev/null && echo "RAN from /out"
 mount -t tmpfs none /tmp 2>/dev/null && echo "MOUNTED"
 ls /proc/sys/net/ipv4/conf 2>/dev/null | grep -v -E '^(all|default|lo)$'
 ip addr 2>/dev/null | grep -c inet
@@ -197,9 +199,9 @@ df -k /tmp $HOME /dev/shm /out | tail -n +2 | while read fs size rest; do echo "
 	if end.ExitCode != 0 {
 		t.Errorf("exit code %d: %s", end.ExitCode, text)
 	}
-	id := strangerID
-	if e.userns.Load() {
-		id = mappedID
+	id, _, _ := strings.Cut(text, "\n")
+	if n, err := strconv.Atoi(id); err != nil || n < 0x70000000 && !(e.userns.Load() && id == mappedID) {
+		t.Errorf("user %q", id)
 	}
 	for _, want := range []string{id + "\n" + id, "CapEff:\t0000000000000000", "CapBnd:\t0000000000000000", "CapPrm:\t0000000000000000", "NoNewPrivs:\t1", "Seccomp:\t2", "input\n", "docker-init", "mode 1777"} {
 		if !strings.Contains(text, want) {
