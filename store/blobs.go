@@ -21,8 +21,9 @@ type Blobs struct {
 	dir string
 	max int64
 
-	mu   sync.Mutex // guards used
-	used int64      // bytes stored or being written
+	mu    sync.Mutex // guards the rest
+	used  int64      // bytes stored or being written
+	parts map[string]*part
 }
 
 // OpenBlobs opens or makes the directory dir, which holds at most maxBytes of content, and clears what an interrupted
@@ -35,7 +36,7 @@ func OpenBlobs(dir string, maxBytes int64) (*Blobs, error) {
 	if err := os.MkdirAll(tmp, 0o700); err != nil {
 		return nil, fmt.Errorf("make blob directory: %w", err)
 	}
-	b := &Blobs{dir: dir, max: maxBytes}
+	b := &Blobs{dir: dir, max: maxBytes, parts: map[string]*part{}}
 	err := filepath.WalkDir(dir, func(_ string, entry fs.DirEntry, err error) error {
 		if err != nil || !entry.Type().IsRegular() {
 			return err
@@ -50,7 +51,7 @@ func OpenBlobs(dir string, maxBytes int64) (*Blobs, error) {
 	if err != nil {
 		return nil, fmt.Errorf("measure blob directory: %w", err)
 	}
-	return b, nil
+	return b, b.openParts()
 }
 
 // Path is where content of that digest stands, whether or not it is there. The file must not be changed.
@@ -136,9 +137,13 @@ func copyExactly(ctx context.Context, w io.Writer, content io.Reader, blob basil
 		return basilica.E(basilica.Invalid, "BLOB_SIZE", fmt.Sprintf("blob %.12s… has not the %d bytes that were announced", blob.SHA256, blob.Size), "send exactly the announced content")
 	}
 	if basilica.Digest(hash.Sum(nil)) != blob.SHA256 {
-		return basilica.E(basilica.Invalid, "BLOB_MISMATCH", fmt.Sprintf("the content is not blob %.12s…", blob.SHA256), "hash the file again and send it unchanged")
+		return blobMismatch(blob.SHA256)
 	}
 	return nil
+}
+
+func blobMismatch(sum basilica.Digest) error {
+	return basilica.E(basilica.Invalid, "BLOB_MISMATCH", fmt.Sprintf("the content is not blob %.12s…", sum), "hash the file again and send it unchanged")
 }
 
 // contextReader fails once its context has ended.
@@ -158,10 +163,14 @@ func (b *Blobs) reserve(n int64) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if n > b.max-b.used {
-		return basilica.E(basilica.Exhausted, "BLOB_SPACE", fmt.Sprintf("the blob store holds %d of %d bytes and has no room for %d more", b.used, b.max, n), "try again later, or ask the machine's owner for more blob space")
+		return noBlobSpace(b.used, b.max, n)
 	}
 	b.used += n
 	return nil
+}
+
+func noBlobSpace(used, most, more int64) error {
+	return basilica.E(basilica.Exhausted, "BLOB_SPACE", fmt.Sprintf("the blob store holds %d of %d bytes and has no room for %d more", used, most, more), "try again later, or ask the machine's owner for more blob space")
 }
 
 func (b *Blobs) free(n int64) {
@@ -171,7 +180,7 @@ func (b *Blobs) free(n int64) {
 }
 
 // Open reads stored content and gives its size in bytes; NotFound (BLOB_UNKNOWN) where it is not there.
-func (b *Blobs) Open(sum basilica.Digest) (io.ReadCloser, int64, error) {
+func (b *Blobs) Open(sum basilica.Digest) (io.ReadSeekCloser, int64, error) {
 	f, err := os.Open(b.Path(sum))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, 0, unknownBlob(sum)
