@@ -24,10 +24,35 @@ type Miner interface {
 	WatchTask(ctx context.Context, caller Hotkey, id TaskID, logOffset int64, f func(TaskEvent) error) error
 	// Cancel asks for a task's end; it returns the task as it stands then.
 	Cancel(ctx context.Context, caller Hotkey, id TaskID) (Task, error)
-	// PutBlob stores content for the caller's tasks; content that does not match its address is refused.
-	PutBlob(ctx context.Context, caller Hotkey, blob Blob, content io.Reader) error
-	// GetBlob writes content that one of the caller's tasks put or produced.
-	GetBlob(ctx context.Context, caller Hotkey, sum Digest, w io.Writer) error
+	// Plan says what would become of a task now; nothing is queued and nothing is kept. Spec is as in a Submission.
+	Plan(ctx context.Context, caller Hotkey, spec []byte) (Plan, error)
+	// BlobState says how much of a blob of the caller's is here.
+	BlobState(ctx context.Context, caller Hotkey, blob Blob) (BlobState, error)
+	// PutBlob stores content for the caller's tasks; content begins at byte offset of the blob and goes to its end. What came
+	// before content breaks off is kept for a while. A whole that does not match its address is dropped and refused.
+	PutBlob(ctx context.Context, caller Hotkey, blob Blob, offset int64, content io.Reader) error
+	// GetBlob writes content that one of the caller's tasks put or produced, from byte offset on.
+	GetBlob(ctx context.Context, caller Hotkey, sum Digest, offset int64, w io.Writer) error
+}
+
+// BlobState is how far an upload has come.
+type BlobState struct {
+	Bytes int64 `json:"bytes"` // of the blob's beginning, that need not be sent again
+	Whole bool  `json:"whole"` // the caller owns all of it
+}
+
+// Plan is what a miner would do with a task if it were submitted now.
+type Plan struct {
+	Miner    Hotkey       `json:"miner"`
+	Executor ExecutorID   `json:"executor,omitempty"` // that would take it at once; empty: none
+	Queue    int          `json:"queue"`              // tasks that wait before it
+	Boxes    []PlannedBox `json:"executors"`          // the one that takes it first, then from the nearest to the farthest
+}
+
+// PlannedBox is one executor in a Plan.
+type PlannedBox struct {
+	Executor ExecutorID `json:"executor"`
+	Why      *Reason    `json:"why,omitempty"` // why the task would not go to it; nil: it would
 }
 
 // Submission is a task to be queued. Spec is the JSON of a TaskSpec.
@@ -80,6 +105,8 @@ type OfferedBox struct {
 
 	TaskCPUMillis   int64 `json:"task_cpu_millis"`   // the most that one task gets, thousandths of one CPU
 	TaskMemoryBytes int64 `json:"task_memory_bytes"` // the most that one task gets
+
+	Endorsement SignedEndorsement `json:"endorsement"` // of its keys by the miner's hotkey; secrets are sealed to them
 }
 
 // ValidationRequest asks for access to a miner's executors.

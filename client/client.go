@@ -263,7 +263,7 @@ func upload(ctx context.Context, door basilica.Miner, self basilica.Hotkey, path
 		return err
 	}
 	defer f.Close()
-	return door.PutBlob(ctx, self, blob, f)
+	return door.PutBlob(ctx, self, blob, 0, f)
 }
 
 // submit tries again where the miner was away: the idempotency key makes a second arrival the same task. An end of ctx

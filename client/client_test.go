@@ -172,7 +172,7 @@ type blobs struct {
 	content map[basilica.Digest]string
 }
 
-func (b blobs) GetBlob(_ context.Context, _ basilica.Hotkey, sum basilica.Digest, w io.Writer) error {
+func (b blobs) GetBlob(_ context.Context, _ basilica.Hotkey, sum basilica.Digest, _ int64, w io.Writer) error {
 	_, err := io.WriteString(w, b.content[sum])
 	return err
 }

@@ -107,7 +107,7 @@ func saveOutput(ctx context.Context, door basilica.Miner, self basilica.Hotkey, 
 	}()
 	sum := sha256.New()
 	w := &cappedWriter{w: io.MultiWriter(f, sum), left: file.Size}
-	if err := door.GetBlob(ctx, self, file.SHA256, w); err != nil {
+	if err := door.GetBlob(ctx, self, file.SHA256, 0, w); err != nil {
 		return err
 	}
 	if w.left != 0 || basilica.Digest(sum.Sum(nil)) != file.SHA256 {

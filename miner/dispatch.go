@@ -109,17 +109,11 @@ func (m *Miner) placeQueued(ctx context.Context) (next time.Duration, err error)
 		return next, err
 	}
 	now := m.Now()
-	var queue []wanted
-	for _, t := range open {
-		if t.State != basilica.TaskQueued || t.Cancel {
-			continue
-		}
-		w := wantedOf(t.ID, &t.Spec)
-		w.refused = t.Refused
-		if w.wait = max(t.NotBefore.Sub(now), 0); w.wait > 0 {
+	queue := queueOf(open, now)
+	for _, w := range queue {
+		if w.wait > 0 {
 			next = min(next, w.wait)
 		}
-		queue = append(queue, w)
 	}
 	p := place(m.boxes(members, open), queue)
 	for _, w := range p.placements {
@@ -139,6 +133,20 @@ func (m *Miner) placeQueued(ctx context.Context) (next time.Duration, err error)
 	}
 	m.bell.ring(m.waits.set(p.waiting)...)
 	return next, nil
+}
+
+// queueOf is what waits for a place, as placement sees it.
+func queueOf(open []basilica.TaskRecord, now time.Time) []wanted {
+	var queue []wanted
+	for _, t := range open {
+		if t.State != basilica.TaskQueued || t.Cancel {
+			continue
+		}
+		w := wantedOf(t.ID, &t.Spec)
+		w.refused, w.wait = t.Refused, max(t.NotBefore.Sub(now), 0)
+		queue = append(queue, w)
+	}
+	return queue
 }
 
 // claim starts a follower for every placed task that has none.
@@ -188,6 +196,9 @@ func (m *Miner) tidy(ctx context.Context) error {
 
 func (m *Miner) sweep(ctx context.Context, now time.Time) error {
 	if err := m.Logs.ForgetBefore(now.Add(-keepLogs), keepLogBytes); err != nil {
+		return err
+	}
+	if err := m.Blobs.ForgetParts(now.Add(-m.cfg.KeepBlobs)); err != nil {
 		return err
 	}
 	if err := m.Store.ForgetTasks(ctx, now.Add(-keepTasks), sweepAtOnce); err != nil {

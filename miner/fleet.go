@@ -137,7 +137,7 @@ func (m *Miner) Offer(ctx context.Context) (basilica.Offer, error) {
 		e := members[i]
 		offered := basilica.OfferedBox{
 			Executor: e.Executor, Ready: b.notReady == nil, GPUs: b.total.gpus + b.total.software, GPUsFree: b.free.gpus + b.free.software,
-			CPUs: e.Facts.CPUs, MemoryBytes: e.Facts.MemoryBytes, TaskCPUMillis: b.ceiling().cpuMillis, TaskMemoryBytes: b.ceiling().memoryBytes,
+			CPUs: e.Facts.CPUs, MemoryBytes: e.Facts.MemoryBytes, TaskCPUMillis: b.ceiling().cpuMillis, TaskMemoryBytes: b.ceiling().memoryBytes, Endorsement: e.Endorsement,
 		}
 		if len(e.Facts.GPUs) > 0 {
 			offered.GPUModel, offered.GPUKind = e.Facts.GPUs[0].Model, e.Facts.GPUs[0].Kind

@@ -124,7 +124,7 @@ var (
 
 // New makes a miner; Run starts it.
 func New(cfg Config, parts Parts) *Miner {
-	return &Miner{Parts: parts, cfg: cfg.withDefaults(), self: basilica.Hotkey(parts.Hotkey.SS58()), bell: newBell(), coming: coming{by: map[basilica.Hotkey]int64{}}}
+	return &Miner{Parts: parts, cfg: cfg.withDefaults(), self: basilica.Hotkey(parts.Hotkey.SS58()), bell: newBell(), coming: coming{by: map[basilica.Hotkey]map[basilica.Digest]*upload{}}}
 }
 
 // Run follows the chain and dispatches tasks until ctx ends. It refuses to work for a hotkey that is not registered

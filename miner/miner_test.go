@@ -519,7 +519,7 @@ func TestTaskEndToEnd(t *testing.T) {
 	input, output := []byte("input"), []byte("output")
 	in := basilica.TaskFile{Name: "a", Blob: basilica.Blob{SHA256: sha256.Sum256(input), Size: int64(len(input))}}
 	out := basilica.TaskFile{Name: "b", Blob: basilica.Blob{SHA256: sha256.Sum256(output), Size: int64(len(output))}}
-	must(t, h.miner.PutBlob(ctx, client, in.Blob, bytes.NewReader(input)))
+	must(t, h.miner.PutBlob(ctx, client, in.Blob, 0, bytes.NewReader(input)))
 	taken := h.accept()
 	h.box.watch = func(_ context.Context, _ basilica.TaskID, attempt int, offset int64, f func(basilica.TaskEvent) error) error {
 		req := <-taken
@@ -552,11 +552,11 @@ func TestTaskEndToEnd(t *testing.T) {
 		t.Errorf("receipt %+v", r)
 	}
 	var got bytes.Buffer
-	must(t, h.miner.GetBlob(ctx, client, out.SHA256, &got))
+	must(t, h.miner.GetBlob(ctx, client, out.SHA256, 0, &got))
 	if got.String() != "output" {
 		t.Errorf("output %q", got.String())
 	}
-	wantCode(t, h.miner.GetBlob(ctx, "other", out.SHA256, io.Discard), "BLOB_UNKNOWN")
+	wantCode(t, h.miner.GetBlob(ctx, "other", out.SHA256, 0, io.Discard), "BLOB_UNKNOWN")
 	_, err = h.miner.Task(ctx, "other", task.ID)
 	wantCode(t, err, "TASK_UNKNOWN")
 	if again := h.submit("k", basilica.TaskSpec{Image: "i", Inputs: []basilica.TaskFile{in}}); again.ID != task.ID {
@@ -877,28 +877,27 @@ func TestUploadsAtOnceKeepToTheQuota(t *testing.T) {
 		return basilica.Blob{SHA256: sha256.Sum256(b), Size: int64(len(b))}
 	}
 	left := bytes.NewReader(first)
-	must(t, h.miner.PutBlob(ctx, client, blob(first), readFunc(func(p []byte) (int, error) {
+	must(t, h.miner.PutBlob(ctx, client, blob(first), 0, readFunc(func(p []byte) (int, error) {
 		if left.Len() == len(first) {
-			wantCode(t, h.miner.PutBlob(ctx, client, blob(second), bytes.NewReader(second)), "BLOB_QUOTA")
+			wantCode(t, h.miner.PutBlob(ctx, client, blob(second), 0, bytes.NewReader(second)), "BLOB_QUOTA")
 		}
 		return left.Read(p)
 	})))
-	wantCode(t, h.miner.PutBlob(ctx, client, blob(second), bytes.NewReader(second)), "BLOB_QUOTA")
-	must(t, h.miner.PutBlob(ctx, "another", blob(second), bytes.NewReader(second)))
-	must(t, h.miner.PutBlob(ctx, client, blob([]byte("four")), bytes.NewReader([]byte("four"))))
+	wantCode(t, h.miner.PutBlob(ctx, client, blob(second), 0, bytes.NewReader(second)), "BLOB_QUOTA")
+	must(t, h.miner.PutBlob(ctx, "another", blob(second), 0, bytes.NewReader(second)))
+	must(t, h.miner.PutBlob(ctx, client, blob([]byte("four")), 0, bytes.NewReader([]byte("four"))))
 }
 
-// TestSlowUploadLetsOldContentGo: a client that sends slowly keeps nobody's old content alive, and learns where its own
-// was part of what went.
+// TestSlowUploadLetsOldContentGo: a client that sends slowly keeps nobody's old content alive, and has its own in the end.
 func TestSlowUploadLetsOldContentGo(t *testing.T) {
 	h := newHouse(t)
 	ctx := context.Background()
 	content := []byte("content")
 	blob := basilica.Blob{SHA256: sha256.Sum256(content), Size: int64(len(content))}
-	must(t, h.miner.PutBlob(ctx, "another", blob, bytes.NewReader(content)))
+	must(t, h.miner.PutBlob(ctx, "another", blob, 0, bytes.NewReader(content)))
 	path := filepath.Join(h.dir, "blobs", blob.SHA256.String()[:2], blob.SHA256.String())
 	left := bytes.NewReader(content)
-	err := h.miner.PutBlob(ctx, client, blob, readFunc(func(p []byte) (int, error) {
+	must(t, h.miner.PutBlob(ctx, client, blob, 0, readFunc(func(p []byte) (int, error) {
 		if left.Len() == len(content) {
 			h.pass(48 * time.Hour)
 			tick, late := time.NewTicker(time.Millisecond), time.After(10*time.Second)
@@ -915,11 +914,9 @@ func TestSlowUploadLetsOldContentGo(t *testing.T) {
 			}
 		}
 		return left.Read(p)
-	}))
-	wantCode(t, err, "BLOB_FORGOTTEN")
-	must(t, h.miner.PutBlob(ctx, client, blob, bytes.NewReader(content)))
+	})))
 	var got bytes.Buffer
-	must(t, h.miner.GetBlob(ctx, client, blob.SHA256, &got))
+	must(t, h.miner.GetBlob(ctx, client, blob.SHA256, 0, &got))
 	if !bytes.Equal(got.Bytes(), content) {
 		t.Errorf("got %q", got.Bytes())
 	}

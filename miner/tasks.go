@@ -34,11 +34,15 @@ type BlobOwners interface {
 	ForgetBlobs(ctx context.Context, before time.Time, limit int, drop func(basilica.Digest) error) (int, error)
 }
 
-// Blobs keeps content by its SHA-256.
+// Blobs keeps content by its SHA-256, and each client's uploads that have not ended.
 type Blobs interface {
 	Put(ctx context.Context, blob basilica.Blob, content io.Reader) error
-	Open(sum basilica.Digest) (io.ReadCloser, int64, error)
+	Open(sum basilica.Digest) (io.ReadSeekCloser, int64, error)
 	Delete(sum basilica.Digest) error
+	Parts(owner basilica.Hotkey) map[basilica.Digest]int64
+	Fill(ctx context.Context, owner basilica.Hotkey, blob basilica.Blob, offset int64, content io.Reader) error
+	Finish(owner basilica.Hotkey, blob basilica.Blob) error
+	ForgetParts(before time.Time) error
 }
 
 // Logs keeps one log per task; offsets count the bytes of both streams together.
@@ -94,6 +98,30 @@ func (m *Miner) Submit(ctx context.Context, req basilica.Submission) (basilica.T
 	m.Log.InfoContext(ctx, "task submitted", "task", t.ID, "client", t.Client, "gpus", spec.GPUs)
 	m.bell.ring("")
 	return t, nil
+}
+
+// Plan implements basilica.Miner.
+func (m *Miner) Plan(ctx context.Context, caller basilica.Hotkey, raw []byte) (basilica.Plan, error) {
+	if err := m.MayCompute(ctx, caller); err != nil {
+		return basilica.Plan{}, err
+	}
+	spec, err := parseSpec(raw)
+	if err != nil {
+		return basilica.Plan{}, err
+	}
+	members, open, err := m.fleetAndTasks(ctx)
+	if err != nil {
+		return basilica.Plan{}, err
+	}
+	queue := queueOf(open, m.Now())
+	p := basilica.Plan{Miner: m.self, Queue: len(queue), Boxes: []basilica.PlannedBox{}}
+	for _, r := range explain(m.boxes(members, open), queue, wantedOf("", &spec)) {
+		if r.why == nil {
+			p.Executor = r.executor
+		}
+		p.Boxes = append(p.Boxes, basilica.PlannedBox{Executor: r.executor, Why: r.why})
+	}
+	return p, nil
 }
 
 // parseSpec reads exactly one JSON object with known fields alone and checks it.
@@ -226,72 +254,116 @@ func cancelled() basilica.Reason {
 	return basilica.Reason{Code: "CANCELLED", Sentence: "the client cancelled the task"}
 }
 
+// BlobState implements basilica.Miner. A blob that the caller owns is kept from now on as if it had just been sent.
+func (m *Miner) BlobState(ctx context.Context, caller basilica.Hotkey, blob basilica.Blob) (basilica.BlobState, error) {
+	if err := m.MayCompute(ctx, caller); err != nil {
+		return basilica.BlobState{}, err
+	}
+	m.blobUse.RLock()
+	defer m.blobUse.RUnlock()
+	size, owns, err := m.Store.OwnsBlob(ctx, caller, blob.SHA256)
+	if err != nil {
+		return basilica.BlobState{}, err
+	}
+	if owns && size == blob.Size {
+		return basilica.BlobState{Bytes: size, Whole: true}, m.Store.OwnBlob(ctx, caller, blob, m.Now())
+	}
+	return basilica.BlobState{Bytes: min(m.Blobs.Parts(caller)[blob.SHA256], blob.Size)}, nil
+}
+
+// maxUploads bounds how many unfinished uploads of one client are kept.
+const maxUploads = 64
+
 // PutBlob implements basilica.Miner.
-func (m *Miner) PutBlob(ctx context.Context, caller basilica.Hotkey, blob basilica.Blob, content io.Reader) error {
+func (m *Miner) PutBlob(ctx context.Context, caller basilica.Hotkey, blob basilica.Blob, offset int64, content io.Reader) error {
 	if err := m.MayCompute(ctx, caller); err != nil {
 		return err
 	}
-	others, end := m.coming.begin(caller, blob.Size)
+	others, end := m.coming.begin(caller, blob, m.Blobs.Parts(caller))
 	defer end()
-	if err := m.Store.BlobRoom(ctx, caller, blob, m.cfg.MaxBlobBytes-others); err != nil {
+	if len(others) >= maxUploads {
+		return basilica.E(basilica.Exhausted, "UPLOADS_OPEN", fmt.Sprintf("%d uploads of this client have not ended", len(others)), "let them end, or wait until those that broke off are forgotten")
+	}
+	room := m.cfg.MaxBlobBytes
+	for _, bytes := range others {
+		room -= bytes
+	}
+	if err := m.Store.BlobRoom(ctx, caller, blob, room); err != nil {
 		return err
 	}
-	if err := m.Blobs.Put(ctx, blob, content); err != nil {
+	if err := m.Blobs.Fill(ctx, caller, blob, offset, content); err != nil {
 		return err
 	}
-	// Whoever sends slowly must not keep old content from being swept, so the lock is not held for the sending. Where the
-	// content was here already, its last owner may have been forgotten meanwhile, and it with them.
+	// Whoever sends slowly must not keep old content from being swept, so the lock is not held for the sending.
 	m.blobUse.RLock()
 	defer m.blobUse.RUnlock()
-	kept, _, err := m.Blobs.Open(blob.SHA256)
-	switch {
-	case basilica.KindOf(err) == basilica.NotFound:
-		return basilica.E(basilica.Unavailable, "BLOB_FORGOTTEN", "an older copy of that content was forgotten while this one came", "send it again").With(err)
-	case err != nil:
+	if err := m.Blobs.Finish(caller, blob); err != nil {
 		return err
-	}
-	if err := kept.Close(); err != nil {
-		return fmt.Errorf("look at blob: %w", err)
 	}
 	return m.Store.OwnBlob(ctx, caller, blob, m.Now())
 }
 
-// coming counts the bytes of each client's uploads that have not ended: many at once must not pass its quota, which the
-// store measures by what has arrived.
+// coming counts each client's uploads under way, with the bytes that they will have: many at once must not pass its
+// quota, which the store measures by what has arrived.
 type coming struct {
 	mu sync.Mutex
-	by map[basilica.Hotkey]int64
+	by map[basilica.Hotkey]map[basilica.Digest]*upload
 }
 
-// begin counts an upload until end is called, and says what others of the client are under way.
-func (c *coming) begin(client basilica.Hotkey, bytes int64) (others int64, end func()) {
+type upload struct {
+	bytes int64
+	calls int
+}
+
+// begin counts an upload until end is called, and gives the bytes of the client's others: under way, or of parts.
+func (c *coming) begin(client basilica.Hotkey, blob basilica.Blob, parts map[basilica.Digest]int64) (others map[basilica.Digest]int64, end func()) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	others = c.by[client]
-	c.by[client] += bytes
-	return others, func() {
+	for sum, u := range c.by[client] {
+		parts[sum] = u.bytes
+	}
+	delete(parts, blob.SHA256)
+	if c.by[client] == nil {
+		c.by[client] = map[basilica.Digest]*upload{}
+	}
+	own := c.by[client][blob.SHA256]
+	if own == nil {
+		own = &upload{}
+		c.by[client][blob.SHA256] = own
+	}
+	own.bytes, own.calls = max(own.bytes, blob.Size), own.calls+1
+	return parts, func() {
 		c.mu.Lock()
 		defer c.mu.Unlock()
-		if c.by[client] -= bytes; c.by[client] == 0 {
+		if own.calls--; own.calls > 0 {
+			return
+		}
+		if delete(c.by[client], blob.SHA256); len(c.by[client]) == 0 {
 			delete(c.by, client)
 		}
 	}
 }
 
 // GetBlob implements basilica.Miner.
-func (m *Miner) GetBlob(ctx context.Context, caller basilica.Hotkey, sum basilica.Digest, w io.Writer) (err error) {
-	_, owns, err := m.Store.OwnsBlob(ctx, caller, sum)
+func (m *Miner) GetBlob(ctx context.Context, caller basilica.Hotkey, sum basilica.Digest, offset int64, w io.Writer) (err error) {
+	size, owns, err := m.Store.OwnsBlob(ctx, caller, sum)
 	if err != nil {
 		return err
 	}
 	if !owns {
 		return basilica.E(basilica.NotFound, "BLOB_UNKNOWN", fmt.Sprintf("none of your tasks put or produced blob %.12s…", sum), "send it first")
 	}
+	if offset < 0 || offset > size {
+		return basilica.E(basilica.Invalid, "BLOB_OFFSET", fmt.Sprintf("blob %.12s… has %d bytes and cannot be read from byte %d on", sum, size, offset), "fetch it from its start")
+	}
 	r, _, err := m.Blobs.Open(sum)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, r.Close()) }()
+	if _, err := r.Seek(offset, io.SeekStart); err != nil {
+		return fmt.Errorf("send blob %s: %w", sum, err)
+	}
 	if _, err := io.Copy(w, r); err != nil {
 		return fmt.Errorf("send blob %s: %w", sum, err)
 	}

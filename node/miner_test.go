@@ -233,7 +233,7 @@ func TestMinerOverItsRealDoors(t *testing.T) {
 	}
 	input := []byte("hello over every door")
 	blob := basilica.Blob{SHA256: sha256.Sum256(input), Size: int64(len(input))}
-	check(t, door.PutBlob(ctx, "", blob, bytes.NewReader(input)))
+	check(t, door.PutBlob(ctx, "", blob, 0, bytes.NewReader(input)))
 	spec := `{"image":"i","command":["x"],"gpus":0,"inputs":[{"name":"in","sha256":"` + blob.SHA256.String() + `","size":21}]}`
 	task, err := door.Submit(ctx, basilica.Submission{IdempotencyKey: "k", Spec: []byte(spec)})
 	check(t, err)
@@ -255,7 +255,7 @@ func TestMinerOverItsRealDoors(t *testing.T) {
 		t.Errorf("receipt %+v", receipt)
 	}
 	var output bytes.Buffer
-	check(t, door.GetBlob(ctx, "", last.Outputs[0].SHA256, &output))
+	check(t, door.GetBlob(ctx, "", last.Outputs[0].SHA256, 0, &output))
 	if !bytes.Equal(output.Bytes(), input) {
 		t.Errorf("output %q", output.Bytes())
 	}
