@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -183,27 +182,6 @@ func hexBytes(text string, size int) ([]byte, error) {
 	return b, nil
 }
 
-// ReadKeyfile reads the key file at path.
-func ReadKeyfile(path string) (Keyfile, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return Keyfile{}, fmt.Errorf("read key file: %w", err)
-	}
-	defer f.Close()
-	data, err := io.ReadAll(io.LimitReader(f, maxKeyfile+1))
-	if err != nil {
-		return Keyfile{}, fmt.Errorf("read key file: %w", err)
-	}
-	if len(data) > maxKeyfile {
-		return Keyfile{}, fmt.Errorf("key file %s is over %d bytes: %w", path, maxKeyfile, ErrKey)
-	}
-	k, err := ParseKeyfile(data)
-	if err != nil {
-		return Keyfile{}, fmt.Errorf("key file %s: %w", path, err)
-	}
-	return k, nil
-}
-
 // keyfileJSON is what is written. cryptoType is left out for sr25519: btwallet
 // 4.0 fails on a number there.
 type keyfileJSON struct {
@@ -216,9 +194,9 @@ type keyfileJSON struct {
 	CryptoType   *int   `json:"cryptoType,omitempty"`
 }
 
-// WriteKeyfile writes a plain secret key file, mode 0600. A file that is
+// WriteKeyfile writes a secret key file, mode 0600, encrypted where seal is not nil (FileKey.Seal). A file that is
 // already there is never replaced (fs.ErrExist). The mnemonic may be empty.
-func WriteKeyfile(path string, p *Pair, mnemonic string) error {
+func WriteKeyfile(path string, p *Pair, mnemonic string, seal func(plain []byte) []byte) error {
 	k := publicJSON(p.PublicKey(), p.Scheme())
 	k.SecretPhrase = mnemonic
 	if seed := p.Seed(); seed != nil {
@@ -227,12 +205,12 @@ func WriteKeyfile(path string, p *Pair, mnemonic string) error {
 	if secret := p.expanded(); secret != nil {
 		k.PrivateKey = "0x" + hex.EncodeToString(secret)
 	}
-	return writeNew(path, k)
+	return writeNew(path, k, seal)
 }
 
 // WritePublicKeyfile writes the public part of a key, as coldkeypub.txt has it.
 func WritePublicKeyfile(path string, pub [32]byte, scheme Scheme) error {
-	return writeNew(path, publicJSON(pub, scheme))
+	return writeNew(path, publicJSON(pub, scheme), nil)
 }
 
 func publicJSON(pub [32]byte, scheme Scheme) keyfileJSON {
@@ -248,10 +226,13 @@ func publicJSON(pub [32]byte, scheme Scheme) keyfileJSON {
 // writeNew creates path with v as one line of JSON. The bytes go to a
 // temporary file of mode 0600 that never existed before; a hard link gives it
 // its name, which fails where the name is taken (a rename would replace it).
-func writeNew(path string, v any) error {
+func writeNew(path string, v any, seal func(plain []byte) []byte) error {
 	data, err := json.Marshal(v)
 	if err != nil {
 		return fmt.Errorf("write key file: %w", err)
+	}
+	if seal != nil {
+		data = seal(data)
 	}
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return fmt.Errorf("write key file: %w", err)

@@ -57,7 +57,7 @@ func (w Wallet) Hotkey(hotkey string) (*Pair, error) {
 func (w Wallet) Coldkey() (*Pair, error) { return readPair(w.ColdkeyPath()) }
 
 func readPair(path string) (*Pair, error) {
-	k, err := ReadKeyfile(path)
+	k, err := ReadKeyfile(path, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -69,7 +69,7 @@ func readPair(path string) (*Pair, error) {
 
 // ColdkeyPub reads the coldkey's public key from coldkeypub.txt.
 func (w Wallet) ColdkeyPub() ([32]byte, error) {
-	k, err := ReadKeyfile(w.ColdkeyPubPath())
+	k, err := ReadKeyfile(w.ColdkeyPubPath(), nil)
 	return k.PublicKey, err
 }
 
@@ -80,7 +80,7 @@ func (w Wallet) CreateHotkey(hotkey string, p *Pair, mnemonic string) error {
 		return err
 	}
 	path := w.HotkeyPath(hotkey)
-	if err := WriteKeyfile(path, p, mnemonic); err != nil {
+	if err := WriteKeyfile(path, p, mnemonic, nil); err != nil {
 		return err
 	}
 	return WritePublicKeyfile(path+"pub.txt", p.PublicKey(), p.Scheme())
@@ -92,7 +92,7 @@ func (w Wallet) CreateColdkey(p *Pair, mnemonic string) error {
 	if err := checkName(orDefault(w.Name)); err != nil {
 		return err
 	}
-	if err := WriteKeyfile(w.ColdkeyPath(), p, mnemonic); err != nil {
+	if err := WriteKeyfile(w.ColdkeyPath(), p, mnemonic, nil); err != nil {
 		return err
 	}
 	return WritePublicKeyfile(w.ColdkeyPubPath(), p.PublicKey(), p.Scheme())
