@@ -1,6 +1,7 @@
 package basilica
 
 import (
+	"errors"
 	"fmt"
 	"regexp"
 	"slices"
@@ -44,6 +45,32 @@ const (
 	maxCommandWords = 1024
 )
 
+// Names and labels are shown to people of other parties, in tables and logs.
+var (
+	taskName  = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$`)
+	labelName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._/-]{0,62}$`)
+)
+
+const maxLabelValue = 256 // bytes
+
+// ValidateName checks the name of a task, which may be empty (NAME_INVALID).
+func ValidateName(name string) error {
+	if name != "" && !taskName.MatchString(name) {
+		return E(Invalid, "NAME_INVALID", fmt.Sprintf("%.80q is no name of a task", name), "use 1 to 63 letters, digits, dots, hyphens and underscores, a letter or digit first")
+	}
+	return nil
+}
+
+// ValidateLabels checks the labels of a task (LABEL_INVALID).
+func ValidateLabels(labels map[string]string) error {
+	for k, v := range labels {
+		if !labelName.MatchString(k) || len(v) > maxLabelValue || OneLine(v) != v {
+			return E(Invalid, "LABEL_INVALID", fmt.Sprintf("%.80q=%.80q is no label", k, v), "use KEY=VALUE: the key of 1 to 63 letters, digits and ._/-, the value of at most 256 printable bytes")
+		}
+	}
+	return nil
+}
+
 var envName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]{0,127}$`)
 
 // Validate checks everything that does not depend on a machine.
@@ -54,6 +81,8 @@ func (s *TaskSpec) Validate() error {
 	switch {
 	case s.Image == "" || len(s.Image) > 512:
 		return bad("image is empty or longer than 512 bytes")
+	case strings.HasPrefix(s.Image, "blob:") && !isImageBlob(s.Image):
+		return bad("an image of a file is written %s and 64 hex digits", ImageBlobPrefix)
 	case len(s.Command) > maxCommandWords:
 		return bad("more than %d words of command", maxCommandWords)
 	case s.GPUs < 0 || s.GPUs > MaxTaskGPUs:
@@ -72,7 +101,15 @@ func (s *TaskSpec) Validate() error {
 			return bad("environment variable %.40q", k)
 		}
 	}
+	if err := errors.Join(ValidateName(s.Name), ValidateLabels(s.Labels)); err != nil {
+		return err
+	}
 	return ValidateFiles(s.Inputs)
+}
+
+func isImageBlob(image string) bool {
+	_, ok := ImageBlob(image)
+	return ok
 }
 
 // ValidateFiles checks names and sizes of inputs or outputs: relative, beneath their root, regular, and distinct even

@@ -37,6 +37,7 @@ func TestSpecValidate(t *testing.T) {
 	}
 	for name, spoil := range map[string]func(*basilica.TaskSpec){
 		"image":    func(s *basilica.TaskSpec) { s.Image = "" },
+		"blob":     func(s *basilica.TaskSpec) { s.Image = "blob:sha256:abc" },
 		"gpus":     func(s *basilica.TaskSpec) { s.GPUs = -1 },
 		"many":     func(s *basilica.TaskSpec) { s.GPUs = basilica.MaxTaskGPUs + 1 },
 		"memory":   func(s *basilica.TaskSpec) { s.MemoryBytes = -1 },
@@ -44,6 +45,9 @@ func TestSpecValidate(t *testing.T) {
 		"variable": func(s *basilica.TaskSpec) { s.Env["A=B"] = "" },
 		"zero":     func(s *basilica.TaskSpec) { s.Env["A"] = "\x00" },
 		"input":    func(s *basilica.TaskSpec) { s.Inputs = []basilica.TaskFile{{Name: "../etc/passwd"}} },
+		"name":     func(s *basilica.TaskSpec) { s.Name = "a\nlevel=ERROR" },
+		"label":    func(s *basilica.TaskSpec) { s.Labels = map[string]string{"k": "\x1b[2J"} },
+		"key":      func(s *basilica.TaskSpec) { s.Labels = map[string]string{"a=b": ""} },
 	} {
 		s := good()
 		spoil(&s)

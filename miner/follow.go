@@ -131,8 +131,13 @@ func (f *follower) work(ctx context.Context) error {
 // offer sends the inputs and the task.
 func (f *follower) offer(ctx context.Context) error {
 	t := &f.task
+	if sum, ok := basilica.ImageBlob(t.Spec.Image); ok {
+		if err := f.push(ctx, sum); err != nil {
+			return fmt.Errorf("send image: %w", err)
+		}
+	}
 	for _, in := range t.Spec.Inputs {
-		if err := f.push(ctx, in.Blob); err != nil {
+		if err := f.push(ctx, in.SHA256); err != nil {
 			return fmt.Errorf("send input %q: %w", in.Name, err)
 		}
 	}
@@ -150,13 +155,13 @@ func (f *follower) offer(ctx context.Context) error {
 	return nil
 }
 
-func (f *follower) push(ctx context.Context, blob basilica.Blob) (err error) {
-	r, _, err := f.m.Blobs.Open(blob.SHA256)
+func (f *follower) push(ctx context.Context, sum basilica.Digest) (err error) {
+	r, size, err := f.m.Blobs.Open(sum)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, r.Close()) }()
-	return f.peer.PutBlob(ctx, blob, r)
+	return f.peer.PutBlob(ctx, basilica.Blob{SHA256: sum, Size: size}, r)
 }
 
 // refused decides what becomes of a task that its executor did not take: a busy one is offered again, an invalid one

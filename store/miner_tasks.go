@@ -42,8 +42,8 @@ func scanTask(row scanner) (t basilica.TaskRecord, err error) {
 }
 
 // AddTask queues a task. The client's same idempotency key with the same spec gives the task that has it, with another
-// spec a Conflict (IDEMPOTENCY_KEY). Inputs must be blobs that the client owns (INPUT_MISSING), and a client has at most
-// maxOpen unfinished tasks (TASK_QUOTA).
+// spec a Conflict (IDEMPOTENCY_KEY). Inputs must be blobs that the client owns (INPUT_MISSING), so must an image that is a
+// blob (BLOB_MISSING), and a client has at most maxOpen unfinished tasks (TASK_QUOTA).
 func (m *Miner) AddTask(ctx context.Context, t basilica.TaskRecord, maxOpen int) (stored basilica.Task, err error) {
 	err = m.tx(ctx, func(tx *sql.Tx) error {
 		known, err := scanTask(tx.QueryRowContext(ctx, `SELECT `+taskColumns+` FROM tasks WHERE client = $1 AND idempotency_key = $2`, string(t.Client), t.IdempotencyKey))
@@ -63,6 +63,18 @@ func (m *Miner) AddTask(ctx context.Context, t basilica.TaskRecord, maxOpen int)
 		}
 		if unfinished >= maxOpen {
 			return basilica.E(basilica.Exhausted, "TASK_QUOTA", fmt.Sprintf("client %s has %d unfinished tasks here, as many as it may", t.Client, unfinished), "wait for one of them to end, or cancel one")
+		}
+		if sum, ok := basilica.ImageBlob(t.Spec.Image); ok {
+			size, owns, err := ownsBlob(ctx, tx, t.Client, sum)
+			if err != nil {
+				return err
+			}
+			if !owns {
+				return basilica.E(basilica.Invalid, "BLOB_MISSING", fmt.Sprintf("image %.12s… was not sent to this miner", sum), "send it: basilica image load FILE.tar")
+			}
+			if err := ownBlob(ctx, tx, t.Client, basilica.Blob{SHA256: sum, Size: size}, t.Created); err != nil {
+				return err
+			}
 		}
 		for _, in := range t.Spec.Inputs {
 			size, owns, err := ownsBlob(ctx, tx, t.Client, in.SHA256)
