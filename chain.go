@@ -78,6 +78,14 @@ type Inclusion struct {
 	Extrinsic Hash        `json:"hash"`  // blake2-256 of its bytes with length prefix
 }
 
+// Signed names a transaction that is signed and not yet sent. It can take effect in the blocks from Born to Death-1 alone.
+type Signed struct {
+	Extrinsic Hash        `json:"hash"`  // as in Inclusion
+	Nonce     uint64      `json:"nonce"` // of the signing account
+	Born      BlockNumber `json:"born"`  // finalized head at which it was signed
+	Death     BlockNumber `json:"death"` // first block that cannot hold it
+}
+
 // Chain is a Bittensor node as roles need it. Reads are at the finalized head. A submission returns
 // once the extrinsic's block has been read and its events say success; a dispatch error is an Error
 // whose Code is the chain's own name for it, e.g. SubtensorModule.NeuronNoValidatorPermit.
@@ -99,6 +107,7 @@ type Chain interface {
 	AddStake(ctx context.Context, netuid NetUID, hotkey Hotkey, coldkey keys.Signer, amount Rao) (Inclusion, error)
 	// ServeAxon publishes an axon: serve_axon_tls where TLSKey is set, serve_axon elsewhere.
 	ServeAxon(ctx context.Context, netuid NetUID, hotkey keys.Signer, axon Axon) (Inclusion, error)
-	// SetWeights submits one weight vector.
-	SetWeights(ctx context.Context, netuid NetUID, hotkey keys.Signer, weights []Weight, versionKey uint64) (Inclusion, error)
+	// SetWeights submits one weight vector. intend is called with every signed transaction before it is sent; where it fails
+	// nothing is sent and its error is returned. It may be nil.
+	SetWeights(ctx context.Context, netuid NetUID, hotkey keys.Signer, weights []Weight, versionKey uint64, intend func(Signed) error) (Inclusion, error)
 }

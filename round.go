@@ -43,3 +43,21 @@ type VerificationPage struct {
 	Verifications []Verification `json:"verifications"`
 	Next          int64          `json:"next"`
 }
+
+// RoundID names a round: a chain that is put back has the same block number again under another hash.
+type RoundID struct {
+	First BlockNumber `json:"first"`
+	Hash  Hash        `json:"hash"`
+}
+
+// ID is the round's name.
+func (r Round) ID() RoundID { return RoundID{r.First, r.Hash} }
+
+// WeightIntent is one round's weights on their way to the chain: recorded before the transaction is sent, so that a restart
+// asks the chain what became of it instead of sending it again.
+type WeightIntent struct {
+	Round   RoundID // whose scores they are of
+	Set     WeightSet
+	Signed  Signed
+	Settled bool // the chain took it, or refused it for good
+}

@@ -216,7 +216,7 @@ func (n *Validator) wire(hotkey *keys.Pair, chain *subtensor.Client, db *store.V
 		Profiles: profiles, Squarings: cfg.Squarings, MaxExecutors: cfg.MaxExecutorsPerMiner, Parallel: cfg.Parallel,
 		AllowPrivate: cfg.Chain.AllowPrivate, AllowPlain: cfg.AllowPlain, EvidenceCount: cfg.EvidenceCount, EvidenceBytes: int64(cfg.EvidenceBytes),
 		ConnectTimeout: askTimeout, CheckTimeout: checkTimeout, RoundTimeout: time.Duration(cfg.RoundTimeout),
-		Now: deps.Now, Random: rand.Reader, Log: deps.Log,
+		Now: deps.Now, Uptime: uptime(), Random: rand.Reader, Log: deps.Log,
 	})
 	if err != nil {
 		return err
@@ -230,6 +230,12 @@ func (n *Validator) wire(hotkey *keys.Pair, chain *subtensor.Client, db *store.V
 	n.status = status.New("validator", Version(), n.role.Health, func(context.Context) (any, error) { return n.role.Status(), nil })
 	n.status.Mount("/", api)
 	return n.status.Registry().Register(validatorMetrics{n.role})
+}
+
+// uptime is a clock that no one can set.
+func uptime() func() time.Duration {
+	start := time.Now()
+	return func() time.Duration { return time.Since(start) }
 }
 
 // dialExecutor connects to an executor's SSH door as its grant says.

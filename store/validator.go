@@ -80,9 +80,12 @@ func (b *Book) CloseRound(ctx context.Context, r basilica.Round, verifications [
 		var id int64
 		err = tx.QueryRowContext(ctx, `UPDATE rounds SET ended = $4, outcome = $5, scores = $6 WHERE book = $1 AND first = $2 AND hash = $3 AND ended = 0 RETURNING id`, b.id, r.First, r.Hash[:], micros(r.Ended), outcome, scores).Scan(&id)
 		if errors.Is(err, sql.ErrNoRows) {
-			return basilica.E(basilica.Conflict, "ROUND_NOT_OPEN", fmt.Sprintf("round %d is not open", r.First), "")
+			return errRoundNotOpen(r)
 		}
 		if err != nil {
+			return err
+		}
+		if _, err := tx.ExecContext(ctx, `DELETE FROM findings WHERE round_id = $1`, id); err != nil {
 			return err
 		}
 		for i := range verifications {
@@ -129,7 +132,7 @@ func (b *Book) insert(ctx context.Context, tx *sql.Tx, round int64, v *basilica.
 		var e basilica.Evidence
 		if d.Evidence != nil {
 			e, sum = *d.Evidence, d.Evidence.SHA256[:]
-			if _, err := tx.ExecContext(ctx, `INSERT INTO evidence (sha256, size, stored) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING`, sum, e.Size, micros(v.Ended)); err != nil {
+			if err := keepEvidence(ctx, tx, d.Evidence, v.Ended); err != nil {
 				return err
 			}
 		}
@@ -141,27 +144,78 @@ func (b *Book) insert(ctx context.Context, tx *sql.Tx, round int64, v *basilica.
 	return nil
 }
 
-// CloseInterrupted ends every round that is still open, with a reason and without verifications, and says how many.
-func (b *Book) CloseInterrupted(ctx context.Context, at time.Time, why basilica.Reason) (int, error) {
-	outcome, err := json.Marshal(why)
+// KeepFinding records what an open round found of one executor, before the round ends; the evidence that it rests on is
+// no orphan from then on. A second finding of the same executor, or a round that is not open, is a Conflict.
+func (b *Book) KeepFinding(ctx context.Context, r basilica.Round, v basilica.Verification, pin *basilica.Pin) error {
+	content, pinned, err := encode2(v, pin)
 	if err != nil {
-		return 0, err
+		return err
 	}
-	var n int64
-	err = b.v.tx(ctx, func(tx *sql.Tx) error {
-		res, err := tx.ExecContext(ctx, `UPDATE rounds SET ended = $2, outcome = $3 WHERE book = $1 AND ended = 0`, b.id, micros(at), string(outcome))
+	return b.v.tx(ctx, func(tx *sql.Tx) error {
+		var id int64
+		err := tx.QueryRowContext(ctx, `SELECT id FROM rounds WHERE book = $1 AND first = $2 AND hash = $3 AND ended = 0`, b.id, r.First, r.Hash[:]).Scan(&id)
+		if errors.Is(err, sql.ErrNoRows) {
+			return errRoundNotOpen(r)
+		}
 		if err != nil {
 			return err
 		}
-		n, err = res.RowsAffected()
+		for _, d := range v.Verdicts {
+			if err := keepEvidence(ctx, tx, d.Evidence, v.Ended); err != nil {
+				return err
+			}
+		}
+		_, err = tx.ExecContext(ctx, `INSERT INTO findings (round_id, miner, executor, verification, pin) VALUES ($1, $2, $3, $4, $5)`, id, v.Miner, v.Executor, content, pinned)
 		return err
 	})
-	return int(n), err
+}
+
+func errRoundNotOpen(r basilica.Round) error {
+	return basilica.E(basilica.Conflict, "ROUND_NOT_OPEN", fmt.Sprintf("round %d is not open", r.First), "")
+}
+
+// keepEvidence records that a verdict rests on a file; nil: on none.
+func keepEvidence(ctx context.Context, tx *sql.Tx, e *basilica.Evidence, at time.Time) error {
+	if e == nil {
+		return nil
+	}
+	_, err := tx.ExecContext(ctx, `INSERT INTO evidence (sha256, size, stored) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING`, e.SHA256[:], e.Size, micros(at))
+	return err
+}
+
+// OpenRounds are those that began and did not end, oldest first: what a restart left.
+func (b *Book) OpenRounds(ctx context.Context) ([]basilica.Round, error) {
+	return b.rounds(ctx, `book = $1 AND ended = 0 ORDER BY id`, b.id)
+}
+
+// Findings are those that an open round kept, and the pins that go with them.
+func (b *Book) Findings(ctx context.Context, r basilica.Round) ([]basilica.Verification, []basilica.Pin, error) {
+	var pins []basilica.Pin
+	rows, err := b.v.read.QueryContext(ctx, `SELECT verification, pin FROM findings WHERE round_id = (SELECT id FROM rounds WHERE book = $1 AND first = $2 AND hash = $3) ORDER BY miner, executor`, b.id, r.First, r.Hash[:])
+	found, err := scanRows(rows, err, func(scan func(...any) error) (v basilica.Verification, err error) {
+		var content, pinned string
+		if err := scan(&content, &pinned); err != nil {
+			return v, err
+		}
+		var pin *basilica.Pin
+		if err := errors.Join(json.Unmarshal([]byte(content), &v), json.Unmarshal([]byte(pinned), &pin)); err != nil {
+			return v, err
+		}
+		if pin != nil {
+			pins = append(pins, *pin)
+		}
+		return v, nil
+	})
+	return found, pins, err
 }
 
 // Rounds lists the latest rounds, newest first.
 func (b *Book) Rounds(ctx context.Context, limit int) ([]basilica.Round, error) {
-	rows, err := b.v.read.QueryContext(ctx, `SELECT first, hash, slot, started, ended, outcome, scores FROM rounds WHERE book = $1 ORDER BY id DESC LIMIT $2`, b.id, limit)
+	return b.rounds(ctx, `book = $1 ORDER BY id DESC LIMIT $2`, b.id, limit)
+}
+
+func (b *Book) rounds(ctx context.Context, where string, args ...any) ([]basilica.Round, error) {
+	rows, err := b.v.read.QueryContext(ctx, `SELECT first, hash, slot, started, ended, outcome, scores FROM rounds WHERE `+where, args...)
 	return scanRows(rows, err, func(scan func(...any) error) (r basilica.Round, err error) {
 		var hash []byte
 		var started, ended int64
@@ -221,14 +275,60 @@ func (b *Book) Pins(ctx context.Context) (map[basilica.ExecutorKey]basilica.Pin,
 	return out, err
 }
 
-// SaveWeightSet records a weight vector, submitted or refused.
-func (b *Book) SaveWeightSet(ctx context.Context, w basilica.WeightSet) error {
+// IntendWeights records weights that are signed and about to be sent. Weights of a round that is settled are a Conflict.
+func (b *Book) IntendWeights(ctx context.Context, w basilica.WeightIntent) error {
+	text, err := json.Marshal(w.Set)
+	if err != nil {
+		return err
+	}
+	return b.v.tx(ctx, func(tx *sql.Tx) error {
+		res, err := tx.ExecContext(ctx, `INSERT INTO weight_intents (book, round, hash, extrinsic, nonce, born, death, content) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
+			ON CONFLICT (book, round, hash) DO UPDATE SET extrinsic = excluded.extrinsic, nonce = excluded.nonce, born = excluded.born, death = excluded.death,
+			content = excluded.content WHERE settled = 0`,
+			b.id, w.Round.First, w.Round.Hash[:], w.Signed.Extrinsic[:], w.Signed.Nonce, w.Signed.Born, w.Signed.Death, string(text))
+		if err != nil {
+			return err
+		}
+		if n, err := res.RowsAffected(); err != nil || n == 1 {
+			return err
+		}
+		return basilica.E(basilica.Conflict, "WEIGHTS_SETTLED", fmt.Sprintf("the weights of round %d are settled already", w.Round.First), "wait for the next round")
+	})
+}
+
+// LastWeights is the intent of the latest round that has one, settled or not; false where there was none yet.
+func (b *Book) LastWeights(ctx context.Context) (w basilica.WeightIntent, found bool, err error) {
+	var hash, extrinsic []byte
+	var text string
+	err = b.v.read.QueryRowContext(ctx, `SELECT round, hash, nonce, extrinsic, born, death, content, settled FROM weight_intents WHERE book = $1 ORDER BY seq DESC LIMIT 1`, b.id).
+		Scan(&w.Round.First, &hash, &w.Signed.Nonce, &extrinsic, &w.Signed.Born, &w.Signed.Death, &text, &w.Settled)
+	if errors.Is(err, sql.ErrNoRows) {
+		return w, false, nil
+	}
+	if err != nil {
+		return w, false, mapped(err)
+	}
+	copy(w.Round.Hash[:], hash)
+	copy(w.Signed.Extrinsic[:], extrinsic)
+	return w, true, json.Unmarshal([]byte(text), &w.Set)
+}
+
+// SaveWeightSet records a round's weight vector, submitted or refused. settled says that its fate is known: nothing of that
+// round may be sent again.
+func (b *Book) SaveWeightSet(ctx context.Context, round basilica.RoundID, w basilica.WeightSet, settled bool) error {
 	text, err := json.Marshal(w)
 	if err != nil {
 		return err
 	}
 	return b.v.tx(ctx, func(tx *sql.Tx) error {
-		_, err := tx.ExecContext(ctx, `INSERT INTO weight_sets (book, block, at, submitted, content) VALUES ($1, $2, $3, $4, $5)`, b.id, w.Block, micros(w.At), w.Submitted != nil, string(text))
+		if _, err := tx.ExecContext(ctx, `INSERT INTO weight_sets (book, block, at, submitted, content) VALUES ($1, $2, $3, $4, $5)`, b.id, w.Block, micros(w.At), w.Submitted != nil, string(text)); err != nil {
+			return err
+		}
+		if !settled {
+			return nil
+		}
+		_, err := tx.ExecContext(ctx, `INSERT INTO weight_intents (book, round, hash, extrinsic, nonce, born, death, content, settled) VALUES ($1, $2, $3, x'', 0, 0, 0, $4, 1)
+			ON CONFLICT (book, round, hash) DO UPDATE SET settled = 1, content = excluded.content`, b.id, round.First, round.Hash[:], string(text))
 		return err
 	})
 }

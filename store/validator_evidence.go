@@ -102,8 +102,23 @@ func (v *Validator) DropEvidence(ctx context.Context, maxCount int, maxBytes int
 // Evidence is Validator.Evidence.
 func (b *Book) Evidence(sum basilica.Digest) (io.ReadCloser, int64, error) { return b.v.Evidence(sum) }
 
-// sweep removes files that no row speaks of: what a crash left between writing a record and closing its round.
+// sweep makes files and rows agree after a crash: files that no row speaks of go (a record was written, its finding was
+// not), and rows whose file is gone say so (it was dropped, its row was not).
 func (v *Validator) sweep(ctx context.Context) error {
+	rows, err := v.read.QueryContext(ctx, `SELECT sha256 FROM evidence WHERE dropped = 0`)
+	kept, err := scanRows(rows, err, func(scan func(...any) error) (sum basilica.Digest, err error) {
+		var raw []byte
+		err = scan(&raw)
+		copy(sum[:], raw)
+		return sum, err
+	})
+	if err != nil {
+		return fmt.Errorf("look up evidence: %w", err)
+	}
+	missing := make(map[basilica.Digest]bool, len(kept))
+	for _, sum := range kept {
+		missing[sum] = true
+	}
 	entries, err := os.ReadDir(v.evidence)
 	if err != nil {
 		return fmt.Errorf("list evidence: %w", err)
@@ -111,19 +126,27 @@ func (v *Validator) sweep(ctx context.Context) error {
 	for _, e := range entries {
 		var sum basilica.Digest
 		name, isRecord := strings.CutSuffix(e.Name(), ".gpow1")
-		known := 0
 		if isRecord && sum.UnmarshalText([]byte(name)) == nil {
-			if err := v.read.QueryRowContext(ctx, `SELECT count(*) FROM evidence WHERE sha256 = $1 AND dropped = 0`, sum[:]).Scan(&known); err != nil {
-				return fmt.Errorf("look up evidence: %w", err)
+			if missing[sum] {
+				delete(missing, sum)
+				continue
 			}
 		} else if !strings.HasPrefix(e.Name(), ".record-") {
 			continue // not ours
 		}
-		if known == 0 {
-			if err := os.Remove(filepath.Join(v.evidence, e.Name())); err != nil {
-				return fmt.Errorf("remove orphaned evidence: %w", err)
-			}
+		if err := os.Remove(filepath.Join(v.evidence, e.Name())); err != nil {
+			return fmt.Errorf("remove orphaned evidence: %w", err)
 		}
 	}
-	return nil
+	if len(missing) == 0 {
+		return nil
+	}
+	return v.tx(ctx, func(tx *sql.Tx) error {
+		for sum := range missing {
+			if _, err := tx.ExecContext(ctx, `UPDATE evidence SET dropped = max(stored, 1) WHERE sha256 = $1`, sum[:]); err != nil {
+				return fmt.Errorf("mark lost evidence: %w", err)
+			}
+		}
+		return nil
+	})
 }

@@ -162,8 +162,8 @@ func TestARoundIsStoredWholeOrNotAtAll(t *testing.T) {
 	if err := b.OpenRound(t.Context(), basilica.Round{First: 20, Hash: basilica.Hash{21}, Started: noon}); err != nil {
 		t.Errorf("the same block of a chain that was put back: %v", err)
 	}
-	if n, err := b.CloseInterrupted(t.Context(), noon, basilica.Reason{Code: "VALIDATOR_RESTARTED"}); err != nil || n != 1 {
-		t.Errorf("%d %v", n, err)
+	if open, err := b.OpenRounds(t.Context()); err != nil || len(open) != 1 || open[0].ID() != (basilica.RoundID{First: 20, Hash: basilica.Hash{21}}) {
+		t.Errorf("%+v %v", open, err)
 	}
 	if err := b.OpenRound(t.Context(), basilica.Round{First: 40, Started: noon}); err != nil {
 		t.Fatal(err)
@@ -175,12 +175,136 @@ func TestARoundIsStoredWholeOrNotAtAll(t *testing.T) {
 	if _, err := b.Verification(t.Context(), "v2"); basilica.KindOf(err) != basilica.NotFound {
 		t.Errorf("half a round was stored: %v", err)
 	}
-	n, err := b.CloseInterrupted(t.Context(), noon, basilica.Reason{Code: "VALIDATOR_RESTARTED"})
-	if err != nil || n != 1 {
-		t.Errorf("%d %v", n, err)
+	if open, err := b.OpenRounds(t.Context()); err != nil || len(open) != 2 {
+		t.Errorf("%+v %v", open, err)
 	}
-	if n, err := b.CloseInterrupted(t.Context(), noon, basilica.Reason{Code: "VALIDATOR_RESTARTED"}); err != nil || n != 0 {
-		t.Errorf("%d %v", n, err)
+}
+
+// TestFindingsOutliveTheProcess: what an open round found, and the files that it rests on, are there after a crash.
+func TestFindingsOutliveTheProcess(t *testing.T) {
+	dir := t.TempDir()
+	v, err := OpenValidator(t.Context(), dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := openBook(t, v, 1)
+	r := basilica.Round{First: 40, Hash: basilica.Hash{40}, Started: noon}
+	if err := b.OpenRound(t.Context(), r); err != nil {
+		t.Fatal(err)
+	}
+	found := verification("v1", 40, "box", keep(t, v, "frames"))
+	pin := &basilica.Pin{ExecutorKey: basilica.ExecutorKey{Miner: found.Miner, Executor: "box"}, KeySPKI: []byte{1}, AttestSPKI: []byte{2}, HostKey: []byte{3}, Since: 40}
+	if err := b.KeepFinding(t.Context(), r, found, pin); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.KeepFinding(t.Context(), r, found, nil); basilica.KindOf(err) != basilica.Conflict {
+		t.Errorf("one executor twice: %v", err)
+	}
+	lost := keep(t, v, "written, then the process died")
+	if err := b.KeepFinding(t.Context(), basilica.Round{First: 60}, verification("v2", 60, "box", nil), nil); basilica.CodeOf(err) != "ROUND_NOT_OPEN" {
+		t.Errorf("%v", err)
+	}
+	if err := v.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if v, err = OpenValidator(t.Context(), dir); err != nil {
+		t.Fatal(err)
+	}
+	b = openBook(t, v, 1)
+	vs, pins, err := b.Findings(t.Context(), r)
+	if err != nil || len(vs) != 1 || len(pins) != 1 || !cmp.Equal(vs[0], found) || !cmp.Equal(pins[0], *pin) {
+		t.Errorf("%s %+v %v", cmp.Diff(vs, []basilica.Verification{found}), pins, err)
+	}
+	if _, _, err := v.Evidence(found.Verdicts[0].Evidence.SHA256); err != nil {
+		t.Error("the file under a finding was swept:", err)
+	}
+	if _, _, err := v.Evidence(lost.SHA256); basilica.KindOf(err) != basilica.NotFound {
+		t.Error("an orphan was left:", err)
+	}
+	r.Ended = noon
+	if err := b.CloseRound(t.Context(), r, vs, pins, nil); err != nil {
+		t.Fatal(err)
+	}
+	if vs, _, err := b.Findings(t.Context(), r); err != nil || len(vs) != 0 {
+		t.Errorf("%+v %v", vs, err)
+	}
+	if err := os.Remove(v.evidencePath(found.Verdicts[0].Evidence.SHA256)); err != nil {
+		t.Fatal(err)
+	}
+	if err := v.sweep(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := v.DropEvidence(t.Context(), 0, 0, noon); err != nil || n != 0 {
+		t.Errorf("a row whose file is gone is counted as kept: %d %v", n, err)
+	}
+	if err := v.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestWeightsOfARoundAreSentOnce: the row is written before the transaction is; once its fate is known no other of the same
+// round can be.
+func TestWeightsOfARoundAreSentOnce(t *testing.T) {
+	ctx := t.Context()
+	b := openBook(t, openValidator(t), 1)
+	if _, found, err := b.LastWeights(ctx); err != nil || found {
+		t.Fatal(found, err)
+	}
+	w := basilica.WeightIntent{
+		Round: basilica.RoundID{First: 20, Hash: basilica.Hash{1}}, Set: basilica.WeightSet{Block: 21, Weights: []basilica.Weight{{UID: 1, Value: 65535}}, At: noon},
+		Signed: basilica.Signed{Extrinsic: basilica.Hash{9}, Nonce: 4, Born: 21, Death: 85},
+	}
+	if err := b.IntendWeights(ctx, w); err != nil {
+		t.Fatal(err)
+	}
+	w.Signed.Nonce, w.Signed.Extrinsic = 5, basilica.Hash{10}
+	if err := b.IntendWeights(ctx, w); err != nil {
+		t.Fatal("signed again under another nonce:", err)
+	}
+	if got, found, err := b.LastWeights(ctx); err != nil || !found || !cmp.Equal(got, w) {
+		t.Errorf("%s %v %v", cmp.Diff(got, w), found, err)
+	}
+	if err := b.SaveWeightSet(ctx, w.Round, w.Set, false); err != nil {
+		t.Fatal(err)
+	}
+	if got, _, err := b.LastWeights(ctx); err != nil || got.Settled {
+		t.Error("settled without a word from the chain", err)
+	}
+	if err := b.SaveWeightSet(ctx, w.Round, w.Set, true); err != nil {
+		t.Fatal(err)
+	}
+	if got, _, err := b.LastWeights(ctx); err != nil || !got.Settled {
+		t.Error("not settled", err)
+	}
+	if err := b.IntendWeights(ctx, w); basilica.CodeOf(err) != "WEIGHTS_SETTLED" {
+		t.Errorf("the same round's weights twice: %v", err)
+	}
+	w.Round.Hash = basilica.Hash{2}
+	if err := b.IntendWeights(ctx, w); err != nil {
+		t.Errorf("the same block of a chain that was put back: %v", err)
+	}
+}
+
+// TestCaseA6_3TwoValidatorsOnOneDirectory: the lease of a validator on SQLite is the kernel's lock on its directory, which no
+// clock can open.
+func TestCaseA6_3TwoValidatorsOnOneDirectory(t *testing.T) {
+	dir := t.TempDir()
+	first, err := OpenValidator(t.Context(), dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := OpenValidator(t.Context(), dir); basilica.CodeOf(err) != "DATA_IN_USE" || basilica.FixOf(err) == "" {
+		t.Errorf("%v", err)
+	}
+	if err := first.Close(); err != nil {
+		t.Fatal(err)
+	}
+	next, err := OpenValidator(t.Context(), dir)
+	if err != nil {
+		t.Fatal("the lock outlived its holder:", err)
+	}
+	if err := next.Close(); err != nil {
+		t.Fatal(err)
 	}
 }
 
@@ -195,7 +319,7 @@ func TestChainsDoNotMix(t *testing.T) {
 	if err := one.CloseRound(t.Context(), basilica.Round{First: 40, Ended: noon}, nil, []basilica.Pin{pin}, nil); err != nil {
 		t.Fatal(err)
 	}
-	if err := one.SaveWeightSet(t.Context(), basilica.WeightSet{Block: 21, Formula: "score/1", Weights: []basilica.Weight{{UID: 1, Value: 65535}}, At: noon}); err != nil {
+	if err := one.SaveWeightSet(t.Context(), basilica.RoundID{First: 20}, basilica.WeightSet{Block: 21, Formula: "score/1", Weights: []basilica.Weight{{UID: 1, Value: 65535}}, At: noon}, true); err != nil {
 		t.Fatal(err)
 	}
 	for i, b := range []*Book{openBook(t, v, 1), two} {

@@ -57,7 +57,7 @@ func (c *Client) register(ctx context.Context, netuid basilica.NetUID, hotkey ba
 	}
 	r, err := c.submit(ctx, coldkey, "SubtensorModule", "register_limit", map[string]any{
 		"netuid": netuid, "hotkey": pub, "limit_price": maxBurn,
-	})
+	}, nil)
 	if err != nil {
 		return 0, nil, err
 	}
@@ -90,7 +90,7 @@ func (c *Client) AddStake(ctx context.Context, netuid basilica.NetUID, hotkey ba
 	}
 	r, err := c.submit(ctx, coldkey, "SubtensorModule", "add_stake", map[string]any{
 		"hotkey": pub, "netuid": netuid, "amount_staked": amount,
-	})
+	}, nil)
 	if err != nil {
 		return basilica.Inclusion{}, fmt.Errorf("add stake: %w", err)
 	}
@@ -108,7 +108,7 @@ func (c *Client) ServeAxon(ctx context.Context, netuid basilica.NetUID, hotkey k
 	if axon.TLSKey != nil {
 		call = "serve_axon_tls"
 	}
-	r, err := c.submit(ctx, hotkey, "SubtensorModule", call, args)
+	r, err := c.submit(ctx, hotkey, "SubtensorModule", call, args, nil)
 	if err != nil {
 		return basilica.Inclusion{}, fmt.Errorf("serve axon: %w", err)
 	}
@@ -139,16 +139,17 @@ func axonArgs(netuid basilica.NetUID, axon basilica.Axon) (map[string]any, error
 }
 
 // SetWeights submits one weight vector. A subnet with commit-reveal refuses
-// plain weights, and this client does not make commits.
-func (c *Client) SetWeights(ctx context.Context, netuid basilica.NetUID, hotkey keys.Signer, weights []basilica.Weight, versionKey uint64) (basilica.Inclusion, error) {
-	r, err := c.setWeights(ctx, netuid, hotkey, weights, versionKey)
+// plain weights, and this client does not make commits. intend sees every signed
+// transaction before it is sent; it may be nil.
+func (c *Client) SetWeights(ctx context.Context, netuid basilica.NetUID, hotkey keys.Signer, weights []basilica.Weight, versionKey uint64, intend func(basilica.Signed) error) (basilica.Inclusion, error) {
+	r, err := c.setWeights(ctx, netuid, hotkey, weights, versionKey, intend)
 	if err != nil {
 		return basilica.Inclusion{}, fmt.Errorf("set weights: %w", err)
 	}
 	return r.Inclusion, nil
 }
 
-func (c *Client) setWeights(ctx context.Context, netuid basilica.NetUID, hotkey keys.Signer, weights []basilica.Weight, versionKey uint64) (*receipt, error) {
+func (c *Client) setWeights(ctx context.Context, netuid basilica.NetUID, hotkey keys.Signer, weights []basilica.Weight, versionKey uint64, intend func(basilica.Signed) error) (*receipt, error) {
 	v, _, err := c.head(ctx)
 	if err != nil {
 		return nil, err
@@ -167,5 +168,5 @@ func (c *Client) setWeights(ctx context.Context, netuid basilica.NetUID, hotkey 
 	}
 	return c.submit(ctx, hotkey, "SubtensorModule", "set_weights", map[string]any{
 		"netuid": netuid, "dests": dests, "weights": values, "version_key": versionKey,
-	})
+	}, intend)
 }

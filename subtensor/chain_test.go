@@ -153,7 +153,7 @@ func TestChainRegisterServeWeigh(t *testing.T) {
 
 	weights := []basilica.Weight{{UID: muid, Value: 65535}}
 	n.waitBlocks(m.WeightsRateLimit + 1)
-	_, err = n.client.SetWeights(n.ctx, netuid, validator, weights, m.WeightsVersion)
+	_, err = n.client.SetWeights(n.ctx, netuid, validator, weights, m.WeightsVersion, nil)
 	if basilica.CodeOf(err) != "SubtensorModule.NeuronNoValidatorPermit" || basilica.KindOf(err) != basilica.Denied {
 		t.Errorf("weights without a permit: %v", err)
 	}
@@ -165,7 +165,7 @@ func TestChainRegisterServeWeigh(t *testing.T) {
 		t.Fatal(err)
 	}
 	n.waitPermit(validator)
-	in, err = n.client.SetWeights(n.ctx, netuid, validator, weights, m.WeightsVersion)
+	in, err = n.client.SetWeights(n.ctx, netuid, validator, weights, m.WeightsVersion, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -178,7 +178,7 @@ func TestChainRegisterServeWeigh(t *testing.T) {
 	if v.LastUpdate != in.Block || v.Stake == 0 || !v.ValidatorPermit || v.Axon.Addr != six.Addr || v.Axon.TLSKey != nil {
 		t.Errorf("validator in the metagraph: %+v", v)
 	}
-	if _, err := n.client.SetWeights(n.ctx, netuid, validator, weights, m.WeightsVersion); basilica.CodeOf(err) != "Pool.RateLimitExceeded" {
+	if _, err := n.client.SetWeights(n.ctx, netuid, validator, weights, m.WeightsVersion, nil); basilica.CodeOf(err) != "Pool.RateLimitExceeded" {
 		t.Errorf("weights again at once: %v", err)
 	}
 	if _, _, err := n.client.Register(n.ctx, 999, "5GrwvaEF5zXb26Fz9rcQpDWS57CtERHpNehXCPcNoHGKutQY", pair(t, keys.Sr25519, "//Eve"), 10e9); basilica.CodeOf(err) != "SUBNET_UNKNOWN" {
@@ -187,7 +187,7 @@ func TestChainRegisterServeWeigh(t *testing.T) {
 	if _, err := n.client.Metagraph(n.ctx, 999); basilica.CodeOf(err) != "SUBNET_UNKNOWN" {
 		t.Errorf("an unknown subnet: %v", err)
 	}
-	if _, err := n.client.SetWeights(n.ctx, 0, validator, weights, 0); basilica.CodeOf(err) != "COMMIT_REVEAL" {
+	if _, err := n.client.SetWeights(n.ctx, 0, validator, weights, 0, nil); basilica.CodeOf(err) != "COMMIT_REVEAL" {
 		t.Errorf("a subnet with commit-reveal: %v", err)
 	}
 }

@@ -386,7 +386,7 @@ func TestClientOnLocalnet(t *testing.T) {
 		t.Errorf("subnet: %+v", m)
 	}
 	// A validator without permit is refused by name.
-	_, err = client.SetWeights(ctx, 39, miner, []basilica.Weight{{UID: 0, Value: 65535}}, 0)
+	_, err = client.SetWeights(ctx, 39, miner, []basilica.Weight{{UID: 0, Value: 65535}}, 0, nil)
 	if err == nil {
 		t.Error("weights without a permit were taken")
 	}

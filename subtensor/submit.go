@@ -27,6 +27,8 @@ type receipt struct {
 type sent struct {
 	bytes hexBytes
 	hash  basilica.Hash
+	nonce uint64
+	born  basilica.BlockNumber // finalized head when it was signed
 	spec  uint32               // of the runtime that it is signed for
 	next  basilica.BlockNumber // first block that was not searched yet
 	death basilica.BlockNumber // first block that cannot hold it any more
@@ -34,8 +36,9 @@ type sent struct {
 
 // submit signs a call, sends it and returns once its block is final and its
 // events say success. One key has one submission at a time, so that nonces
-// never race.
-func (c *Client) submit(ctx context.Context, signer keys.Signer, palletName, call string, args map[string]any) (*receipt, error) {
+// never race. intend, where it is not nil, sees every signed transaction before
+// it is sent and may stop it.
+func (c *Client) submit(ctx context.Context, signer keys.Signer, palletName, call string, args map[string]any, intend func(basilica.Signed) error) (*receipt, error) {
 	what := palletName + "." + call
 	release, err := c.enter(ctx, signer.PublicKey())
 	if err != nil {
@@ -46,6 +49,11 @@ func (c *Client) submit(ctx context.Context, signer keys.Signer, palletName, cal
 		x, err := c.sign(ctx, signer, palletName, call, args)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", what, err)
+		}
+		if intend != nil {
+			if err := intend(basilica.Signed{Extrinsic: x.hash, Nonce: x.nonce, Born: x.born, Death: x.death}); err != nil {
+				return nil, fmt.Errorf("%s: %w", what, err)
+			}
 		}
 		r, err := c.send(ctx, x)
 		switch code := basilica.CodeOf(err); {
@@ -124,7 +132,7 @@ func (c *Client) sign(ctx context.Context, signer keys.Signer, palletName, call 
 		SpecVersion: rt.spec, TxVersion: rt.tx, Genesis: genesis, Nonce: nonce,
 		Era: pallet.MortalEra(eraPeriod, uint64(head.Number)), BirthHash: head.Hash,
 	}
-	x := &sent{spec: rt.spec, next: head.Number + 1, death: basilica.BlockNumber(s.Era.Death(uint64(head.Number)))}
+	x := &sent{spec: rt.spec, nonce: nonce, born: head.Number, next: head.Number + 1, death: basilica.BlockNumber(s.Era.Death(uint64(head.Number)))}
 	// The period is below the quantum of 4096, so the era is born at the head.
 	if x.bytes, err = rt.words.Sign(data, s, signer); err != nil {
 		return nil, err

@@ -70,7 +70,7 @@ func (v *Validator) blank(r basilica.Round, n basilica.Neuron, id basilica.Execu
 	}
 	return basilica.Verification{
 		ID: basilica.VerificationID("v" + hex.EncodeToString(b[:])), NetUID: v.cfg.NetUID, Round: r.First,
-		Validator: v.self, Miner: n.Hotkey, MinerUID: n.UID, Executor: id, Started: v.cfg.Now(),
+		Validator: v.self, Miner: n.Hotkey, MinerUID: n.UID, Executor: id, Started: v.now(),
 	}, nil
 }
 
@@ -89,7 +89,7 @@ func notRun(c basilica.Check, reason, detail string) basilica.Verdict {
 }
 
 func (v *Validator) conclude(out *basilica.Verification, verdicts ...basilica.Verdict) {
-	out.Verdicts, out.Ended = verdicts, v.cfg.Now()
+	out.Verdicts, out.Ended = verdicts, v.now()
 	out.Block = v.Status().Head
 	for _, d := range verdicts {
 		v.cfg.Log.Info("verdict", "verification", out.ID, "miner", out.Miner, "executor", out.Executor, "check", d.Check, "verdict", d.Result, "reason", d.Reason, "detail", d.Detail)

@@ -50,7 +50,7 @@ func (v *Validator) round(ctx context.Context, r basilica.Round) error {
 		v.cfg.Log.Warn("round skipped: no validator permit", "round", r.First, "uid", me.UID)
 		return nil
 	}
-	r.Started = v.cfg.Now()
+	r.Started = v.now()
 	if err := v.cfg.Book.OpenRound(ctx, r); err != nil {
 		if basilica.KindOf(err) == basilica.Conflict {
 			v.cfg.Log.Warn("round skipped: it is recorded already", "round", r.First)
@@ -71,8 +71,17 @@ func (v *Validator) round(ctx context.Context, r basilica.Round) error {
 	if err != nil {
 		return err
 	}
-	return v.finish(ctx, r, mg, found)
+	passed := 0
+	for _, f := range found {
+		if f.verification.Verdict(basilica.CheckGPUProof).Result == basilica.Pass {
+			passed++
+		}
+	}
+	return v.finish(ctx, r, mg, found, basilica.Reason{Code: outcomeCompleted, Sentence: fmt.Sprintf("%d executors, %d passed", len(found), passed)})
 }
+
+// outcomeCompleted is the outcome of a round that was not interrupted.
+const outcomeCompleted = "COMPLETED"
 
 // asInternal keeps a store's failure from being taken for the chain's.
 func asInternal(err error) error {
@@ -119,13 +128,18 @@ func (v *Validator) counts(s score.Standing) bool {
 	return len(s.Recent) < max(v.cfg.Policy.Rounds, 1) || slices.ContainsFunc(s.Recent, func(c float64) bool { return c > 0 })
 }
 
-// findings collects what all miners' executors brought.
+// findings collects what all miners' executors brought, and keeps each at once: a restart must not cost a verdict.
 type findings struct {
+	keep func(inspection) error
+
 	mu  sync.Mutex
 	all []inspection
 }
 
 func (f *findings) add(x inspection, err error) error {
+	if err == nil {
+		err = f.keep(x)
+	}
 	if err != nil {
 		return err
 	}
@@ -152,7 +166,15 @@ func (v *Validator) visitAll(ctx context.Context, r basilica.Round, visits []vis
 	}
 	rand.New(rand.NewChaCha8(seed)).Shuffle(len(visits), func(i, j int) { visits[i], visits[j] = visits[j], visits[i] })
 	slots := semaphore.NewWeighted(int64(v.cfg.Parallel))
-	var found findings
+	found := findings{keep: func(x inspection) error {
+		if errors.Is(ctx.Err(), context.Canceled) {
+			return nil // the validator is ending: what it found now says nothing of the machine
+		}
+		if err := v.cfg.Book.KeepFinding(context.WithoutCancel(ctx), r, x.verification, x.pin); err != nil {
+			return fmt.Errorf("keep verification %s: %w", x.verification.ID, asInternal(err))
+		}
+		return nil
+	}}
 	group := errgroup.Group{}
 	group.SetLimit(maxDoors)
 	for _, x := range visits {
@@ -346,7 +368,7 @@ func idsOf(batch []basilica.GrantedAccess) []basilica.ExecutorID {
 }
 
 // finish settles GPUs that two executors proved, scores, and stores the round in one transaction.
-func (v *Validator) finish(ctx context.Context, r basilica.Round, mg *basilica.Metagraph, found []inspection) error {
+func (v *Validator) finish(ctx context.Context, r basilica.Round, mg *basilica.Metagraph, found []inspection, outcome basilica.Reason) error {
 	slices.SortFunc(found, func(a, b inspection) int {
 		return cmp.Or(a.verification.Ended.Compare(b.verification.Ended), cmp.Compare(a.verification.ID, b.verification.ID))
 	})
@@ -370,7 +392,7 @@ func (v *Validator) finish(ctx context.Context, r basilica.Round, mg *basilica.M
 			next[k] = s
 		}
 	}
-	r.Ended, r.Outcome = v.cfg.Now(), basilica.Reason{Code: "COMPLETED", Sentence: fmt.Sprintf("%d executors, %d passed", len(found), passed)}
+	r.Ended, r.Outcome = v.now(), outcome
 	r.Scores = v.scores(mg, next)
 	changed := make(map[basilica.ExecutorKey]score.Standing, len(found))
 	for _, x := range verifications {
@@ -384,7 +406,8 @@ func (v *Validator) finish(ctx context.Context, r basilica.Round, mg *basilica.M
 	for _, p := range pins {
 		v.pins[p.ExecutorKey] = p
 	}
-	v.completed = &r.First
+	id := r.ID()
+	v.completed = &id
 	v.update(func(s *Status) { s.Rounds++; s.Executors, s.Passed = len(found), passed })
 	v.say(CodeWaiting, "waiting for the next round", "")
 	v.cfg.Log.Info("round completed", "round", r.First, "executors", len(found), "passed", passed, "seconds", r.Ended.Sub(r.Started).Seconds())

@@ -24,7 +24,7 @@ import (
 type Chain interface {
 	WatchHeads(ctx context.Context, f func(basilica.Header) error) error
 	Metagraph(ctx context.Context, netuid basilica.NetUID) (*basilica.Metagraph, error)
-	SetWeights(ctx context.Context, netuid basilica.NetUID, hotkey keys.Signer, weights []basilica.Weight, versionKey uint64) (basilica.Inclusion, error)
+	SetWeights(ctx context.Context, netuid basilica.NetUID, hotkey keys.Signer, weights []basilica.Weight, versionKey uint64, intend func(basilica.Signed) error) (basilica.Inclusion, error)
 }
 
 // MinerDoor is the one thing that a validator asks of a miner.
@@ -42,12 +42,17 @@ type Session interface {
 
 // Book keeps what must survive: rounds, verdicts, standings, pins and weights of one subnet.
 type Book interface {
-	CloseInterrupted(ctx context.Context, at time.Time, why basilica.Reason) (int, error)
 	OpenRound(ctx context.Context, r basilica.Round) error
+	KeepFinding(ctx context.Context, r basilica.Round, v basilica.Verification, pin *basilica.Pin) error
 	CloseRound(ctx context.Context, r basilica.Round, verifications []basilica.Verification, pins []basilica.Pin, standings map[basilica.ExecutorKey]score.Standing) error
+	OpenRounds(ctx context.Context) ([]basilica.Round, error)
+	Findings(ctx context.Context, r basilica.Round) ([]basilica.Verification, []basilica.Pin, error)
+	Rounds(ctx context.Context, limit int) ([]basilica.Round, error)
 	Standings(ctx context.Context) (map[basilica.ExecutorKey]score.Standing, map[basilica.ExecutorKey]basilica.BlockNumber, error)
 	Pins(ctx context.Context) (map[basilica.ExecutorKey]basilica.Pin, error)
-	SaveWeightSet(ctx context.Context, w basilica.WeightSet) error
+	IntendWeights(ctx context.Context, w basilica.WeightIntent) error
+	SaveWeightSet(ctx context.Context, round basilica.RoundID, w basilica.WeightSet, settled bool) error
+	LastWeights(ctx context.Context) (basilica.WeightIntent, bool, error)
 }
 
 // Archive keeps records of raw frames.
@@ -85,7 +90,8 @@ type Config struct {
 	CheckTimeout   time.Duration   // of facts and task_path, each
 	RoundTimeout   time.Duration   // of a whole round
 
-	Now    func() time.Time
+	Now    func() time.Time     // the wall's clock, read at the start and for the proof's deadlines
+	Uptime func() time.Duration // a clock that only moves forward, at the pace of time
 	Random io.Reader
 	Log    *slog.Logger
 }
@@ -123,15 +129,16 @@ type Validator struct {
 	cfg  Config
 	self basilica.Hotkey
 
-	gateTimeout time.Duration // between the first and the last machine of a group
+	gateTimeout time.Duration    // between the first and the last machine of a group
+	now         func() time.Time // of everything that is stored; set before work begins
 
 	// owned by the goroutine of work
 	standings map[basilica.ExecutorKey]score.Standing
 	pins      map[basilica.ExecutorKey]basilica.Pin
-	completed *basilica.BlockNumber // round that was completed last
-	weighed   *basilica.BlockNumber // round whose weights were submitted last
-	notBefore basilica.BlockNumber  // no weights before this head
-	attempted *attempt              // weights whose fate is unknown
+	completed *basilica.RoundID    // round that was completed last
+	weighed   *basilica.RoundID    // round whose weights are settled
+	notBefore basilica.BlockNumber // no weights before this head
+	attempted *attempt             // weights whose fate is unknown
 
 	mu     sync.Mutex // guards the rest
 	status Status
@@ -142,8 +149,8 @@ func New(cfg Config) (*Validator, error) {
 	switch {
 	case cfg.Hotkey == nil || cfg.Chain == nil || cfg.Book == nil || cfg.Archive == nil || cfg.Door == nil || cfg.Dial == nil:
 		return nil, errors.New("validator: hotkey, chain, book, archive, door and dial are needed")
-	case cfg.Now == nil || cfg.Random == nil || cfg.Log == nil:
-		return nil, errors.New("validator: clock, randomness and logger are needed")
+	case cfg.Now == nil || cfg.Uptime == nil || cfg.Random == nil || cfg.Log == nil:
+		return nil, errors.New("validator: clocks, randomness and logger are needed")
 	case cfg.RoundBlocks < 1 || cfg.Slots < 1 || cfg.Slots > cfg.RoundBlocks:
 		return nil, errors.New("validator: a round has at least one block and at most one slot a block")
 	case cfg.MaxExecutors < 1 || cfg.Parallel < 1 || cfg.EvidenceCount < 1 || cfg.EvidenceBytes < 1:
@@ -185,18 +192,8 @@ func (v *Validator) say(code, sentence, fix string) {
 // Run follows the finalized heads until ctx ends: every round it verifies, scores and sets weights. A hotkey that is not
 // registered, and a store that does not store, end it with an error.
 func (v *Validator) Run(ctx context.Context) error {
-	interrupted, err := v.cfg.Book.CloseInterrupted(ctx, v.cfg.Now(), basilica.Reason{Code: score.ReasonRestarted, Sentence: "the validator was restarted during this round"})
-	if err != nil {
-		return fmt.Errorf("close interrupted rounds: %w", err)
-	}
-	if interrupted > 0 {
-		v.cfg.Log.Warn("rounds were interrupted by a restart", "rounds", interrupted)
-	}
-	if v.standings, _, err = v.cfg.Book.Standings(ctx); err != nil {
-		return fmt.Errorf("read standings: %w", err)
-	}
-	if v.pins, err = v.cfg.Book.Pins(ctx); err != nil {
-		return fmt.Errorf("read pins: %w", err)
+	if err := v.load(ctx); err != nil {
+		return err
 	}
 	group, running := errgroup.WithContext(ctx)
 	c := newCalendar(v.cfg.RoundBlocks, v.cfg.Slots, v.cfg.Hotkey.PublicKey())
@@ -229,8 +226,19 @@ func offer[T any](c chan T, x T) {
 }
 
 func (v *Validator) work(ctx context.Context, due <-chan basilica.Round, tick <-chan struct{}) error {
-	if err := v.greet(ctx); err != nil {
-		return v.sorted(ctx, err)
+	for met := false; !met; {
+		err := v.greet(ctx)
+		if met = err == nil; met {
+			break
+		}
+		if err := v.sorted(ctx, err); err != nil {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick: // the chain is back
+		}
 	}
 	for {
 		select {
@@ -270,7 +278,8 @@ var notRegistered = basilica.Error{
 	Fix:      "register it with `basilica subnet register`, or name the right hotkey file in [validator] hotkey",
 }
 
-// greet looks at the chain before the first round, so that a wrong key or subnet is said at once.
+// greet looks at the chain before the first round, so that a wrong key or subnet is said at once, and closes what the last
+// process left open.
 func (v *Validator) greet(ctx context.Context) error {
 	mg, err := v.metagraph(ctx, 0)
 	if err != nil {
@@ -281,7 +290,7 @@ func (v *Validator) greet(ctx context.Context) error {
 		return err
 	}
 	v.cfg.Log.Info("validator is registered", "uid", me.UID, "hotkey", v.self, "netuid", mg.NetUID, "permit", me.ValidatorPermit, "block", mg.Block)
-	return nil
+	return v.resume(ctx)
 }
 
 // metagraph reads the subnet and refuses one that is older than a block that was seen finalized.

@@ -389,7 +389,11 @@ func TestNobodyIsBlamedForALateTurn(t *testing.T) {
 	w.round(20)
 	for name, left := range map[string]time.Duration{"over": 0, "nearly over": w.cfg.RoundTimeout / 5} {
 		ctx, cancel := context.WithDeadline(t.Context(), time.Now().Add(left))
-		found, err := w.v.visitAll(ctx, basilica.Round{First: 40}, w.v.discover(&w.chain.mg))
+		late := basilica.Round{First: 40, Hash: basilica.Hash{byte(len(name))}, Started: time.Now()}
+		if err := w.book.OpenRound(t.Context(), late); err != nil {
+			t.Fatal(err)
+		}
+		found, err := w.v.visitAll(ctx, late, w.v.discover(&w.chain.mg))
 		cancel()
 		if err != nil || len(found) != 1 || proof(found[0].verification).Reason != score.ReasonLocal {
 			t.Errorf("%s: %+v %v", name, found, err)
@@ -439,25 +443,31 @@ func TestWeightsOncePerRoundAndWindow(t *testing.T) {
 	w.round(40)
 	w.weigh(41)
 	w.chain.took(w.cfg.Hotkey)
-	for head := basilica.BlockNumber(42); head < 42+leastWindow; head++ {
+	for head := basilica.BlockNumber(42); head < 42+era; head++ {
 		w.weigh(head)
 	}
 	if len(w.chain.sets) != 2 || w.v.attempted != nil {
 		t.Fatalf("%d submissions", len(w.chain.sets))
 	}
-	// One that was lost is sent again, once, after the window.
+	// Where one was lost nothing is sent until it cannot take effect any more; by then its scores are old, and those of the
+	// next round go out.
 	w.round(120)
 	w.weigh(121)
 	w.chain.set = nil
-	for head := basilica.BlockNumber(122); head < 121+leastWindow; head++ {
+	for head := basilica.BlockNumber(122); head < 121+era; head++ {
 		w.weigh(head)
 	}
 	if len(w.chain.sets) != 3 {
 		t.Fatalf("sent again inside of the window: %d submissions", len(w.chain.sets))
 	}
-	w.weigh(121 + leastWindow)
+	w.weigh(121 + era)
+	if len(w.chain.sets) != 3 {
+		t.Fatalf("old scores were sent: %d submissions", len(w.chain.sets))
+	}
+	w.round(200)
+	w.weigh(201)
 	if len(w.chain.sets) != 4 {
-		t.Fatalf("a lost submission was not repeated: %d", len(w.chain.sets))
+		t.Fatalf("nothing was sent after a lost submission: %d", len(w.chain.sets))
 	}
 	sets, err := w.book.WeightSets(t.Context(), 100)
 	if err != nil {

@@ -14,21 +14,23 @@ import (
 // submitTimeout bounds one submission until the events of its block were read.
 const submitTimeout = 2 * time.Minute
 
-// leastWindow is the least number of blocks between two submissions of which the first one's fate is unknown: as long as a
-// transaction may wait in a pool (pallet's mortal era).
-const leastWindow = 64
+// freshRounds is how many rounds after its first block a round's scores still make weights: older ones say nothing of the
+// machines as they are.
+const freshRounds = 2
 
-// attempt is a submission that ended without a word from the chain.
+// attempt is a submission that ended without a word from the chain, or that a restart interrupted. It may take effect until
+// its transaction's death; the chain's row of this validator says whether it did.
 type attempt struct {
-	set   basilica.WeightSet
-	round basilica.BlockNumber
-	since basilica.BlockNumber // head when it was made
+	set    basilica.WeightSet
+	round  basilica.RoundID
+	signed basilica.Signed
 }
 
 // weigh sets weights once for every completed round, as soon as the chain's rate limit allows.
 func (v *Validator) weigh(ctx context.Context) error {
 	head := v.Status().Head
-	if v.completed == nil || v.weighed != nil && *v.weighed == *v.completed || head < v.notBefore && v.attempted == nil {
+	settled := v.completed == nil || v.weighed != nil && *v.weighed == *v.completed || v.tooOld(head)
+	if v.attempted == nil && (settled || head < v.notBefore) {
 		return nil
 	}
 	mg, err := v.metagraph(ctx, head)
@@ -43,7 +45,7 @@ func (v *Validator) weigh(ctx context.Context) error {
 		v.notBefore = head + 1
 		return nil
 	}
-	if settled, err := v.tookEffect(ctx, mg, me); err != nil || !settled {
+	if clear, err := v.tookEffect(ctx, mg, me); err != nil || !clear || settled {
 		return err
 	}
 	window := basilica.BlockNumber(mg.WeightsRateLimit)
@@ -58,6 +60,11 @@ func (v *Validator) weigh(ctx context.Context) error {
 	return v.submit(ctx, mg, set)
 }
 
+// tooOld says that the last completed round is too long ago for weights: the chain was away, or the validator.
+func (v *Validator) tooOld(head basilica.BlockNumber) bool {
+	return head >= v.completed.First && uint64(head-v.completed.First) >= freshRounds*v.cfg.RoundBlocks
+}
+
 // tookEffect settles a submission without a word: the chain's row of this validator tells. While it may still take effect,
 // or once it did, nothing else is submitted: false.
 func (v *Validator) tookEffect(ctx context.Context, mg *basilica.Metagraph, me basilica.Neuron) (bool, error) {
@@ -65,18 +72,19 @@ func (v *Validator) tookEffect(ctx context.Context, mg *basilica.Metagraph, me b
 	if a == nil {
 		return true, nil
 	}
-	if me.LastUpdate <= a.since {
-		if mg.Block < v.notBefore {
+	if me.LastUpdate <= a.set.Block {
+		if mg.Block < a.signed.Death {
 			return false, nil
 		}
-		v.attempted = nil
+		v.cfg.Log.Warn("weights of an earlier submission took no effect and cannot any more", "round", a.round.First, "extrinsic", a.signed.Extrinsic)
+		v.attempted, v.notBefore = nil, 0
 		return true, nil
 	}
 	v.attempted = nil
 	v.weighed = &a.round
-	v.cfg.Log.Info("weights of an earlier submission took effect", "block", me.LastUpdate, "round", a.round)
-	a.set.Submitted, a.set.Error = &basilica.Inclusion{Block: me.LastUpdate}, nil
-	if err := v.cfg.Book.SaveWeightSet(ctx, a.set); err != nil {
+	v.cfg.Log.Info("weights of an earlier submission took effect", "block", me.LastUpdate, "round", a.round.First)
+	a.set.Submitted, a.set.Error = &basilica.Inclusion{Block: me.LastUpdate, Extrinsic: a.signed.Extrinsic}, nil
+	if err := v.cfg.Book.SaveWeightSet(ctx, a.round, a.set, true); err != nil {
 		return false, fmt.Errorf("store weights: %w", asInternal(err))
 	}
 	v.notBefore = 0
@@ -88,7 +96,7 @@ func (v *Validator) tookEffect(ctx context.Context, mg *basilica.Metagraph, me b
 func (v *Validator) weightSet(mg *basilica.Metagraph) (basilica.WeightSet, error) {
 	set := basilica.WeightSet{
 		Genesis: mg.Genesis, NetUID: mg.NetUID, Block: mg.Block, Formula: score.Formula, Scores: v.scores(mg, v.standings),
-		Rounds: v.cfg.Policy.Rounds, Software: v.cfg.Policy.AllowSoftware, BurnShare: v.cfg.BurnShare, At: v.cfg.Now(),
+		Rounds: v.cfg.Policy.Rounds, Software: v.cfg.Policy.AllowSoftware, BurnShare: v.cfg.BurnShare, At: v.now(),
 	}
 	if owner, ok := mg.ByHotkey(mg.OwnerHotkey); ok {
 		set.Burn = &owner.UID
@@ -103,27 +111,36 @@ func (v *Validator) weightSet(mg *basilica.Metagraph) (basilica.WeightSet, error
 
 func (v *Validator) submit(ctx context.Context, mg *basilica.Metagraph, set basilica.WeightSet) error {
 	round := *v.completed
-	v.cfg.Log.Info("setting weights", "round", round, "block", mg.Block, "uids", len(set.Weights))
+	v.cfg.Log.Info("setting weights", "round", round.First, "block", mg.Block, "uids", len(set.Weights))
 	limited, cancel := context.WithTimeout(ctx, submitTimeout)
 	defer cancel()
-	included, err := v.cfg.Chain.SetWeights(limited, v.cfg.NetUID, v.cfg.Hotkey, slices.Clone(set.Weights), mg.WeightsVersion)
-	if err != nil {
-		if ctx.Err() != nil {
-			return nil
+	var signed *basilica.Signed
+	included, err := v.cfg.Chain.SetWeights(limited, v.cfg.NetUID, v.cfg.Hotkey, slices.Clone(set.Weights), mg.WeightsVersion, func(s basilica.Signed) error {
+		if err := v.cfg.Book.IntendWeights(ctx, basilica.WeightIntent{Round: round, Set: set, Signed: s}); err != nil {
+			return fmt.Errorf("record the weights that are about to be sent: %w", asInternal(err))
 		}
-		if kind := basilica.KindOf(err); kind == basilica.Unavailable || errors.Is(err, context.DeadlineExceeded) {
-			v.attempted = &attempt{set: set, round: round, since: mg.Block}
-			v.notBefore = mg.Block + max(basilica.BlockNumber(mg.WeightsRateLimit), leastWindow)
+		signed = &s
+		return nil
+	})
+	if err != nil {
+		lost := basilica.KindOf(err) == basilica.Unavailable || errors.Is(err, context.DeadlineExceeded)
+		switch {
+		case ctx.Err() != nil:
+			return nil // the next start asks the chain
+		case lost && signed == nil:
+			return asUnavailable(err) // nothing was sent
+		case lost:
+			v.attempted, v.notBefore = &attempt{set: set, round: round, signed: *signed}, signed.Death
 		}
 		return v.refused(ctx, set, err)
 	}
 	v.weighed = &round
 	set.Submitted = &included
-	if err := v.cfg.Book.SaveWeightSet(ctx, set); err != nil {
+	if err := v.cfg.Book.SaveWeightSet(ctx, round, set, true); err != nil {
 		return fmt.Errorf("store weights: %w", asInternal(err))
 	}
 	v.update(func(s *Status) { s.Weights, s.LastError = &set, nil })
-	v.cfg.Log.Info("weights set", "round", round, "block", included.Block, "extrinsic", included.Extrinsic, "uids", len(set.Weights))
+	v.cfg.Log.Info("weights set", "round", round.First, "block", included.Block, "extrinsic", included.Extrinsic, "uids", len(set.Weights))
 	return nil
 }
 
@@ -136,12 +153,12 @@ func (v *Validator) refused(ctx context.Context, set basilica.WeightSet, err err
 	}
 	set.Error = &basilica.Reason{Code: code, Sentence: text}
 	v.cfg.Log.Error("weights not set", "block", set.Block, "code", code, "fix", basilica.FixOf(err), "err", err)
-	if v.attempted == nil {
-		round := *v.completed
+	round, known := *v.completed, v.attempted == nil
+	if known {
 		v.weighed = &round
 	}
 	v.update(func(s *Status) { s.LastError = set.Error })
-	if err := v.cfg.Book.SaveWeightSet(ctx, set); err != nil {
+	if err := v.cfg.Book.SaveWeightSet(ctx, round, set, known); err != nil {
 		return fmt.Errorf("store weights: %w", asInternal(err))
 	}
 	return nil

@@ -26,12 +26,18 @@ import (
 	"basilica/store"
 )
 
+// era is how many blocks a transaction of chainDouble may wait.
+const era = 64
+
 // chainDouble is a node by hand: the test moves its head and decides what becomes of weights.
 type chainDouble struct {
 	mu     sync.Mutex
 	mg     basilica.Metagraph
 	heads  chan basilica.Header
 	set    func(w []basilica.Weight) (basilica.Inclusion, error)
+	nonce  uint64
+	// included counts transactions that got as far as the node.
+	included int
 	sets   [][]basilica.Weight
 	failMG error
 }
@@ -57,9 +63,14 @@ func (c *chainDouble) Metagraph(context.Context, basilica.NetUID) (*basilica.Met
 	return &mg, c.failMG
 }
 
-func (c *chainDouble) SetWeights(_ context.Context, _ basilica.NetUID, k keys.Signer, w []basilica.Weight, _ uint64) (basilica.Inclusion, error) {
+func (c *chainDouble) SetWeights(_ context.Context, _ basilica.NetUID, k keys.Signer, w []basilica.Weight, _ uint64, intend func(basilica.Signed) error) (basilica.Inclusion, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.nonce++
+	if err := intend(basilica.Signed{Extrinsic: basilica.Hash{byte(c.nonce)}, Nonce: c.nonce, Born: c.mg.Block, Death: c.mg.Block + era}); err != nil {
+		return basilica.Inclusion{}, err
+	}
+	c.included++
 	c.sets = append(c.sets, w)
 	if c.set != nil {
 		return c.set(w)
@@ -247,6 +258,8 @@ type minerDouble struct {
 	err      error
 }
 
+func (m *minerDouble) hotkey() basilica.Hotkey { return basilica.Hotkey(m.key.SS58()) }
+
 func (m *minerDouble) OpenValidation(_ context.Context, req basilica.ValidationRequest) (basilica.ValidationGrant, error) {
 	grant := basilica.ValidationGrant{ID: "g1", Expires: time.Now().Add(time.Minute)}
 	if len(req.SSHPublicKey) != 4+11+4+32 {
@@ -323,10 +336,15 @@ func newWorld(t testing.TB, machines ...*machine) *world {
 		Limits:       attest.Limits{Hello: 2 * time.Second},
 		MaxExecutors: 16, Parallel: 8, AllowPrivate: true, EvidenceCount: 100, EvidenceBytes: 1 << 30,
 		ConnectTimeout: 5 * time.Second, CheckTimeout: 2 * time.Second, RoundTimeout: time.Minute,
-		Now: time.Now, Random: rand.Reader, Log: slog.New(slog.DiscardHandler),
+		Now: time.Now, Uptime: uptime(), Random: rand.Reader, Log: slog.New(slog.DiscardHandler),
 	}
 	w.restart()
 	return w
+}
+
+func uptime() func() time.Duration {
+	start := time.Now()
+	return func() time.Duration { return time.Since(start) }
 }
 
 // restart makes the role anew over the same store.
@@ -336,10 +354,7 @@ func (w *world) restart() {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	if v.standings, _, err = w.book.Standings(w.t.Context()); err != nil {
-		w.t.Fatal(err)
-	}
-	if v.pins, err = w.book.Pins(w.t.Context()); err != nil {
+	if err := v.load(w.t.Context()); err != nil {
 		w.t.Fatal(err)
 	}
 	w.v = v
