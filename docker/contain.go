@@ -124,8 +124,10 @@ func contained(spec basilica.ContainerSpec, volumes []string) (*container.Config
 		Tmpfs:          tmpfs,
 		Mounts:         mounts,
 		RestartPolicy:  container.RestartPolicy{Name: "no"},
-		LogConfig: container.LogConfig{Type: "json-file", Config: map[string]string{
-			"max-size": strconv.FormatInt(spec.LogBytes, 10), "max-file": "2",
+		// This driver keeps every byte as it came, so that a later process finds the log again (PastLogs). A record costs some 28
+		// bytes beside its line.
+		LogConfig: container.LogConfig{Type: "local", Config: map[string]string{
+			"max-size": strconv.FormatInt(2*spec.LogBytes, 10), "max-file": "2", "compress": "false",
 		}},
 		Resources: container.Resources{
 			Memory:     spec.MemoryBytes,
@@ -137,6 +139,7 @@ func contained(spec basilica.ContainerSpec, volumes []string) (*container.Config
 				{Name: "nofile", Soft: maxFiles, Hard: maxFiles},
 			},
 			DeviceRequests: deviceRequests(spec.GPUs),
+			Devices:        gpuDevices("/proc", "/dev", spec.GPUs),
 		},
 	}
 	return cfg, host, nil

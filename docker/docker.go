@@ -4,7 +4,6 @@ package docker
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -15,7 +14,6 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
-	"github.com/moby/moby/api/pkg/stdcopy"
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/client"
 
@@ -32,6 +30,8 @@ const callTimeout = 30 * time.Second
 type Engine struct {
 	api *client.Client
 	log *slog.Logger
+
+	lookEvery time.Duration // how often a container is asked for whose end nobody has told of
 
 	userns atomic.Bool // the engine maps containers' users into a namespace of their own; Available finds out
 }
@@ -56,7 +56,7 @@ func New(host string, log *slog.Logger) (*Engine, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make engine client: %w", err)
 	}
-	return &Engine{api: api, log: log}, nil
+	return &Engine{api: api, log: log, lookEvery: lookEvery}, nil
 }
 
 // Close gives the connections to the engine back.
@@ -133,57 +133,6 @@ func (e *Engine) Create(ctx context.Context, spec basilica.ContainerSpec) (id st
 	return res.ID, nil
 }
 
-// Start starts a created container and gives the function that waits for its witnessed end. An entry point that cannot
-// be executed is Invalid (CONTAINER_START).
-func (e *Engine) Start(ctx context.Context, id string) (wait func(context.Context) (basilica.ContainerEnd, error), err error) {
-	// The wait is registered before the start, else a short container could end unseen.
-	waiting, stopWaiting := context.WithCancel(context.WithoutCancel(ctx))
-	exit := e.api.ContainerWait(waiting, id, client.ContainerWaitOptions{Condition: container.WaitConditionNextExit})
-	starting, cancel := context.WithTimeout(ctx, callTimeout)
-	defer cancel()
-	if _, err := e.api.ContainerStart(starting, id, client.ContainerStartOptions{}); err != nil {
-		stopWaiting()
-		if i := strings.LastIndex(err.Error(), "exec: "); i >= 0 { // the runtime's word on the program, not on the host
-			why := tail(strings.TrimSuffix(err.Error()[i+len("exec: "):], ": unknown"))
-			return nil, basilica.E(basilica.Invalid, "CONTAINER_START", "the container could not start: "+why, "check the command and the image").With(err)
-		}
-		return nil, e.mapped("start container", err)
-	}
-	kills := e.watchMemory(starting, id)
-	return func(ctx context.Context) (basilica.ContainerEnd, error) {
-		defer stopWaiting()
-		defer kills.stop()
-		select {
-		case <-ctx.Done():
-			return basilica.ContainerEnd{}, ctx.Err()
-		case err := <-exit.Error:
-			return basilica.ContainerEnd{}, e.mapped("wait for container", err)
-		case res := <-exit.Result:
-			return e.ended(ctx, id, res, kills)
-		}
-	}, nil
-}
-
-func (e *Engine) ended(ctx context.Context, id string, res container.WaitResponse, kills *memoryWatch) (basilica.ContainerEnd, error) {
-	end := basilica.ContainerEnd{ExitCode: int(res.StatusCode), MemoryKilled: kills.count() > 0}
-	if res.Error != nil {
-		end.Error = res.Error.Message
-	}
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
-	defer cancel()
-	got, err := e.api.ContainerInspect(ctx, id, client.ContainerInspectOptions{})
-	if err != nil {
-		return end, e.mapped("inspect ended container", err)
-	}
-	if st := got.Container.State; st != nil {
-		end.MemoryKilled = end.MemoryKilled || st.OOMKilled
-		if end.Error == "" {
-			end.Error = st.Error
-		}
-	}
-	return end, nil
-}
-
 // Logs attaches to the output of a created container, before its start, so that no byte is lost. The function that it
 // gives calls f with every piece in the order in which the engine read it, until the container has ended, f fails or ctx
 // ends; a job that talks faster than f listens waits.
@@ -192,16 +141,7 @@ func (e *Engine) Logs(ctx context.Context, id string) (follow func(f func(basili
 	if err != nil {
 		return nil, e.mapped("attach to container", err)
 	}
-	stop := context.AfterFunc(ctx, res.Close)
-	return func(f func(basilica.LogStream, []byte) error) error {
-		defer res.Close()
-		defer stop()
-		_, err := stdcopy.StdCopy(streamWriter{basilica.Stdout, f}, streamWriter{basilica.Stderr, f}, res.Reader)
-		if err != nil {
-			return errors.Join(ctx.Err(), fmt.Errorf("follow log: %w", err))
-		}
-		return nil
-	}, nil
+	return followed(ctx, res.Reader, res.Close), nil
 }
 
 type streamWriter struct {
@@ -268,23 +208,4 @@ func (e *Engine) List(ctx context.Context, label, value string) ([]basilica.Cont
 		out = append(out, basilica.ContainerState{ID: c.ID, Image: c.ImageID, Labels: c.Labels, Running: c.State == container.StateRunning})
 	}
 	return out, nil
-}
-
-// Inspect gives one container's state.
-func (e *Engine) Inspect(ctx context.Context, id string) (basilica.ContainerState, error) {
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
-	defer cancel()
-	res, err := e.api.ContainerInspect(ctx, id, client.ContainerInspectOptions{})
-	if err != nil {
-		return basilica.ContainerState{}, e.mapped("inspect container", err)
-	}
-	st := basilica.ContainerState{ID: res.Container.ID, Image: res.Container.Image}
-	if res.Container.Config != nil {
-		st.Labels = res.Container.Config.Labels
-	}
-	if res.Container.State == nil {
-		return st, errors.New("the engine gave no state of the container")
-	}
-	st.Running = res.Container.State.Running
-	return st, nil
 }

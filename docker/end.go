@@ -1,0 +1,195 @@
+package docker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/moby/moby/api/pkg/stdcopy"
+	"github.com/moby/moby/api/types/container"
+	"github.com/moby/moby/client"
+
+	"basilica"
+)
+
+// How a container is watched. The engine's word comes over one connection, which ends when the engine does and may fall
+// silent; what the engine says when it is asked is what counts.
+const (
+	lookEvery  = 30 * time.Second       // a wait that says nothing is checked that often
+	againEvery = 500 * time.Millisecond // an engine that is away is asked again that often
+)
+
+// Start starts a created container and gives the function that waits for its end. An entry point that cannot be executed
+// is Invalid (CONTAINER_START).
+func (e *Engine) Start(ctx context.Context, id string) (wait func(context.Context) (basilica.ContainerEnd, error), err error) {
+	// The wait is registered before the start, else a short container could end unseen.
+	waiting, stopWaiting := context.WithCancel(context.WithoutCancel(ctx))
+	exit := e.api.ContainerWait(waiting, id, client.ContainerWaitOptions{Condition: container.WaitConditionNextExit})
+	starting, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	if _, err := e.api.ContainerStart(starting, id, client.ContainerStartOptions{}); err != nil {
+		stopWaiting()
+		if i := strings.LastIndex(err.Error(), "exec: "); i >= 0 { // the runtime's word on the program, not on the host
+			why := tail(strings.TrimSuffix(err.Error()[i+len("exec: "):], ": unknown"))
+			return nil, basilica.E(basilica.Invalid, "CONTAINER_START", "the container could not start: "+why, "check the command and the image").With(err)
+		}
+		return nil, e.mapped("start container", err)
+	}
+	return e.witness(id, exit, stopWaiting, e.watchMemory(starting, id)), nil
+}
+
+// Await gives the function that waits for the end of a container that somebody else started, or that has ended already.
+func (e *Engine) Await(ctx context.Context, id string) (wait func(context.Context) (basilica.ContainerEnd, error), err error) {
+	waiting, stopWaiting := context.WithCancel(context.WithoutCancel(ctx))
+	exit := e.api.ContainerWait(waiting, id, client.ContainerWaitOptions{Condition: container.WaitConditionNotRunning})
+	looking, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	return e.witness(id, exit, stopWaiting, e.watchMemory(looking, id)), nil
+}
+
+// witness waits for a container's end, over restarts of the engine and connections that break or fall silent. A container
+// that is gone is NotFound (CONTAINER_GONE).
+func (e *Engine) witness(id string, exit client.ContainerWaitResult, stop func(), kills *memoryWatch) func(context.Context) (basilica.ContainerEnd, error) {
+	return func(ctx context.Context) (basilica.ContainerEnd, error) {
+		defer func() { stop() }()
+		defer kills.stop()
+		look := time.NewTicker(e.lookEvery)
+		defer look.Stop()
+		for {
+			var again <-chan time.Time
+			select {
+			case <-ctx.Done():
+				return basilica.ContainerEnd{}, ctx.Err()
+			case <-exit.Error:
+				again = time.After(0)
+			case <-exit.Result:
+				again = time.After(0)
+			case <-look.C:
+				again = time.After(0)
+			}
+			st, err := e.inspectWhenBack(ctx, id, again)
+			if err != nil {
+				return basilica.ContainerEnd{}, err
+			}
+			if !st.Running {
+				st.End.MemoryKilled = st.End.MemoryKilled || kills.count() > 0
+				return st.End, nil
+			}
+			stop()
+			waiting, cancel := context.WithCancel(context.WithoutCancel(ctx))
+			stop = cancel
+			exit = e.api.ContainerWait(waiting, id, client.ContainerWaitOptions{Condition: container.WaitConditionNotRunning})
+		}
+	}
+}
+
+// inspectWhenBack inspects a container, as often as it takes while the engine is away.
+func (e *Engine) inspectWhenBack(ctx context.Context, id string, first <-chan time.Time) (basilica.ContainerState, error) {
+	for again := first; ; again = time.After(againEvery) {
+		select {
+		case <-ctx.Done():
+			return basilica.ContainerState{}, ctx.Err()
+		case <-again:
+		}
+		st, err := e.Inspect(ctx, id)
+		switch {
+		case err == nil && st.Removing:
+			return st, basilica.E(basilica.NotFound, "CONTAINER_GONE", "the container does not exist", "")
+		case err == nil || basilica.KindOf(err) == basilica.NotFound:
+			return st, err
+		}
+		if basilica.CodeOf(err) != "DOCKER_ABSENT" {
+			e.log.Warn("a container's state is not known", "container", id, "err", err)
+		}
+	}
+}
+
+// Inspect gives one container's state; one that does not exist is NotFound (CONTAINER_GONE).
+func (e *Engine) Inspect(ctx context.Context, id string) (basilica.ContainerState, error) {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	res, err := e.api.ContainerInspect(ctx, id, client.ContainerInspectOptions{})
+	if err != nil {
+		return basilica.ContainerState{}, e.mapped("inspect container", err)
+	}
+	return stateOf(res.Container)
+}
+
+// stateOf reads the engine's word on a container.
+func stateOf(c container.InspectResponse) (basilica.ContainerState, error) {
+	st := basilica.ContainerState{ID: c.ID, Image: c.Image}
+	if c.Config != nil {
+		st.Labels = c.Config.Labels
+	}
+	if c.State == nil {
+		return st, errors.New("the engine gave no state of the container")
+	}
+	var err error
+	if st.Started, err = engineTime(c.State.StartedAt); err != nil {
+		return st, fmt.Errorf("inspect container: %w", err)
+	}
+	st.Running = c.State.Running || c.State.Paused || c.State.Restarting
+	st.Removing = c.State.Dead || c.State.Status == container.StateRemoving
+	st.End = basilica.ContainerEnd{ExitCode: c.State.ExitCode, MemoryKilled: c.State.OOMKilled, Error: c.State.Error}
+	if !st.Running {
+		st.End.At, err = engineTime(c.State.FinishedAt)
+	}
+	return st, err
+}
+
+// engineTime reads a time of the engine, in which year 1 is never.
+func engineTime(text string) (time.Time, error) {
+	if text == "" {
+		return time.Time{}, nil
+	}
+	t, err := time.Parse(time.RFC3339Nano, text)
+	if err != nil || t.Year() <= 1 {
+		return time.Time{}, err
+	}
+	return t.UTC(), nil
+}
+
+// PastLogs reads what the engine kept of a container's output, from its first byte on, and follows it to the container's
+// end. What has no line feed yet comes when it has one, and the engine may stop following before the last bytes: only what
+// it gives of a container that had ended before the call is all. Two streams have no order between them.
+func (e *Engine) PastLogs(ctx context.Context, id string) (follow func(f func(basilica.LogStream, []byte) error) error, err error) {
+	res, err := e.api.ContainerLogs(ctx, id, client.ContainerLogsOptions{ShowStdout: true, ShowStderr: true, Follow: true})
+	if err != nil {
+		return nil, e.mapped("read container's log", err)
+	}
+	return followed(ctx, res, func() { res.Close() }), nil
+}
+
+// followed gives the pieces of both streams until the source ends or ctx does.
+func followed(ctx context.Context, from io.Reader, hangUp func()) func(f func(basilica.LogStream, []byte) error) error {
+	stop := context.AfterFunc(ctx, hangUp)
+	return func(f func(basilica.LogStream, []byte) error) error {
+		defer hangUp()
+		defer stop()
+		_, err := stdcopy.StdCopy(streamWriter{basilica.Stdout, f}, streamWriter{basilica.Stderr, f}, from)
+		if err != nil {
+			return errors.Join(ctx.Err(), fmt.Errorf("follow log: %w", err))
+		}
+		return nil
+	}
+}
+
+// ForgetImage removes an image that has no name and that nothing uses; others stay, which is no error.
+func (e *Engine) ForgetImage(ctx context.Context, id string) error {
+	looking, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	img, err := e.api.ImageInspect(looking, id)
+	switch {
+	case errdefs.IsNotFound(err):
+		return nil
+	case err != nil:
+		return e.mapped("look for image", err)
+	case len(img.RepoTags) > 0 || len(img.RepoDigests) > 0: // its owner's, or a registry's
+		return nil
+	}
+	return e.RemoveImage(ctx, id)
+}
