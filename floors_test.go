@@ -19,7 +19,7 @@ const module = "basilica"
 var floors = map[string]int{
 	"keys": 0, "pki": 0, "scale": 0, "wire/wirepb": 0, "attest/attestpb": 0, "internal/vectors": 0, "internal/crashpoint": 0,
 	"":       1,
-	"pallet": 2, "yuma": 2, "attest": 2, "score": 2, "internal/gate": 2,
+	"pallet": 2, "yuma": 2, "attest": 2, "score": 2, "internal/gate": 2, "internal/provoke": 2,
 	"validator": 3, "miner": 3, "executor": 3, "client": 3, "localnet": 3,
 	"subtensor": 3, "axon": 3, "wire": 3, "sshdoor": 3, "attestor": 3, "attest/adversary": 3, "rest": 3, "status": 3,
 	"store": 3, "docker": 3, "nvidia": 3, "tpm": 3, "hardware": 3, "admin": 3,
@@ -48,6 +48,7 @@ var onlyFrom = map[string][]string{
 	"attest/adversary": {"cmd/gpu-attestor"},
 	"nvidia":           {"cmd/gpu-attestor"},
 	"internal/vectors": {},
+	"internal/provoke": {},
 }
 
 // faults holds what is wrong with one import of one room, by the rules above; empty where nothing is.

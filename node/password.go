@@ -26,7 +26,7 @@ type password struct {
 // openKeyfile makes what opens the encrypted key file at path.
 func openKeyfile(path string) func(sealed []byte) ([]byte, error) {
 	return func(sealed []byte) ([]byte, error) {
-		p, err := passwordOf(path, os.Getenv, promptPassword)
+		p, err := passwordOf(path, os.Getenv, promptOn("/dev/tty"))
 		if err != nil {
 			return nil, err
 		}
@@ -97,11 +97,15 @@ func passwordFile(path string) ([]byte, error) {
 	return []byte(line), nil
 }
 
-// promptPassword asks on the terminal, without an echo.
-func promptPassword(path string) ([]byte, error) {
+// promptOn asks on a terminal, without an echo.
+func promptOn(terminal string) func(path string) ([]byte, error) {
+	return func(path string) ([]byte, error) { return prompt(terminal, path) }
+}
+
+func prompt(terminal, path string) ([]byte, error) {
 	missing := basilica.E(basilica.Denied, "KEY_PASSWORD_MISSING", fmt.Sprintf("the key file %s is encrypted and no password was given", path),
 		"set BT_WALLET_PASSWORD_FILE to a file of mode 0600 that holds it, or run the command on a terminal")
-	tty, err := os.OpenFile("/dev/tty", os.O_RDWR, 0)
+	tty, err := os.OpenFile(terminal, os.O_RDWR, 0)
 	if err != nil {
 		return nil, missing
 	}

@@ -1,0 +1,54 @@
+// Package provoke holds failures against the table of codes: a test of any room names a code and how it comes about. It
+// refuses to know how. Only test files may import it.
+package provoke
+
+import (
+	"errors"
+	"strings"
+	"testing"
+
+	"basilica"
+)
+
+// Each runs every provocation and checks what a person would meet: the code it stands under, one plain sentence, the next
+// step, and a row in the table that explains it.
+func Each(t *testing.T, provocations map[string]func(t *testing.T) error) {
+	t.Helper()
+	for code, provoked := range provocations {
+		t.Run(code, func(t *testing.T) {
+			Refused(t, provoked(t), code)
+		})
+	}
+}
+
+// Refused checks that err is a refusal under code, as a person meets it.
+func Refused(t *testing.T, err error, code string) {
+	t.Helper()
+	var e *basilica.Error
+	if !errors.As(err, &e) {
+		t.Errorf("got %v, want a failure of code %s", err, code)
+		return
+	}
+	if e.Code != code {
+		t.Errorf("got code %s (%v), want %s", e.Code, err, code)
+	}
+	Reason(t, basilica.Reason{Code: e.Code, Sentence: e.Sentence, Fix: e.Fix}, code)
+}
+
+// Reason checks a reason that stands beside a task, a verdict or an executor; without a Fix of its own it has the table's.
+func Reason(t *testing.T, r basilica.Reason, code string) {
+	t.Helper()
+	if r.Code != code {
+		t.Errorf("got code %q (%q), want %s", r.Code, r.Sentence, code)
+	}
+	row, known := basilica.Explain(r.Code)
+	if !known {
+		t.Errorf("%s has no row in the table", r.Code)
+	}
+	if r.Sentence == "" || strings.HasSuffix(r.Sentence, ".") || strings.Contains(r.Sentence, "\n") {
+		t.Errorf("%s: the sentence %q is empty, ends with a full stop, or is more than one line", r.Code, r.Sentence)
+	}
+	if r.Fix == "" && row.Fix == "" {
+		t.Errorf("%s: no next step", r.Code)
+	}
+}
