@@ -51,6 +51,7 @@ var taskCodes = []Explanation{
 	{"IMAGE_NOT_FOUND", "the image does not exist", "the engine has no image of that name and it could not be pulled; only a name with a digest is pulled", "check the name, name it by digest (NAME@sha256:…), or load a file: basilica image load FILE.tar"},
 	{"IMAGE_REGISTRY", "the image could not be pulled", "the registry is away, or the machine cannot reach it", "check that the executor reaches the registry, or load the image from a file: basilica image load FILE.tar"},
 	{"IMAGE_VOLUME", "the image's VOLUME cannot be masked", "each VOLUME becomes a small file system in memory, and this one's path would hide something else", "use an image without that VOLUME"},
+	{"IMAGE_WORKDIR", "the image's WORKDIR lies in a file system of the kernel", "runtimes have leaked folders of the host there", "use an image with another WORKDIR"},
 	{"INPUT_MISSING", "an input was not sent to this miner", "the file goes before the task that reads it", "send the blob before the task that reads it"},
 	{"INPUT_UNREADABLE", "an input file cannot be read", "it does not exist, is no regular file, or may not be read", "give the path of a regular file that you may read"},
 	{"INTERRUPTED", "the command was interrupted before it had done its work", "somebody pressed Ctrl-C", "run it again"},

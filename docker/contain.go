@@ -203,6 +203,18 @@ func maskable(volumes []string) ([]string, error) {
 	return out, nil
 }
 
+// workable refuses an image whose WORKDIR lies in the kernel's file systems: a runtime may still hold folders of the host
+// open there when the program begins (CVE-2024-21626).
+func workable(dir string) error {
+	clean := path.Clean("/" + dir)
+	for _, kernel := range []string{"/proc", "/sys", "/dev"} {
+		if clean == kernel || strings.HasPrefix(clean, kernel+"/") {
+			return basilica.E(basilica.Invalid, "IMAGE_WORKDIR", fmt.Sprintf("the image's WORKDIR %.100q lies in %s", dir, kernel), "use an image with another WORKDIR")
+		}
+	}
+	return nil
+}
+
 // deviceRequests names real GPUs to the engine's GPU hook; a software device is computed on the CPU and needs none.
 func deviceRequests(gpus []basilica.GPU) []container.DeviceRequest {
 	var ids []string

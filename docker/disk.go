@@ -42,6 +42,15 @@ func MountOutput(dir string, bytes int64) error {
 	return nil
 }
 
+// OutputFull says whether a directory of MountOutput has no room left, for bytes or for another file.
+func OutputFull(dir string) (bool, error) {
+	var st unix.Statfs_t
+	if err := unix.Statfs(dir, &st); err != nil {
+		return false, fmt.Errorf("look at output directory: %w", err)
+	}
+	return st.Bavail == 0 || st.Ffree == 0, nil
+}
+
 // UnmountAll unmounts whatever is mounted at or beneath root, deepest first.
 func UnmountAll(root string) error {
 	mounted, err := Mounted(root)

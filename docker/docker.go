@@ -111,6 +111,9 @@ func (e *Engine) Create(ctx context.Context, spec basilica.ContainerSpec) (id st
 	var volumes map[string]struct{}
 	if img.Config != nil {
 		volumes = img.Config.Volumes
+		if err := workable(img.Config.WorkingDir); err != nil {
+			return "", err
+		}
 	}
 	cfg, host, err := contained(spec, slices.Sorted(maps.Keys(volumes)))
 	if err != nil {

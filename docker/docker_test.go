@@ -235,6 +235,15 @@ func TestOutputFillsUp(t *testing.T) {
 	if st, err := os.Stat(filepath.Join(out, "big")); err != nil || st.Size() != 1<<20 {
 		t.Errorf("output after the end: %v %v", st, err)
 	}
+	if full, err := OutputFull(out); err != nil || !full {
+		t.Errorf("full: %v %v", full, err)
+	}
+	if err := os.Remove(filepath.Join(out, "big")); err != nil {
+		t.Fatal(err)
+	}
+	if full, err := OutputFull(out); err != nil || full {
+		t.Errorf("full without a file: %v %v", full, err)
+	}
 }
 
 func TestImageVolumesAreMasked(t *testing.T) {
@@ -382,6 +391,25 @@ func TestSettings(t *testing.T) {
 				t.Errorf("%d volumes, %d memory: tmpfs of %d (%v)", volumes, memory, sum, err)
 			}
 		}
+	}
+}
+
+func TestWorkdirOfTheKernelIsRefused(t *testing.T) {
+	for _, dir := range []string{"/proc/self/fd/7", "//proc/1/root", "/x/../sys", "/dev", "proc/self/cwd"} {
+		if err := workable(dir); basilica.CodeOf(err) != "IMAGE_WORKDIR" || basilica.FixOf(err) == "" {
+			t.Errorf("%s: %v", dir, err)
+		}
+	}
+	for _, dir := range []string{"", "/", "/app", "app", "/process", "/home/../device"} {
+		if err := workable(dir); err != nil {
+			t.Errorf("%s: %v", dir, err)
+		}
+	}
+	e := engine(t)
+	image := load(t, e, saved(t, nil, func(c map[string]any) { c["WorkingDir"] = "/proc/self/fd/8" }))
+	_, err := e.Create(t.Context(), basilica.ContainerSpec{Name: "basilica-test-never", Image: image, CPUMillis: 100, MemoryBytes: 32 << 20, Pids: 8, LogBytes: 1 << 20})
+	if basilica.CodeOf(err) != "IMAGE_WORKDIR" {
+		t.Error(err)
 	}
 }
 
