@@ -5,9 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"strconv"
 	"syscall"
 
 	"basilica"
+	"basilica/hardware"
 )
 
 // listen opens a TCP door. what names it in errors, key is the configuration key that holds addr.
@@ -18,8 +20,15 @@ func listen(ctx context.Context, what, key, addr string) (net.Listener, error) {
 		return ln, nil
 	case errors.Is(err, syscall.EADDRINUSE):
 		_, port, _ := net.SplitHostPort(addr)
-		return nil, basilica.E(basilica.Conflict, "PORT_TAKEN", fmt.Sprintf("the %s cannot listen on %s: another process uses that port", what, addr),
-			fmt.Sprintf("find it with `ss -ltnp 'sport = :%s'` and stop it, or set %s to another port; port 0 takes any free one", port, key))
+		holder := "another process uses that port"
+		find := fmt.Sprintf("find it with `ss -ltnp 'sport = :%s'` and stop it", port)
+		if n, err := strconv.ParseUint(port, 10, 16); err == nil {
+			if pid, program, ok := hardware.Real().PortHolder(uint16(n)); ok {
+				holder, find = fmt.Sprintf("%q (pid %d) uses that port", program, pid), fmt.Sprintf("stop it (pid %d)", pid)
+			}
+		}
+		return nil, basilica.E(basilica.Conflict, "PORT_TAKEN", fmt.Sprintf("the %s cannot listen on %s: %s", what, addr, holder),
+			fmt.Sprintf("%s, or set %s to another port; port 0 takes any free one", find, key))
 	case errors.Is(err, syscall.EACCES):
 		return nil, basilica.E(basilica.Denied, "PORT_DENIED", fmt.Sprintf("the %s may not listen on %s", what, addr), fmt.Sprintf("set %s to a port from 1024 up", key)).With(err)
 	default:

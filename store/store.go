@@ -8,10 +8,13 @@ import (
 	"embed"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"net/url"
 	"os"
 	"path/filepath"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/pressly/goose/v3"
@@ -81,11 +84,20 @@ func lockDir(dir, role string) (*os.File, error) {
 		return nil, fmt.Errorf("open lock: %w", err)
 	}
 	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		holder, _ := io.ReadAll(io.LimitReader(f, 16))
 		f.Close()
-		if errors.Is(err, unix.EWOULDBLOCK) {
-			return nil, basilica.E(basilica.Conflict, "DATA_IN_USE", fmt.Sprintf("another process uses the data directory %s", dir), "stop the other process, or give this one a directory of its own")
+		if !errors.Is(err, unix.EWOULDBLOCK) {
+			return nil, fmt.Errorf("lock %s: %w", path, err)
 		}
-		return nil, fmt.Errorf("lock %s: %w", path, err)
+		who := "another process"
+		if pid, err := strconv.Atoi(strings.TrimSpace(string(holder))); err == nil {
+			who = fmt.Sprintf("another process (pid %d)", pid)
+		}
+		return nil, basilica.E(basilica.Conflict, "DATA_IN_USE", fmt.Sprintf("%s uses the data directory %s", who, dir), "stop the other process, or give this one a directory of its own")
+	}
+	// Whoever finds the directory in use is told by whom. Only the lock counts: a full disk is no reason not to start.
+	if err := f.Truncate(0); err == nil {
+		_, _ = fmt.Fprintf(f, "%d\n", os.Getpid())
 	}
 	return f, nil
 }

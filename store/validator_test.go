@@ -2,9 +2,11 @@ package store
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -293,7 +295,7 @@ func TestCaseA6_3TwoValidatorsOnOneDirectory(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := OpenValidator(t.Context(), dir); basilica.CodeOf(err) != "DATA_IN_USE" || basilica.FixOf(err) == "" {
+	if _, err := OpenValidator(t.Context(), dir); basilica.CodeOf(err) != "DATA_IN_USE" || basilica.FixOf(err) == "" || !strings.Contains(err.Error(), fmt.Sprintf("pid %d", os.Getpid())) {
 		t.Errorf("%v", err)
 	}
 	if err := first.Close(); err != nil {
