@@ -2,6 +2,8 @@ package basilica
 
 import (
 	"context"
+	"crypto/sha256"
+	"slices"
 	"time"
 )
 
@@ -13,6 +15,9 @@ type Fleet interface {
 	// Heartbeat carries one beat and its answer over the executor's standing stream. The executor is the one that the
 	// client certificate names.
 	Heartbeat(ctx context.Context, executor ExecutorID, beat Heartbeat) (HeartbeatReply, error)
+	// Renew gives an executor a new certificate over its key, and whom to trust from now on. Its old certificate stays
+	// valid until its end or until the next renewal under the new one.
+	Renew(ctx context.Context, executor ExecutorID, req RenewRequest) (Renewal, error)
 }
 
 // EnrollRequest is a machine that wants to join.
@@ -32,10 +37,46 @@ type Enrollment struct {
 	Executor    ExecutorID
 	Miner       Hotkey
 	Certificate []byte // DER chain of one: the executor's certificate
-	FleetCA     []byte // DER: root of the miner's own authority
-	SSHCA       []byte // SSH wire encoding: signs validators' user certificates
-	JWTKey      []byte // 32 bytes Ed25519: verifies the miner's tokens
+	Trust       Trust
 	Endorsement SignedEndorsement
+}
+
+// Trust is whom an executor believes: each of its miner's keys that is in force. There is one of each kind, two while the
+// miner rotates them.
+type Trust struct {
+	FleetCAs [][]byte // DER: roots of the miner's own authority
+	SSHCAs   [][]byte // SSH wire encoding: sign validators' user certificates
+	JWTKeys  [][]byte // 32 bytes Ed25519: verify the miner's tokens
+}
+
+// Digest names what is trusted, whatever its order.
+func (t Trust) Digest() Digest {
+	h := sha256.New()
+	for _, kind := range [][][]byte{t.FleetCAs, t.SSHCAs, t.JWTKeys} {
+		sums := make([]string, 0, len(kind))
+		for _, key := range kind {
+			sum := sha256.Sum256(key)
+			sums = append(sums, string(sum[:]))
+		}
+		slices.Sort(sums)
+		h.Write([]byte{byte(len(sums))})
+		for _, sum := range sums {
+			h.Write([]byte(sum))
+		}
+	}
+	return Digest(h.Sum(nil))
+}
+
+// RenewRequest asks for a new certificate over the key that the old one has.
+type RenewRequest struct {
+	CSR         []byte // DER, P-256
+	Certificate []byte // DER of the certificate that the executor showed; set by the miner's door
+}
+
+// Renewal is a new certificate, and what is trusted beside it.
+type Renewal struct {
+	Certificate []byte // DER
+	Trust       Trust
 }
 
 // Heartbeat is an executor's word, sent every few seconds.
@@ -44,6 +85,10 @@ type Heartbeat struct {
 	Health  Health
 	Version string
 	GPUs    []GPU
+
+	Instance string // random, of this process: two at once are a copied identity
+	Trust    Digest // of what the executor trusts; zero: it does not say
+	From     string // the network address that the beat came from; set by the miner's door
 }
 
 // HeartbeatReply is the miner's answer.
@@ -54,6 +99,7 @@ type HeartbeatReply struct {
 	Cancel  []TaskAttempt // attempts that the miner no longer wants
 	Revoked []GrantID     // validation grants that ended early
 	Drain   bool          // accept no new task
+	Trust   Digest        // of what the executor is to trust: where it differs from its own, it renews
 }
 
 // TaskAttempt names one attempt.

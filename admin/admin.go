@@ -19,12 +19,23 @@ type Fleet interface {
 	Tokens(ctx context.Context) ([]basilica.TokenRecord, error)
 	// RevokeToken ends an unused join token by its id.
 	RevokeToken(ctx context.Context, id string) error
-	// Members lists the fleet; grants are left out.
-	Members(ctx context.Context) ([]basilica.MemberView, error)
+	// Members lists a part of the fleet by id, at most limit (0: 1000) from the cursor of the part before on; grants are left
+	// out.
+	Members(ctx context.Context, cursor string, limit int) (basilica.MemberPage, error)
 	// Member shows one executor with its tasks, and with what validators opened on it, newest first.
 	Member(ctx context.Context, id basilica.ExecutorID) (basilica.MemberView, error)
-	// Drain says whether an executor takes new tasks.
-	Drain(ctx context.Context, id basilica.ExecutorID, drain bool) error
+	// Drain says whether an executor takes new tasks, and for how long what runs may go on; 0: until it ends.
+	Drain(ctx context.Context, id basilica.ExecutorID, drain bool, deadline time.Duration) error
+	// Revoke ends an executor's membership at once and for good; only a new token brings it back.
+	Revoke(ctx context.Context, id basilica.ExecutorID) error
+	// Rename changes the name that an executor is shown under, never its id; empty removes it.
+	Rename(ctx context.Context, id basilica.ExecutorID, name string) error
+	// Label sets some labels of an executor, removes others, and gives all that it has then.
+	Label(ctx context.Context, id basilica.ExecutorID, set map[string]string, remove []string) (map[string]string, error)
+	// RotateKeys begins to replace the keys of the miner's own authority, unless that is under way.
+	RotateKeys(ctx context.Context) (basilica.RotationView, error)
+	// Rotation says where that stands.
+	Rotation(ctx context.Context) (basilica.RotationView, error)
 }
 
 // SocketPath is where the door of the miner with that data directory is.
@@ -50,7 +61,17 @@ type tokenReply struct {
 }
 
 type drainRequest struct {
-	Drain bool `json:"drain"`
+	Drain    bool   `json:"drain"`
+	Deadline string `json:"deadline,omitempty"` // Go's form, e.g. 1h
+}
+
+type nameRequest struct {
+	Name string `json:"name"`
+}
+
+type labelRequest struct {
+	Set    map[string]string `json:"set,omitempty"`
+	Remove []string          `json:"remove,omitempty"`
 }
 
 type failure struct {

@@ -3,6 +3,7 @@ package admin
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -23,6 +24,7 @@ type fleetDouble struct {
 	name  basilica.ExecutorID
 	id    string
 	drain bool
+	said  string // of the last change, in words
 	err   error
 }
 
@@ -35,8 +37,10 @@ func (f *fleetDouble) Tokens(context.Context) ([]basilica.TokenRecord, error) {
 	return []basilica.TokenRecord{{ID: "abc", Hash: basilica.Digest{1}}}, f.err
 }
 func (f *fleetDouble) RevokeToken(_ context.Context, id string) error { f.id = id; return f.err }
-func (f *fleetDouble) Members(context.Context) ([]basilica.MemberView, error) {
-	return []basilica.MemberView{{Member: basilica.Member{Executor: "e"}, Ready: true}}, f.err
+
+func (f *fleetDouble) Members(_ context.Context, cursor string, limit int) (basilica.MemberPage, error) {
+	f.said = fmt.Sprint("members ", cursor, " ", limit)
+	return basilica.MemberPage{Executors: []basilica.MemberView{{Member: basilica.Member{Executor: "e"}, Ready: true}}, Next: "n"}, f.err
 }
 
 func (f *fleetDouble) Member(_ context.Context, id basilica.ExecutorID) (basilica.MemberView, error) {
@@ -46,9 +50,33 @@ func (f *fleetDouble) Member(_ context.Context, id basilica.ExecutorID) (basilic
 	}, f.err
 }
 
-func (f *fleetDouble) Drain(_ context.Context, id basilica.ExecutorID, drain bool) error {
-	f.id, f.drain = string(id), drain
+func (f *fleetDouble) Drain(_ context.Context, id basilica.ExecutorID, drain bool, deadline time.Duration) error {
+	f.id, f.drain, f.ttl = string(id), drain, deadline
 	return f.err
+}
+
+func (f *fleetDouble) Revoke(_ context.Context, id basilica.ExecutorID) error {
+	f.said = "revoke " + string(id)
+	return f.err
+}
+
+func (f *fleetDouble) Rename(_ context.Context, id basilica.ExecutorID, name string) error {
+	f.said = fmt.Sprint("rename ", id, " ", name)
+	return f.err
+}
+
+func (f *fleetDouble) Label(_ context.Context, id basilica.ExecutorID, set map[string]string, remove []string) (map[string]string, error) {
+	f.said = fmt.Sprint("label ", id, " ", set, remove)
+	return map[string]string{"all": "of them"}, f.err
+}
+
+func (f *fleetDouble) RotateKeys(context.Context) (basilica.RotationView, error) {
+	return basilica.RotationView{Phase: "announced", Waiting: []basilica.ExecutorID{"e"}}, f.err
+}
+
+func (f *fleetDouble) Rotation(context.Context) (basilica.RotationView, error) {
+	at := time.Unix(7, 0).UTC()
+	return basilica.RotationView{Phase: "switched", NextStep: &at}, f.err
 }
 
 func serve(t *testing.T, dir string, fleet Fleet) {
@@ -95,26 +123,41 @@ func TestBothEnds(t *testing.T) {
 	if err := c.RevokeToken(ctx, "a/b"); err != nil || fleet.id != "a/b" {
 		t.Errorf("revoke %q %v", fleet.id, err)
 	}
-	members, err := c.Members(ctx)
-	if err != nil || len(members) != 1 || members[0].Executor != "e" || !members[0].Ready {
-		t.Errorf("members %+v %v", members, err)
+	page, err := c.Members(ctx, "c&=", 7)
+	if err != nil || len(page.Executors) != 1 || page.Executors[0].Executor != "e" || !page.Executors[0].Ready || page.Next != "n" || fleet.said != "members c&= 7" {
+		t.Errorf("members %+v %v", page, err)
 	}
 	member, err := c.Member(ctx, "e")
 	if err != nil || member.LastBeat.Clock != -time.Second || member.Why.Code != "EXECUTOR_SILENT" || len(member.Grants) != 1 {
 		t.Errorf("member %+v %v", member, err)
 	}
-	if err := c.Drain(ctx, "e", true); err != nil || fleet.id != "e" || !fleet.drain {
+	if err := c.Drain(ctx, "e", true, time.Hour); err != nil || fleet.id != "e" || !fleet.drain || fleet.ttl != time.Hour {
 		t.Errorf("drain %+v %v", fleet, err)
+	}
+	if err := c.Revoke(ctx, "e/x"); err != nil || fleet.said != "revoke e/x" {
+		t.Errorf("revoke %+v %v", fleet, err)
+	}
+	if err := c.Rename(ctx, "e", "rack 1"); err != nil || fleet.said != "rename e rack 1" {
+		t.Errorf("rename %+v %v", fleet, err)
+	}
+	if all, err := c.Label(ctx, "e", map[string]string{"k": "v"}, []string{"old"}); err != nil || fleet.said != "label e map[k:v] [old]" || all["all"] == "" {
+		t.Errorf("label %+v %v %v", fleet, all, err)
+	}
+	if v, err := c.RotateKeys(ctx); err != nil || v.Phase != "announced" || len(v.Waiting) != 1 {
+		t.Errorf("rotate %+v %v", v, err)
+	}
+	if v, err := c.Rotation(ctx); err != nil || v.Phase != "switched" || v.NextStep.Unix() != 7 {
+		t.Errorf("rotation %+v %v", v, err)
 	}
 	for kind := basilica.Internal; kind <= basilica.Unavailable; kind++ {
 		fleet.err = basilica.E(kind, "CODE", "sentence", "fix")
-		_, err := c.Members(ctx)
+		_, err := c.Members(ctx, "", 0)
 		if basilica.KindOf(err) != kind || basilica.CodeOf(err) != "CODE" || basilica.FixOf(err) != "fix" {
 			t.Errorf("%s came back as %v", kind, err)
 		}
 	}
 	fleet.err = errors.New("secret")
-	if _, err := c.Members(ctx); err == nil || strings.Contains(err.Error(), "secret") {
+	if _, err := c.Members(ctx, "", 0); err == nil || strings.Contains(err.Error(), "secret") {
 		t.Errorf("an internal fault said %v", err)
 	}
 }

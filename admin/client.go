@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"strconv"
 	"syscall"
 	"time"
 
@@ -61,20 +62,63 @@ func (c *Client) RevokeToken(ctx context.Context, id string) error {
 }
 
 // Members implements Fleet.
-func (c *Client) Members(ctx context.Context) (members []basilica.MemberView, err error) {
-	err = c.call(ctx, http.MethodGet, "/v1/executors", nil, &members)
-	return members, err
+func (c *Client) Members(ctx context.Context, cursor string, limit int) (page basilica.MemberPage, err error) {
+	q := url.Values{}
+	if cursor != "" {
+		q.Set("cursor", cursor)
+	}
+	if limit > 0 {
+		q.Set("limit", strconv.Itoa(limit))
+	}
+	err = c.call(ctx, http.MethodGet, "/v1/executors?"+q.Encode(), nil, &page)
+	return page, err
 }
 
 // Member implements Fleet.
 func (c *Client) Member(ctx context.Context, id basilica.ExecutorID) (member basilica.MemberView, err error) {
-	err = c.call(ctx, http.MethodGet, "/v1/executors/"+url.PathEscape(string(id)), nil, &member)
+	err = c.call(ctx, http.MethodGet, executorPath(id, ""), nil, &member)
 	return member, err
 }
 
+func executorPath(id basilica.ExecutorID, rest string) string {
+	return "/v1/executors/" + url.PathEscape(string(id)) + rest
+}
+
 // Drain implements Fleet.
-func (c *Client) Drain(ctx context.Context, id basilica.ExecutorID, drain bool) error {
-	return c.call(ctx, http.MethodPut, "/v1/executors/"+url.PathEscape(string(id))+"/drain", drainRequest{Drain: drain}, &struct{}{})
+func (c *Client) Drain(ctx context.Context, id basilica.ExecutorID, drain bool, deadline time.Duration) error {
+	req := drainRequest{Drain: drain}
+	if deadline != 0 {
+		req.Deadline = deadline.String()
+	}
+	return c.call(ctx, http.MethodPut, executorPath(id, "/drain"), req, &struct{}{})
+}
+
+// Revoke implements Fleet.
+func (c *Client) Revoke(ctx context.Context, id basilica.ExecutorID) error {
+	return c.call(ctx, http.MethodDelete, executorPath(id, ""), nil, &struct{}{})
+}
+
+// Rename implements Fleet.
+func (c *Client) Rename(ctx context.Context, id basilica.ExecutorID, name string) error {
+	return c.call(ctx, http.MethodPut, executorPath(id, "/name"), nameRequest{Name: name}, &struct{}{})
+}
+
+// Label implements Fleet.
+func (c *Client) Label(ctx context.Context, id basilica.ExecutorID, set map[string]string, remove []string) (labels map[string]string, err error) {
+	err = c.call(ctx, http.MethodPatch, executorPath(id, "/labels"), labelRequest{Set: set, Remove: remove}, &labels)
+	return labels, err
+}
+
+// RotateKeys implements Fleet.
+func (c *Client) RotateKeys(ctx context.Context) (v basilica.RotationView, err error) {
+	err = c.call(ctx, http.MethodPost, "/v1/rotation", struct{}{}, &v)
+	return v, err
+}
+
+// Rotation implements Fleet.
+func (c *Client) Rotation(ctx context.Context) (v basilica.RotationView, err error) {
+	err = c.call(ctx, http.MethodGet, "/v1/rotation", nil, &v)
+	return v, err
 }
 
 func (c *Client) call(ctx context.Context, method, path string, body, into any) (err error) {

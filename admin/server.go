@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strconv"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -91,18 +92,57 @@ func NewServer(fleet Fleet, log *slog.Logger) *Server {
 	s.route("DELETE /v1/tokens/{id}", func(r *http.Request) (any, error) {
 		return struct{}{}, fleet.RevokeToken(r.Context(), r.PathValue("id"))
 	})
-	s.route("GET /v1/executors", func(r *http.Request) (any, error) { return fleet.Members(r.Context()) })
+	s.route("GET /v1/executors", s.members)
 	s.route("GET /v1/executors/{id}", func(r *http.Request) (any, error) {
 		return fleet.Member(r.Context(), basilica.ExecutorID(r.PathValue("id")))
 	})
-	s.route("PUT /v1/executors/{id}/drain", func(r *http.Request) (any, error) {
-		var req drainRequest
+	s.route("DELETE /v1/executors/{id}", func(r *http.Request) (any, error) {
+		return struct{}{}, fleet.Revoke(r.Context(), basilica.ExecutorID(r.PathValue("id")))
+	})
+	s.route("PUT /v1/executors/{id}/drain", s.drain)
+	s.route("PUT /v1/executors/{id}/name", func(r *http.Request) (any, error) {
+		var req nameRequest
 		if err := read(r, &req); err != nil {
 			return nil, err
 		}
-		return struct{}{}, fleet.Drain(r.Context(), basilica.ExecutorID(r.PathValue("id")), req.Drain)
+		return struct{}{}, fleet.Rename(r.Context(), basilica.ExecutorID(r.PathValue("id")), req.Name)
 	})
+	s.route("PATCH /v1/executors/{id}/labels", func(r *http.Request) (any, error) {
+		var req labelRequest
+		if err := read(r, &req); err != nil {
+			return nil, err
+		}
+		return fleet.Label(r.Context(), basilica.ExecutorID(r.PathValue("id")), req.Set, req.Remove)
+	})
+	s.route("POST /v1/rotation", func(r *http.Request) (any, error) { return fleet.RotateKeys(r.Context()) })
+	s.route("GET /v1/rotation", func(r *http.Request) (any, error) { return fleet.Rotation(r.Context()) })
 	return s
+}
+
+func (s *Server) members(r *http.Request) (any, error) {
+	q, limit := r.URL.Query(), 0
+	if text := q.Get("limit"); text != "" {
+		var err error
+		if limit, err = strconv.Atoi(text); err != nil || limit < 1 {
+			return nil, basilica.E(basilica.Invalid, "BAD_LIMIT", fmt.Sprintf("%.40q is no number of rows", text), "write a number from 1 up")
+		}
+	}
+	return s.fleet.Members(r.Context(), q.Get("cursor"), limit)
+}
+
+func (s *Server) drain(r *http.Request) (any, error) {
+	var req drainRequest
+	if err := read(r, &req); err != nil {
+		return nil, err
+	}
+	var deadline time.Duration
+	if req.Deadline != "" {
+		var err error
+		if deadline, err = time.ParseDuration(req.Deadline); err != nil {
+			return nil, basilica.E(basilica.Invalid, "DRAIN_DEADLINE", fmt.Sprintf("%.40q is not a span of time", req.Deadline), "write it like 30m or 1h")
+		}
+	}
+	return struct{}{}, s.fleet.Drain(r.Context(), basilica.ExecutorID(r.PathValue("id")), req.Drain, deadline)
 }
 
 func (s *Server) createToken(r *http.Request) (any, error) {

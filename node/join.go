@@ -90,7 +90,7 @@ func Join(ctx context.Context, cfg JoinConfig, deps Deps) (_ Joined, err error) 
 		return enroll(ctx, cfg, e, path, token, deps)
 	case err != nil:
 		return Joined{}, err
-	case pki.CAHash(known.FleetCA) != token.CAHash || cfg.Name != "" && cfg.Name != string(known.Executor):
+	case !known.trusts(token.CAHash) || cfg.Name != "" && cfg.Name != string(known.Executor):
 		return Joined{}, basilica.E(basilica.Conflict, "ALREADY_JOINED", fmt.Sprintf("%s holds the identity of executor %s of miner %s already", e.DataDir, known.Executor, known.Miner), "start it with basilica executor, or join with another data directory")
 	}
 	// The same fleet again renews the certificate. What the machine starts with is what its owner made of the file since.
@@ -204,81 +204,4 @@ func advertised(ctx context.Context, wish, bound, miner string) (string, error) 
 		return "", err
 	}
 	return net.JoinHostPort(own, port), nil
-}
-
-const (
-	identityFile  = "identity.json"
-	codeNotJoined = "NOT_JOINED"
-	renewFix      = "make a token on the miner (basilica token create), then run here: basilica join TOKEN"
-)
-
-// identity is who a machine is since it joined, with its keys.
-type identity struct {
-	basilica.Enrollment
-	key  *keys.P256 // TLS and receipts
-	host ssh.Signer
-	ends time.Time // of the certificate
-}
-
-// inForce refuses an identity whose certificate has ended: no door of the miner would open to it.
-func (i *identity) inForce(now time.Time) error {
-	if now.After(i.ends) {
-		return basilica.E(basilica.Denied, "CERTIFICATE_EXPIRED", "this executor's certificate ended on "+i.ends.UTC().Format(time.DateOnly), renewFix)
-	}
-	return nil
-}
-
-// machineKeys loads the machine's keys, and makes them the first time.
-func machineKeys(dir string) (*keys.P256, ssh.Signer, error) {
-	key, err := keys.LoadOrCreateP256(filepath.Join(dir, "executor.key"))
-	if err != nil {
-		return nil, nil, err
-	}
-	hostKey, err := keys.LoadOrCreateP256(filepath.Join(dir, "ssh_host.key"))
-	if err != nil {
-		return nil, nil, err
-	}
-	host, err := ssh.NewSignerFromSigner(hostKey.Signer())
-	if err != nil {
-		return nil, nil, fmt.Errorf("SSH host key: %w", err)
-	}
-	return key, host, nil
-}
-
-func saveIdentity(dir string, e basilica.Enrollment) error {
-	text, err := json.MarshalIndent(e, "", "  ")
-	if err != nil {
-		return fmt.Errorf("encode identity: %w", err)
-	}
-	return writeFile(filepath.Join(dir, identityFile), append(text, '\n'))
-}
-
-func loadIdentity(dir string) (*identity, error) {
-	text, err := os.ReadFile(filepath.Join(dir, identityFile))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, basilica.E(basilica.NotFound, codeNotJoined, fmt.Sprintf("%s holds no identity: this machine has not joined a fleet", dir), renewFix)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("read identity: %w", err)
-	}
-	self := &identity{}
-	if err := json.Unmarshal(text, &self.Enrollment); err != nil {
-		return nil, fmt.Errorf("read identity %s: %w", filepath.Join(dir, identityFile), err)
-	}
-	if self.key, self.host, err = machineKeys(dir); err != nil {
-		return nil, err
-	}
-	cert, err := x509.ParseCertificate(self.Certificate)
-	if err != nil {
-		return nil, fmt.Errorf("read the certificate in %s: %w", filepath.Join(dir, identityFile), err)
-	}
-	e, err := self.Endorsement.Open()
-	if err != nil {
-		return nil, fmt.Errorf("read the endorsement in %s: %w", filepath.Join(dir, identityFile), err)
-	}
-	if !bytes.Equal(cert.RawSubjectPublicKeyInfo, self.key.SPKI()) || !bytes.Equal(e.HostKey, self.host.PublicKey().Marshal()) {
-		return nil, basilica.E(basilica.Invalid, "EXECUTOR_KEY_CHANGED", fmt.Sprintf("executor.key or ssh_host.key in %s is not the one that the miner certified", dir), "put the old files back, or join again with another data directory")
-	}
-	self.ends = cert.NotAfter
-	return self, nil
 }

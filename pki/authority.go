@@ -18,6 +18,7 @@ import (
 	"math/big"
 	"os"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"golang.org/x/crypto/ssh"
@@ -35,6 +36,11 @@ const (
 	blockCA   = "FLEET CA PRIVATE KEY"
 	blockSSH  = "SSH CA PRIVATE KEY"
 	blockJWT  = "JWT PRIVATE KEY"
+
+	// Prefixes of the blocks of a second set while the keys are being rotated, and when the new one began to sign.
+	nextPrefix     = "NEXT "
+	oldPrefix      = "OLD "
+	switchedHeader = "Switched"
 )
 
 // dawn and never bound certificates without meaningful dates; never is RFC 5280's "no well-defined expiration".
@@ -44,8 +50,19 @@ var (
 )
 
 // Authority holds a miner's three signing keys: the fleet CA (X.509, P-256), the SSH CA (Ed25519) and the JWT key
-// (Ed25519). It is safe for use by many goroutines.
+// (Ed25519); while they are being rotated, a second set of them. It is safe for use by many goroutines.
 type Authority struct {
+	dir string
+
+	mu       sync.RWMutex // guards the rest
+	signing  *keySet
+	next     *keySet   // since BeginRotation
+	old      *keySet   // since SwitchRotation, which was at switched
+	switched time.Time // whole seconds, UTC
+}
+
+// keySet is the three keys that were made together.
+type keySet struct {
 	ca     *x509.Certificate
 	caKey  *ecdsa.PrivateKey
 	sshKey ed25519.PrivateKey
@@ -56,6 +73,25 @@ type Authority struct {
 // Create makes a new authority and writes it to dir (made with mode 0700 where absent) as one file of mode 0600, so
 // that it exists whole or not at all. It refuses to replace one (fs.ErrExist): every enrolled machine would be lost.
 func Create(dir string) (*Authority, error) {
+	keys, err := newKeySet()
+	if err != nil {
+		return nil, err
+	}
+	a := &Authority{dir: dir, signing: keys}
+	text, err := a.encode()
+	if err != nil {
+		return nil, err
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("make authority directory: %w", err)
+	}
+	if err := createSecret(filepath.Join(dir, authorityFile), text); err != nil {
+		return nil, fmt.Errorf("write authority: %w", err)
+	}
+	return a, nil
+}
+
+func newKeySet() (*keySet, error) {
 	caKey, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return nil, fmt.Errorf("make fleet CA key: %w", err)
@@ -72,24 +108,38 @@ func Create(dir string) (*Authority, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make fleet CA certificate: %w", err)
 	}
-	text := pem.EncodeToMemory(&pem.Block{Type: blockCert, Bytes: der})
-	for _, k := range []struct {
+	return joinKeySet(der, caKey, sshKey, jwtKey)
+}
+
+// encode gives the authority file's text; the caller holds mu or is the only one to know a.
+func (a *Authority) encode() ([]byte, error) {
+	text, err := a.signing.encode("", nil)
+	if err != nil {
+		return nil, err
+	}
+	var second []byte
+	switch {
+	case a.next != nil:
+		second, err = a.next.encode(nextPrefix, nil)
+	case a.old != nil:
+		second, err = a.old.encode(oldPrefix, map[string]string{switchedHeader: a.switched.Format(time.RFC3339)})
+	}
+	return append(text, second...), err
+}
+
+func (k *keySet) encode(prefix string, headers map[string]string) ([]byte, error) {
+	text := pem.EncodeToMemory(&pem.Block{Type: prefix + blockCert, Headers: headers, Bytes: k.ca.Raw})
+	for _, key := range []struct {
 		name string
 		key  crypto.Signer
-	}{{blockCA, caKey}, {blockSSH, sshKey}, {blockJWT, jwtKey}} {
-		b, err := x509.MarshalPKCS8PrivateKey(k.key)
+	}{{blockCA, k.caKey}, {blockSSH, k.sshKey}, {blockJWT, k.jwtKey}} {
+		b, err := x509.MarshalPKCS8PrivateKey(key.key)
 		if err != nil {
-			return nil, fmt.Errorf("encode %s: %w", k.name, err)
+			return nil, fmt.Errorf("encode %s: %w", key.name, err)
 		}
-		text = append(text, pem.EncodeToMemory(&pem.Block{Type: k.name, Bytes: b})...)
+		text = append(text, pem.EncodeToMemory(&pem.Block{Type: prefix + key.name, Bytes: b})...)
 	}
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, fmt.Errorf("make authority directory: %w", err)
-	}
-	if err := createSecret(filepath.Join(dir, authorityFile), text); err != nil {
-		return nil, fmt.Errorf("write authority: %w", err)
-	}
-	return newAuthority(der, caKey, sshKey, jwtKey)
+	return text, nil
 }
 
 // selfSign makes the root. It has no meaningful dates: it is in force until its miner makes another one, so that no
@@ -148,11 +198,12 @@ func Load(dir string) (*Authority, error) {
 	if err != nil {
 		return nil, fmt.Errorf("authority file %s: %w", path, err)
 	}
+	a.dir = dir
 	return a, nil
 }
 
 func parseAuthority(text []byte) (*Authority, error) {
-	blocks := make(map[string][]byte)
+	blocks := make(map[string]*pem.Block)
 	for {
 		block, rest := pem.Decode(text)
 		if block == nil {
@@ -161,28 +212,61 @@ func parseAuthority(text []byte) (*Authority, error) {
 		if _, twice := blocks[block.Type]; twice {
 			return nil, fmt.Errorf("block %q stands twice", block.Type)
 		}
-		blocks[block.Type], text = block.Bytes, rest
+		blocks[block.Type], text = block, rest
 	}
-	caKey, err := parseKey[*ecdsa.PrivateKey](blocks, blockCA)
-	if err != nil {
+	a := &Authority{}
+	var err error
+	if a.signing, err = parseKeySet(blocks, ""); err != nil {
 		return nil, err
 	}
-	sshKey, err := parseKey[ed25519.PrivateKey](blocks, blockSSH)
-	if err != nil {
-		return nil, err
+	if blocks[nextPrefix+blockCert] != nil {
+		if a.next, err = parseKeySet(blocks, nextPrefix); err != nil {
+			return nil, err
+		}
 	}
-	jwtKey, err := parseKey[ed25519.PrivateKey](blocks, blockJWT)
-	if err != nil {
-		return nil, err
+	if old := blocks[oldPrefix+blockCert]; old != nil {
+		if a.old, err = parseKeySet(blocks, oldPrefix); err != nil {
+			return nil, err
+		}
+		if a.switched, err = time.Parse(time.RFC3339, old.Headers[switchedHeader]); err != nil {
+			return nil, fmt.Errorf("block %q does not say when its keys were replaced", old.Type)
+		}
 	}
-	return newAuthority(blocks[blockCert], caKey, sshKey, jwtKey)
+	if a.next != nil && a.old != nil {
+		return nil, errors.New("it holds the keys of two rotations at once")
+	}
+	return a, nil
 }
 
-func parseKey[K crypto.PrivateKey](blocks map[string][]byte, name string) (K, error) {
-	var none K
-	parsed, err := x509.ParsePKCS8PrivateKey(blocks[name])
+func parseKeySet(blocks map[string]*pem.Block, prefix string) (*keySet, error) {
+	caKey, err := parseKey[*ecdsa.PrivateKey](blocks, prefix+blockCA)
 	if err != nil {
-		return none, fmt.Errorf("block %q is absent or not a PKCS#8 key", name)
+		return nil, err
+	}
+	sshKey, err := parseKey[ed25519.PrivateKey](blocks, prefix+blockSSH)
+	if err != nil {
+		return nil, err
+	}
+	jwtKey, err := parseKey[ed25519.PrivateKey](blocks, prefix+blockJWT)
+	if err != nil {
+		return nil, err
+	}
+	cert := blocks[prefix+blockCert]
+	if cert == nil {
+		return nil, fmt.Errorf("block %q is absent", prefix+blockCert)
+	}
+	return joinKeySet(cert.Bytes, caKey, sshKey, jwtKey)
+}
+
+func parseKey[K crypto.PrivateKey](blocks map[string]*pem.Block, name string) (K, error) {
+	var none K
+	block := blocks[name]
+	if block == nil {
+		return none, fmt.Errorf("block %q is absent", name)
+	}
+	parsed, err := x509.ParsePKCS8PrivateKey(block.Bytes)
+	if err != nil {
+		return none, fmt.Errorf("block %q is not a PKCS#8 key", name)
 	}
 	key, ok := parsed.(K)
 	if !ok {
@@ -191,7 +275,7 @@ func parseKey[K crypto.PrivateKey](blocks map[string][]byte, name string) (K, er
 	return key, nil
 }
 
-func newAuthority(caDER []byte, caKey *ecdsa.PrivateKey, sshKey, jwtKey ed25519.PrivateKey) (*Authority, error) {
+func joinKeySet(caDER []byte, caKey *ecdsa.PrivateKey, sshKey, jwtKey ed25519.PrivateKey) (*keySet, error) {
 	ca, err := x509.ParseCertificate(caDER)
 	if err != nil {
 		return nil, fmt.Errorf("parse fleet CA certificate: %w", err)
@@ -203,7 +287,7 @@ func newAuthority(caDER []byte, caKey *ecdsa.PrivateKey, sshKey, jwtKey ed25519.
 	if err != nil {
 		return nil, fmt.Errorf("read SSH CA key: %w", err)
 	}
-	return &Authority{ca: ca, caKey: caKey, sshKey: sshKey, ssh: signer, jwtKey: jwtKey}, nil
+	return &keySet{ca: ca, caKey: caKey, sshKey: sshKey, ssh: signer, jwtKey: jwtKey}, nil
 }
 
 // createSecret writes a new 0600 file so that path holds either nothing or all of it: the bytes go to a temporary name

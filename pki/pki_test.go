@@ -121,11 +121,11 @@ func TestExecutorCertificate(t *testing.T) {
 		"long after":   {a, testNow.AddDate(50, 0, 0), false},
 		"before it is": {a, testNow.AddDate(-1, 0, 0), false},
 	} {
-		if err := VerifyPeer(chain, c.ca.CACert(), c.at); (err == nil) != c.ok {
+		if err := VerifyPeer(chain, c.at, c.ca.CACert()); (err == nil) != c.ok {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	if err := VerifyPeer(nil, a.CACert(), testNow); err == nil {
+	if err := VerifyPeer(nil, testNow, a.CACert()); err == nil {
 		t.Error("no certificate passed")
 	}
 }
@@ -249,13 +249,13 @@ func TestSSHUserCertificate(t *testing.T) {
 
 func TestJWT(t *testing.T) {
 	a, other := newTestAuthority(t), newTestAuthority(t)
-	key := a.JWTPublicKey()
+	key := a.JWTPublicKeys()
 	token, err := a.MintJWT("box-1", testNow, time.Minute)
 	if err != nil {
 		t.Fatal(err)
 	}
 	for name, c := range map[string]struct {
-		key  ed25519.PublicKey
+		key  [][]byte
 		aud  string
 		at   time.Time
 		want string // "", "time" or "jwt"
@@ -263,12 +263,16 @@ func TestJWT(t *testing.T) {
 		"now":            {key, "box-1", testNow, ""},
 		"55 s behind":    {key, "box-1", testNow.Add(-55 * time.Second), ""},
 		"59 s later":     {key, "box-1", testNow.Add(59 * time.Second), ""},
-		"expired":        {key, "box-1", testNow.Add(75 * time.Second), "time"},
+		"60 s behind":    {key, "box-1", testNow.Add(-60 * time.Second), ""},
+		"60 s ahead":     {key, "box-1", testNow.Add(119 * time.Second), ""},
+		"expired":        {key, "box-1", testNow.Add(120 * time.Second), "time"},
 		"not yet":        {key, "box-1", testNow.Add(-90 * time.Second), "time"},
 		"audience":       {key, "box-2", testNow, "jwt"},
 		"audience, late": {key, "box-2", testNow.Add(time.Hour), "jwt"},
-		"key":            {other.JWTPublicKey(), "box-1", testNow, "jwt"},
-		"short key":      {key[:31], "box-1", testNow, "jwt"},
+		"key":            {other.JWTPublicKeys(), "box-1", testNow, "jwt"},
+		"short key":      {[][]byte{key[0][:31]}, "box-1", testNow, "jwt"},
+		"no key":         {nil, "box-1", testNow, "jwt"},
+		"second key":     {append(other.JWTPublicKeys(), key...), "box-1", testNow, ""},
 	} {
 		err := VerifyJWT(c.key, token, c.aud, c.at)
 		var te *JWTTimeError
@@ -277,14 +281,14 @@ func TestJWT(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	late := VerifyJWT(key, token, "box-1", testNow.Add(75*time.Second))
-	if !strings.Contains(late.Error(), "75 s ahead") || !errors.Is(late, ErrJWT) {
+	late := VerifyJWT(key, token, "box-1", testNow.Add(125*time.Second))
+	if !strings.Contains(late.Error(), "125 s ahead") || !errors.Is(late, ErrJWT) {
 		t.Error(late)
 	}
 	if early := VerifyJWT(key, token, "box-1", testNow.Add(-90*time.Second)); !strings.Contains(early.Error(), "90 s behind") {
 		t.Error(early)
 	}
-	if long, _ := a.MintJWT("box-1", testNow, time.Hour); VerifyJWT(key, long, "box-1", testNow.Add(61*time.Second)) == nil {
+	if long, _ := a.MintJWT("box-1", testNow, time.Hour); VerifyJWT(key, long, "box-1", testNow.Add(121*time.Second)) == nil {
 		t.Error("a token lived longer than MaxJWTLife")
 	}
 }
@@ -307,26 +311,26 @@ func TestJWTForged(t *testing.T) {
 		return s
 	}
 	ed := jwt.SigningMethodEdDSA
-	if err := VerifyJWT(a.JWTPublicKey(), sign(ed, a.jwtKey, nil), "box-1", testNow); err != nil {
+	if err := VerifyJWT(a.JWTPublicKeys(), sign(ed, a.signing.jwtKey, nil), "box-1", testNow); err != nil {
 		t.Fatalf("the unforged one: %v", err)
 	}
 	none := base64.RawURLEncoding.EncodeToString([]byte(`{"alg":"none","typ":"JWT"}`)) + "." +
-		strings.Split(sign(ed, a.jwtKey, nil), ".")[1] + "."
+		strings.Split(sign(ed, a.signing.jwtKey, nil), ".")[1] + "."
 	for name, token := range map[string]string{
 		"none":                 none,
 		"lib none":             sign(jwt.SigningMethodNone, jwt.UnsafeAllowNoneSignatureType, nil),
 		"hmac with public key": sign(jwt.SigningMethodHS256, []byte(a.JWTPublicKey()), nil),
-		"no exp":               sign(ed, a.jwtKey, func(c *jwt.RegisteredClaims) { c.ExpiresAt = nil }),
-		"no iat":               sign(ed, a.jwtKey, func(c *jwt.RegisteredClaims) { c.IssuedAt = nil }),
-		"no aud":               sign(ed, a.jwtKey, func(c *jwt.RegisteredClaims) { c.Audience = nil }),
-		"two aud":              sign(ed, a.jwtKey, func(c *jwt.RegisteredClaims) { c.Audience = jwt.ClaimStrings{"box-1", "box-2"} }),
-		"issuer":               sign(ed, a.jwtKey, func(c *jwt.RegisteredClaims) { c.Issuer = "someone" }),
-		"long":                 sign(ed, a.jwtKey, func(c *jwt.RegisteredClaims) { c.ExpiresAt = jwt.NewNumericDate(testNow.Add(time.Hour)) }),
+		"no exp":               sign(ed, a.signing.jwtKey, func(c *jwt.RegisteredClaims) { c.ExpiresAt = nil }),
+		"no iat":               sign(ed, a.signing.jwtKey, func(c *jwt.RegisteredClaims) { c.IssuedAt = nil }),
+		"no aud":               sign(ed, a.signing.jwtKey, func(c *jwt.RegisteredClaims) { c.Audience = nil }),
+		"two aud":              sign(ed, a.signing.jwtKey, func(c *jwt.RegisteredClaims) { c.Audience = jwt.ClaimStrings{"box-1", "box-2"} }),
+		"issuer":               sign(ed, a.signing.jwtKey, func(c *jwt.RegisteredClaims) { c.Issuer = "someone" }),
+		"long":                 sign(ed, a.signing.jwtKey, func(c *jwt.RegisteredClaims) { c.ExpiresAt = jwt.NewNumericDate(testNow.Add(time.Hour)) }),
 		"empty":                "",
 		"dots":                 "..",
 		"huge":                 strings.Repeat("a", 1<<20),
 	} {
-		if err := VerifyJWT(a.JWTPublicKey(), token, "box-1", testNow); !errors.Is(err, ErrJWT) {
+		if err := VerifyJWT(a.JWTPublicKeys(), token, "box-1", testNow); !errors.Is(err, ErrJWT) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
@@ -390,7 +394,7 @@ func FuzzVerifyJWT(f *testing.F) {
 	f.Add(token)
 	f.Add("e30.e30.")
 	f.Fuzz(func(t *testing.T, token string) {
-		if err := VerifyJWT(a.JWTPublicKey(), token, "box", testNow); err == nil && !strings.HasPrefix(token, good[0]+"."+good[1]+".") {
+		if err := VerifyJWT(a.JWTPublicKeys(), token, "box", testNow); err == nil && !strings.HasPrefix(token, good[0]+"."+good[1]+".") {
 			t.Fatalf("forged: %q", token)
 		}
 	})

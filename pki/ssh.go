@@ -24,8 +24,8 @@ const MaxSSHLife = 10 * time.Minute
 
 var subsystemName = regexp.MustCompile(`^[a-z][a-z0-9:_-]{0,80}$`)
 
-// SSHCAKey is the key that signs user certificates; executors trust it and no other.
-func (a *Authority) SSHCAKey() ssh.PublicKey { return a.ssh.PublicKey() }
+// SSHCAKey is the key that signs user certificates.
+func (a *Authority) SSHCAKey() ssh.PublicKey { return a.signer().ssh.PublicKey() }
 
 // SSHUserCertificate signs a user certificate (SSH wire encoding) over pub (the same; Ed25519 or ECDSA P-256) for one
 // executor: principal = executor, key id = grant, the subsystems and the validator in extensions, from Backdate before
@@ -72,7 +72,7 @@ func (a *Authority) SSHUserCertificate(pub []byte, executor, grant, validator st
 			ValidatorExtension:  validator,
 		}},
 	}
-	if err := cert.SignCert(rand.Reader, a.ssh); err != nil {
+	if err := cert.SignCert(rand.Reader, a.signer().ssh); err != nil {
 		return nil, fmt.Errorf("sign SSH certificate: %w", err)
 	}
 	return cert.Marshal(), nil

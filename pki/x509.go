@@ -24,8 +24,8 @@ const (
 	executorPrefix = "basilica:executor/"
 )
 
-// ExecutorLife is how long an executor's certificate lasts; the executor enrolls again before its end. MinerLife is the
-// same for the miner's, which is made anew at each start.
+// ExecutorLife is how long an executor's certificate lasts; the executor renews it when a third of that is left. MinerLife
+// is the same for the miner's, which is made anew at each start.
 const (
 	ExecutorLife = 90 * 24 * time.Hour
 	MinerLife    = 365 * 24 * time.Hour
@@ -41,8 +41,8 @@ var executorID = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`)
 // ValidExecutorID says whether id may stand in a certificate: 1 to 63 lower-case letters, digits and inner hyphens.
 func ValidExecutorID(id string) bool { return executorID.MatchString(id) }
 
-// CACert is the DER of the fleet CA's certificate.
-func (a *Authority) CACert() []byte { return append([]byte(nil), a.ca.Raw...) }
+// CACert is the DER of the certificate of the fleet CA that signs: the one that the fleet door shows, and join tokens name.
+func (a *Authority) CACert() []byte { return a.FleetCAs()[0] }
 
 // NewCSR makes the DER of a request that names nothing but the key and proves its possession.
 func NewCSR(key crypto.Signer) ([]byte, error) {
@@ -90,7 +90,7 @@ func (a *Authority) IssueExecutor(csrDER []byte, id string, now time.Time) ([]by
 	if err != nil {
 		return nil, err
 	}
-	return a.issue(csr.PublicKey, executorPrefix+id, nil, now, ExecutorLife)
+	return a.issuer().issue(csr.PublicKey, executorPrefix+id, nil, now, ExecutorLife)
 }
 
 // ServerCertificate makes a fresh key and the miner's certificate over it, for its fleet door and for its calls to
@@ -101,14 +101,19 @@ func (a *Authority) ServerCertificate(now time.Time, hosts []string) (tls.Certif
 	if err != nil {
 		return tls.Certificate{}, fmt.Errorf("make miner key: %w", err)
 	}
-	der, err := a.issue(&key.PublicKey, MinerURI, hosts, now, MinerLife)
+	set := a.signer()
+	der, err := set.issue(&key.PublicKey, MinerURI, hosts, now, MinerLife)
 	if err != nil {
 		return tls.Certificate{}, err
 	}
-	return tls.Certificate{Certificate: [][]byte{der, a.CACert()}, PrivateKey: key}, nil
+	leaf, err := x509.ParseCertificate(der)
+	if err != nil {
+		return tls.Certificate{}, fmt.Errorf("parse miner certificate: %w", err)
+	}
+	return tls.Certificate{Certificate: [][]byte{der, set.ca.Raw}, PrivateKey: key, Leaf: leaf}, nil
 }
 
-func (a *Authority) issue(pub crypto.PublicKey, role string, hosts []string, now time.Time, life time.Duration) ([]byte, error) {
+func (k *keySet) issue(pub crypto.PublicKey, role string, hosts []string, now time.Time, life time.Duration) ([]byte, error) {
 	serial, err := randomSerial()
 	if err != nil {
 		return nil, fmt.Errorf("make serial number: %w", err)
@@ -134,7 +139,7 @@ func (a *Authority) issue(pub crypto.PublicKey, role string, hosts []string, now
 			template.DNSNames = append(template.DNSNames, h)
 		}
 	}
-	der, err := x509.CreateCertificate(rand.Reader, template, a.ca, pub, a.caKey)
+	der, err := x509.CreateCertificate(rand.Reader, template, k.ca, pub, k.caKey)
 	if err != nil {
 		return nil, fmt.Errorf("sign certificate for %s: %w", role, err)
 	}
@@ -171,24 +176,59 @@ func ExecutorOf(cert *x509.Certificate) (string, bool) {
 	return id, ValidExecutorID(id)
 }
 
-// VerifyPeer checks that the first certificate of a presented chain leads to the fleet CA (DER) directly, is in force
-// at now and may serve and call. The role is the caller's to check.
-func VerifyPeer(chain []*x509.Certificate, caDER []byte, now time.Time) error {
+// CertificateTimeError refuses a certificate for its dates alone. Difference is negative where it is not yet in force:
+// this clock is at least that far behind the one that dated it; positive where it has ended, by so long.
+type CertificateTimeError struct{ Difference time.Duration }
+
+// Error says by how many seconds.
+func (e *CertificateTimeError) Error() string {
+	d := e.Difference.Round(time.Second)
+	if d < 0 {
+		return fmt.Sprintf("the certificate is not yet in force: this clock is at least %d s behind the clock that dated it", -d/time.Second)
+	}
+	return fmt.Sprintf("the certificate ended %d s ago by this clock", d/time.Second)
+}
+
+// InForce judges a certificate's dates alone: nil or a *CertificateTimeError.
+func InForce(cert *x509.Certificate, now time.Time) error {
+	switch {
+	case now.Before(cert.NotBefore):
+		// What is dated is dated back.
+		return &CertificateTimeError{Difference: now.Sub(cert.NotBefore.Add(Backdate))}
+	case now.After(cert.NotAfter):
+		return &CertificateTimeError{Difference: now.Sub(cert.NotAfter)}
+	}
+	return nil
+}
+
+// VerifyChain checks that the first certificate of a presented chain leads to one of the fleet CAs (DER) directly and may
+// serve and call, whatever its dates. Dates and role are the caller's to check.
+func VerifyChain(chain []*x509.Certificate, cas ...[]byte) error {
 	if len(chain) == 0 {
 		return errors.New("the peer showed no certificate")
 	}
-	ca, err := x509.ParseCertificate(caDER)
-	if err != nil {
-		return fmt.Errorf("parse fleet CA: %w", err)
-	}
 	roots := x509.NewCertPool()
-	roots.AddCert(ca)
+	for _, der := range cas {
+		ca, err := x509.ParseCertificate(der)
+		if err != nil {
+			return fmt.Errorf("parse fleet CA: %w", err)
+		}
+		roots.AddCert(ca)
+	}
 	for _, usage := range []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth, x509.ExtKeyUsageServerAuth} {
-		if _, err := chain[0].Verify(x509.VerifyOptions{Roots: roots, CurrentTime: now, KeyUsages: []x509.ExtKeyUsage{usage}}); err != nil {
-			return fmt.Errorf("the peer's certificate is not of this fleet, or not in force: %w", err)
+		if _, err := chain[0].Verify(x509.VerifyOptions{Roots: roots, CurrentTime: chain[0].NotAfter, KeyUsages: []x509.ExtKeyUsage{usage}}); err != nil {
+			return fmt.Errorf("the peer's certificate is not of this fleet: %w", err)
 		}
 	}
 	return nil
+}
+
+// VerifyPeer is VerifyChain of a certificate that is in force at now; one that is not is a *CertificateTimeError.
+func VerifyPeer(chain []*x509.Certificate, now time.Time, cas ...[]byte) error {
+	if err := VerifyChain(chain, cas...); err != nil {
+		return err
+	}
+	return InForce(chain[0], now)
 }
 
 // CAHash names a fleet CA in join tokens: SHA-256 of its DER.

@@ -18,6 +18,7 @@ const (
 	maxName   = 256  // bytes of an id, a UUID or a code
 	maxLease  = 24 * time.Hour
 	maxOffset = 1 << 50
+	maxKeys   = 4 // of a kind that an executor is to trust
 )
 
 // gpuKinds, holderKinds, taskStates and logStreams are the numbers of names; position is the number on the wire.
@@ -121,6 +122,21 @@ func digest(b []byte) (basilica.Digest, error) {
 	}
 	copy(d[:], b)
 	return d, nil
+}
+
+// fromDigest gives a digest's bytes, none for the zero one; digestOrNone reverses it.
+func fromDigest(d basilica.Digest) []byte {
+	if d == (basilica.Digest{}) {
+		return nil
+	}
+	return d[:]
+}
+
+func digestOrNone(b []byte) (basilica.Digest, error) {
+	if len(b) == 0 {
+		return basilica.Digest{}, nil
+	}
+	return digest(b)
 }
 
 func shortName(what, s string) (string, error) {
@@ -386,19 +402,40 @@ func fromEnroll(r *wirepb.EnrollRequest) (basilica.EnrollRequest, error) {
 
 func toEnrollment(e basilica.Enrollment) *wirepb.Enrollment {
 	return &wirepb.Enrollment{
-		Executor: text(string(e.Executor)), Miner: text(string(e.Miner)), Certificate: e.Certificate, FleetCa: e.FleetCA, SshCa: e.SSHCA, JwtKey: e.JWTKey, Endorsement: toEndorsement(e.Endorsement),
+		Executor: text(string(e.Executor)), Miner: text(string(e.Miner)), Certificate: e.Certificate, Trust: toTrust(e.Trust), Endorsement: toEndorsement(e.Endorsement),
 	}
 }
 
-func fromEnrollment(e *wirepb.Enrollment) basilica.Enrollment {
+func fromEnrollment(e *wirepb.Enrollment) (basilica.Enrollment, error) {
+	trust, err := fromTrust(e.GetTrust())
 	return basilica.Enrollment{
-		Executor: basilica.ExecutorID(e.GetExecutor()), Miner: basilica.Hotkey(e.GetMiner()), Certificate: e.GetCertificate(), FleetCA: e.GetFleetCa(),
-		SSHCA: e.GetSshCa(), JWTKey: e.GetJwtKey(), Endorsement: fromEndorsement(e.GetEndorsement()),
+		Executor: basilica.ExecutorID(e.GetExecutor()), Miner: basilica.Hotkey(e.GetMiner()), Certificate: e.GetCertificate(), Trust: trust,
+		Endorsement: fromEndorsement(e.GetEndorsement()),
+	}, err
+}
+
+func toTrust(t basilica.Trust) *wirepb.Trust {
+	return &wirepb.Trust{FleetCas: t.FleetCAs, SshCas: t.SSHCAs, JwtKeys: t.JWTKeys}
+}
+
+func fromTrust(t *wirepb.Trust) (basilica.Trust, error) {
+	for what, keys := range map[string][][]byte{"fleet CAs": t.GetFleetCas(), "SSH CAs": t.GetSshCas(), "JWT keys": t.GetJwtKeys()} {
+		if len(keys) > maxKeys {
+			return basilica.Trust{}, malformed("%d %s, more than %d", len(keys), what, maxKeys)
+		}
 	}
+	return basilica.Trust{FleetCAs: t.GetFleetCas(), SSHCAs: t.GetSshCas(), JWTKeys: t.GetJwtKeys()}, nil
+}
+
+func toRenew(r basilica.RenewRequest) *wirepb.RenewRequest { return &wirepb.RenewRequest{Csr: r.CSR} }
+
+func fromRenewal(r *wirepb.Renewal) (basilica.Renewal, error) {
+	trust, err := fromTrust(r.GetTrust())
+	return basilica.Renewal{Certificate: r.GetCertificate(), Trust: trust}, err
 }
 
 func toBeat(h basilica.Heartbeat) *wirepb.Heartbeat {
-	return &wirepb.Heartbeat{At: stamp(h.At), Health: toHealth(h.Health), Version: text(h.Version), Gpus: each(h.GPUs, toGPU)}
+	return &wirepb.Heartbeat{At: stamp(h.At), Health: toHealth(h.Health), Version: text(h.Version), Gpus: each(h.GPUs, toGPU), Instance: text(h.Instance), Trust: fromDigest(h.Trust)}
 }
 
 func fromBeat(h *wirepb.Heartbeat) (basilica.Heartbeat, error) {
@@ -410,14 +447,22 @@ func fromBeat(h *wirepb.Heartbeat) (basilica.Heartbeat, error) {
 	if err != nil {
 		return basilica.Heartbeat{}, err
 	}
+	instance, err := shortName("instance", h.GetInstance())
+	if err != nil {
+		return basilica.Heartbeat{}, err
+	}
+	trust, err := digestOrNone(h.GetTrust())
+	if err != nil {
+		return basilica.Heartbeat{}, err
+	}
 	gpus, err := eachErr("GPUs", h.GetGpus(), fromGPU)
-	return basilica.Heartbeat{At: at, Health: health, Version: h.GetVersion(), GPUs: gpus}, err
+	return basilica.Heartbeat{At: at, Health: health, Version: h.GetVersion(), GPUs: gpus, Instance: instance, Trust: trust}, err
 }
 
 func toReply(r basilica.HeartbeatReply) *wirepb.HeartbeatReply {
 	return &wirepb.HeartbeatReply{
 		At: stamp(r.At), Lease: durationpb.New(r.Lease), Renew: each(r.Renew, toAttempt), Cancel: each(r.Cancel, toAttempt),
-		Revoked: each(r.Revoked, func(g basilica.GrantID) string { return text(string(g)) }), Drain: r.Drain,
+		Revoked: each(r.Revoked, func(g basilica.GrantID) string { return text(string(g)) }), Drain: r.Drain, Trust: fromDigest(r.Trust),
 	}
 }
 
@@ -428,6 +473,9 @@ func fromReply(r *wirepb.HeartbeatReply) (basilica.HeartbeatReply, error) {
 		return out, err
 	}
 	if out.Lease, err = lease(r.GetLease()); err != nil {
+		return out, err
+	}
+	if out.Trust, err = digestOrNone(r.GetTrust()); err != nil {
 		return out, err
 	}
 	if out.Renew, err = eachErr("renewals", r.GetRenew(), fromAttempt); err != nil {

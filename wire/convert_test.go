@@ -108,6 +108,11 @@ func drawFacts(r *rapid.T) basilica.Facts {
 	}
 }
 
+func drawTrust(r *rapid.T) basilica.Trust {
+	key := func(r *rapid.T) []byte { return []byte(rapid.StringN(1, 9, 30).Draw(r, "key")) }
+	return basilica.Trust{FleetCAs: drawList(r, "CAs", key), SSHCAs: drawList(r, "SSH CAs", key), JWTKeys: drawList(r, "JWT keys", key)}
+}
+
 func TestNounsRoundTrip(t *testing.T) {
 	rapid.Check(t, func(r *rapid.T) {
 		roundTrip(r, drawFacts(r), toFacts, fromFacts)
@@ -123,12 +128,16 @@ func TestNounsRoundTrip(t *testing.T) {
 		}
 		roundTrip(r, event, toEvent, fromEvent)
 		roundTrip(r, basilica.EnrollRequest{Token: drawText(r), Name: drawText(r), CSR: []byte("c"), Addr: drawText(r), SSHAddr: drawText(r), HostKey: []byte("h"), AttestSPKI: []byte("a"), Facts: drawFacts(r)}, toEnroll, fromEnroll)
-		roundTrip(r, basilica.Enrollment{Executor: "box", Miner: "5F", Certificate: []byte("c"), FleetCA: []byte("f"), SSHCA: []byte("s"), JWTKey: []byte("j"), Endorsement: basilica.SignedEndorsement{Payload: []byte("q"), Signature: []byte("s")}},
-			toEnrollment, func(m *wirepb.Enrollment) (basilica.Enrollment, error) { return fromEnrollment(m), nil })
-		roundTrip(r, basilica.Heartbeat{At: drawTime(r), Health: drawHealth(r), Version: drawText(r), GPUs: drawList(r, "gpus", drawGPU)}, toBeat, fromBeat)
+		roundTrip(r, basilica.Enrollment{Executor: "box", Miner: "5F", Certificate: []byte("c"), Trust: drawTrust(r), Endorsement: basilica.SignedEndorsement{Payload: []byte("q"), Signature: []byte("s")}},
+			toEnrollment, fromEnrollment)
+		roundTrip(r, basilica.Renewal{Certificate: []byte("c"), Trust: drawTrust(r)},
+			func(n basilica.Renewal) *wirepb.Renewal {
+				return &wirepb.Renewal{Certificate: n.Certificate, Trust: toTrust(n.Trust)}
+			}, fromRenewal)
+		roundTrip(r, basilica.Heartbeat{At: drawTime(r), Health: drawHealth(r), Version: drawText(r), GPUs: drawList(r, "gpus", drawGPU), Instance: drawText(r), Trust: drawBlob(r).SHA256}, toBeat, fromBeat)
 		roundTrip(r, basilica.HeartbeatReply{
 			At: drawTime(r), Lease: time.Minute, Renew: drawList(r, "renew", drawAttempt), Cancel: drawList(r, "cancel", drawAttempt),
-			Revoked: drawList(r, "revoked", func(r *rapid.T) basilica.GrantID { return basilica.GrantID(drawText(r)) }), Drain: rapid.Bool().Draw(r, "drain"),
+			Revoked: drawList(r, "revoked", func(r *rapid.T) basilica.GrantID { return basilica.GrantID(drawText(r)) }), Drain: rapid.Bool().Draw(r, "drain"), Trust: drawBlob(r).SHA256,
 		}, toReply, fromReply)
 	})
 }
@@ -187,6 +196,12 @@ func TestMalformedMessages(t *testing.T) {
 			_, err := fromReply(&wirepb.HeartbeatReply{Revoked: make([]string, maxItems+1)})
 			return err
 		},
+		"short digest of trust": func() error { _, err := fromBeat(&wirepb.Heartbeat{Trust: sum[:31]}); return err },
+		"long instance":         func() error { _, err := fromBeat(&wirepb.Heartbeat{Instance: long}); return err },
+		"too many CAs": func() error {
+			_, err := fromRenewal(&wirepb.Renewal{Trust: &wirepb.Trust{FleetCas: make([][]byte, maxKeys+1)}})
+			return err
+		},
 		"long address": func() error { _, err := fromEnroll(&wirepb.EnrollRequest{Addr: long}); return err },
 	} {
 		if err := f(); basilica.KindOf(err) != basilica.Invalid {
@@ -216,6 +231,10 @@ func FuzzMessages(f *testing.F) {
 		again(t, raw, &wirepb.EnrollRequest{}, fromEnroll, toEnroll)
 		again(t, raw, &wirepb.ExecuteRequest{}, fromExecute, toExecute)
 		again(t, raw, &wirepb.HealthStatus{}, fromHealth, toHealth)
+		again(t, raw, &wirepb.Enrollment{}, fromEnrollment, toEnrollment)
+		again(t, raw, &wirepb.Renewal{}, fromRenewal, func(n basilica.Renewal) *wirepb.Renewal {
+			return &wirepb.Renewal{Certificate: n.Certificate, Trust: toTrust(n.Trust)}
+		})
 	})
 }
 

@@ -6,7 +6,6 @@ package wire
 import (
 	"context"
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -53,6 +52,7 @@ type door struct {
 	log   *slog.Logger
 	whole time.Duration  // of a call without a stream, its message included
 	calls sync.WaitGroup // handlers of streams
+	conns *cappedListener
 }
 
 // serve runs a gRPC server on ln until ctx ends, then lets short calls finish and ends streams. It closes ln.
@@ -90,7 +90,8 @@ func (d *door) serve(ctx context.Context, ln net.Listener, register func(*grpc.S
 		defer hard.Stop()
 		server.GracefulStop()
 	})
-	err := server.Serve(newCappedListener(ln, maxConns, maxConnsHost))
+	d.conns = newCappedListener(ln, maxConns, maxConnsHost)
+	err := server.Serve(d.conns)
 	close(stopped)
 	wg.Wait()
 	server.Stop()
@@ -138,12 +139,14 @@ func (d *door) stream(serving context.Context) grpc.StreamServerInterceptor {
 			var err error
 			defer func() { done <- err }()
 			defer d.recovered(info.FullMethod, &err)
-			err = handler(srv, &contextStream{ServerStream: ss, ctx: ctx})
+			err = handler(srv, &contextStream{ServerStream: ss, ctx: context.WithValue(ctx, endKey{}, context.CancelCauseFunc(cancel))})
 		})
 		select {
 		case err = <-done:
 		case <-serving.Done():
 			err = closing
+		case <-ctx.Done():
+			err = context.Cause(ctx)
 		}
 		if serving.Err() != nil && errors.Is(err, context.Canceled) {
 			err = closing
@@ -179,6 +182,9 @@ func (d *door) panicked(method string, p any, err *error) {
 	*err = errors.New("panic in a call")
 }
 
+// endKey finds the function that ends a stream, in the stream's context.
+type endKey struct{}
+
 type contextStream struct {
 	grpc.ServerStream
 	ctx context.Context
@@ -187,16 +193,11 @@ type contextStream struct {
 // Context implements grpc.ServerStream.
 func (s *contextStream) Context() context.Context { return s.ctx }
 
-// serverTLS is TLS 1.3 and nothing older, without session tickets: a certificate is judged at every connection.
-func serverTLS(cert tls.Certificate, ca []byte, need tls.ClientAuthType, now func() time.Time) (*tls.Config, error) {
-	root, err := x509.ParseCertificate(ca)
-	if err != nil {
-		return nil, fmt.Errorf("parse fleet CA: %w", err)
-	}
-	pool := x509.NewCertPool()
-	pool.AddCert(root)
+// serverTLS is TLS 1.3 and nothing older, without session tickets: a certificate is judged at every connection. What a
+// caller shows is judged at each call, by judge: a refusal in the handshake could not say why.
+func serverTLS(cert CertificateFunc, now func() time.Time) *tls.Config {
 	return &tls.Config{
-		MinVersion: tls.VersionTLS13, Certificates: []tls.Certificate{cert}, ClientCAs: pool, ClientAuth: need,
-		NextProtos: []string{"h2"}, SessionTicketsDisabled: true, Time: now,
-	}, nil
+		MinVersion: tls.VersionTLS13, ClientAuth: tls.RequestClientCert, NextProtos: []string{"h2"}, SessionTicketsDisabled: true, Time: now,
+		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return cert() },
+	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -33,11 +34,13 @@ func dialTCP(ctx context.Context, addr string) (net.Conn, error) {
 
 // ExecutorsConfig says who the miner is to its executors.
 type ExecutorsConfig struct {
-	Certificate tls.Certificate // the miner's, of the fleet CA
-	CA          []byte          // DER of the fleet CA
+	Certificate CertificateFunc // the miner's, of a fleet CA
+	CAs         CAsFunc
 	MintJWT     func(basilica.ExecutorID) (string, error)
-	Now         func() time.Time
-	Transport   Transport // nil: TCP
+	// Known refuses an executor that the miner does not take, or a certificate (DER) that it did not give to it.
+	Known     func(ctx context.Context, id basilica.ExecutorID, cert []byte) error
+	Now       func() time.Time
+	Transport Transport // nil: TCP
 }
 
 // Executors is a miner's calling end towards its fleet: one pooled connection per executor.
@@ -68,8 +71,8 @@ func (p *Executors) Executor(id basilica.ExecutorID, addr string) basilica.Execu
 		}
 		c.close()
 	}
-	c := &ExecutorClient{id: id, addr: addr, name: "executor " + string(id)}
-	c.conn, c.err = p.connect(id, addr)
+	c := &ExecutorClient{id: id, addr: addr, name: "executor " + string(id), met: &meeting{}}
+	c.conn, c.err = p.connect(id, addr, c.met)
 	if p.closed {
 		c.close()
 		c.conn, c.err = nil, basilica.E(basilica.Unavailable, "POOL_CLOSED", "the miner is shutting down", "")
@@ -104,24 +107,25 @@ func (p *Executors) Close() error {
 	return nil
 }
 
-func (p *Executors) connect(id basilica.ExecutorID, addr string) (*grpc.ClientConn, error) {
-	conf := clientTLS(p.cfg.Now, func(cs tls.ConnectionState) error {
-		if err := pki.VerifyPeer(cs.PeerCertificates, p.cfg.CA, p.cfg.Now()); err != nil {
-			return err
-		}
-		if got, ok := pki.ExecutorOf(cs.PeerCertificates[0]); !ok || got != string(id) {
-			return fmt.Errorf("the peer at %s is not executor %s", addr, id)
-		}
-		return nil
-	})
-	conf.Certificates = []tls.Certificate{p.cfg.Certificate}
-	return dial(addr, conf, p.cfg.Transport, grpc.WithPerRPCCredentials(bearer(func() (string, error) { return p.cfg.MintJWT(id) })))
+func (p *Executors) connect(id basilica.ExecutorID, addr string, met *meeting) (*grpc.ClientConn, error) {
+	conf := clientTLS(p.cfg.Certificate, p.cfg.Now, met.verifier(func(cs tls.ConnectionState) error {
+		return judgeServer(cs, p.cfg.CAs(), p.cfg.Now(), "executor "+string(id)+"'s", func(cert *x509.Certificate) error {
+			if got, ok := pki.ExecutorOf(cert); !ok || got != string(id) {
+				return basilica.E(basilica.Unavailable, "EXECUTOR_OTHER", fmt.Sprintf("who answers at %s is not executor %s", addr, id), "join that machine again, so that the miner learns its address")
+			}
+			ctx, cancel := context.WithTimeout(context.Background(), handshakeTime)
+			defer cancel()
+			return p.cfg.Known(ctx, id, cert.Raw)
+		})
+	}))
+	return dial(addr, conf, met.transport(p.cfg.Transport), grpc.WithPerRPCCredentials(bearer(func() (string, error) { return p.cfg.MintJWT(id) })))
 }
 
 // clientTLS is TLS 1.3 whose peer is judged by verify alone: certificates here carry roles, not host names.
-func clientTLS(now func() time.Time, verify func(tls.ConnectionState) error) *tls.Config {
+func clientTLS(cert CertificateFunc, now func() time.Time, verify func(tls.ConnectionState) error) *tls.Config {
 	return &tls.Config{
-		MinVersion: tls.VersionTLS13, NextProtos: []string{"h2"}, Time: now,
+		GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return cert() },
+		MinVersion:           tls.VersionTLS13, NextProtos: []string{"h2"}, Time: now,
 		InsecureSkipVerify: true, //nolint:gosec // VerifyConnection checks chain, time and role at every handshake
 		VerifyConnection:   verify,
 	}
@@ -173,6 +177,7 @@ type ExecutorClient struct {
 	name string
 	conn *grpc.ClientConn
 	rpc  wirepb.ExecutorClient
+	met  *meeting
 	err  error // why there is no connection to try
 }
 
@@ -191,7 +196,12 @@ func (c *ExecutorClient) call(ctx context.Context, f func(ctx context.Context) e
 	}
 	bounded, cancel := context.WithTimeout(ctx, callTime)
 	defer cancel()
-	return fromStatus(ctx, c.name, f(bounded))
+	return c.home(ctx, f(bounded))
+}
+
+// home brings an error of a call home; ctx is the caller's.
+func (c *ExecutorClient) home(ctx context.Context, err error) error {
+	return c.met.explain(fromStatus(ctx, c.name, err))
 }
 
 // Execute implements basilica.Executor.
@@ -261,7 +271,7 @@ func (c *ExecutorClient) Watch(ctx context.Context, task basilica.TaskID, attemp
 	want := basilica.TaskAttempt{Task: task, Attempt: attempt}
 	stream, err := c.rpc.Watch(ctx, &wirepb.WatchRequest{Attempt: toAttempt(want), LogOffset: logOffset})
 	if err != nil {
-		return fromStatus(parent, c.name, err)
+		return c.home(parent, err)
 	}
 	for terminal := false; ; {
 		msg, err := stream.Recv()
@@ -272,7 +282,7 @@ func (c *ExecutorClient) Watch(ctx context.Context, task basilica.TaskID, attemp
 			return basilica.E(basilica.Unavailable, "WATCH_ENDED", c.name+" ended the stream before the task's end", "watch again from the last offset")
 		}
 		if err != nil {
-			return fromStatus(parent, c.name, err)
+			return c.home(parent, err)
 		}
 		event, err := fromEvent(msg)
 		if err != nil {
@@ -297,7 +307,7 @@ func (c *ExecutorClient) PutBlob(ctx context.Context, blob basilica.Blob, conten
 	defer stop()
 	stream, err := c.rpc.PutBlob(guarded)
 	if err != nil {
-		return fromStatus(guarded, c.name, err)
+		return c.home(guarded, err)
 	}
 	send := func(m *wirepb.PutBlobRequest) error {
 		err := stream.Send(m)
@@ -320,7 +330,7 @@ func (c *ExecutorClient) PutBlob(ctx context.Context, blob basilica.Blob, conten
 	}
 	// io.EOF from Send says that the peer has answered already; its answer comes from here.
 	_, err = stream.CloseAndRecv()
-	return fromStatus(guarded, c.name, err)
+	return c.home(guarded, err)
 }
 
 // GetBlob implements basilica.Executor. Content that does not match its address is refused after the last byte: the
@@ -333,7 +343,7 @@ func (c *ExecutorClient) GetBlob(ctx context.Context, sum basilica.Digest, w io.
 	defer stop()
 	stream, err := c.rpc.GetBlob(guarded, &wirepb.GetBlobRequest{Sha256: sum[:]})
 	if err != nil {
-		return fromStatus(guarded, c.name, err)
+		return c.home(guarded, err)
 	}
 	hash, total := sha256.New(), int64(0)
 	for {
@@ -342,7 +352,7 @@ func (c *ExecutorClient) GetBlob(ctx context.Context, sum basilica.Digest, w io.
 			break
 		}
 		if err != nil {
-			return fromStatus(guarded, c.name, err)
+			return c.home(guarded, err)
 		}
 		alive()
 		if total += int64(len(part.GetData())); total > basilica.MaxBlobBytes {

@@ -3,9 +3,6 @@ package wire
 import (
 	"bytes"
 	"context"
-	"crypto/ed25519"
-	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -15,9 +12,7 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/metadata"
-	"google.golang.org/grpc/peer"
 
 	"basilica"
 	"basilica/pki"
@@ -27,9 +22,9 @@ import (
 // ExecutorServerConfig says who an executor is and whom it obeys.
 type ExecutorServerConfig struct {
 	Executor    basilica.ExecutorID
-	Certificate tls.Certificate   // the executor's, of the fleet CA
-	ClientCA    []byte            // DER of the fleet CA
-	JWTKey      ed25519.PublicKey // verifies the miner's tokens
+	Certificate CertificateFunc // the executor's, of a fleet CA
+	CAs         CAsFunc
+	JWTKeys     func() [][]byte // each verifies the miner's tokens
 	Now         func() time.Time
 	Log         *slog.Logger
 }
@@ -45,21 +40,11 @@ type ExecutorServer struct {
 
 // NewExecutorServer makes the door of e.
 func NewExecutorServer(e basilica.Executor, cfg ExecutorServerConfig) (*ExecutorServer, error) {
-	if len(cfg.JWTKey) != ed25519.PublicKeySize {
-		return nil, fmt.Errorf("the miner's JWT key has %d bytes, want %d", len(cfg.JWTKey), ed25519.PublicKeySize)
-	}
-	conf, err := serverTLS(cfg.Certificate, cfg.ClientCA, tls.RequireAndVerifyClientCert, cfg.Now)
-	if err != nil {
-		return nil, err
-	}
-	conf.VerifyConnection = func(cs tls.ConnectionState) error {
-		if len(cs.PeerCertificates) == 0 || !pki.IsMiner(cs.PeerCertificates[0]) {
-			return errors.New("the caller's certificate is not the miner's")
-		}
-		return nil
+	if cfg.Certificate == nil || cfg.CAs == nil || cfg.JWTKeys == nil {
+		return nil, errors.New("an executor's door needs certificate, fleet CAs and JWT keys")
 	}
 	s := &ExecutorServer{executor: e, cfg: cfg}
-	s.door = &door{name: "executor", tls: conf, admit: s.admit, log: cfg.Log, whole: callTime}
+	s.door = &door{name: "executor", tls: serverTLS(cfg.Certificate, cfg.Now), admit: s.admit, log: cfg.Log, whole: callTime}
 	return s, nil
 }
 
@@ -68,12 +53,14 @@ func (s *ExecutorServer) Serve(ctx context.Context, ln net.Listener) error {
 	return s.door.serve(ctx, ln, func(g *grpc.Server) { wirepb.RegisterExecutorServer(g, s) })
 }
 
-// admit checks the token; the handshake has checked the certificate, which is looked at again because a call without
-// one must not pass whatever the transport did.
+// admit checks certificate and token of every call: a connection may stand for longer than either is good for.
 func (s *ExecutorServer) admit(ctx context.Context, _ string) (context.Context, error) {
-	cert := peerCertificate(ctx)
-	if cert == nil || !pki.IsMiner(cert) {
-		return nil, basilica.E(basilica.Denied, "NOT_THE_MINER", "only this executor's miner may call it", "call through the miner")
+	cert, now := peerCertificate(ctx), s.cfg.Now()
+	if err := judge(cert, s.cfg.CAs(), now, "the caller's", "the executor's"); err != nil {
+		return nil, err
+	}
+	if !pki.IsMiner(cert) {
+		return nil, basilica.E(basilica.Denied, "NOT_THE_MINER", "only this executor's miner may call it, and the caller's certificate is not the miner's", "call through the miner")
 	}
 	values := metadata.ValueFromIncomingContext(ctx, "authorization")
 	if len(values) != 1 {
@@ -83,36 +70,15 @@ func (s *ExecutorServer) admit(ctx context.Context, _ string) (context.Context, 
 	if !ok {
 		return nil, basilica.E(basilica.Denied, "TOKEN_MISSING", "the call's authorization is not a bearer token", "call through the miner")
 	}
-	err := pki.VerifyJWT(s.cfg.JWTKey, token, string(s.cfg.Executor), s.cfg.Now())
+	err := pki.VerifyJWT(s.cfg.JWTKeys(), token, string(s.cfg.Executor), now)
 	var late *pki.JWTTimeError
 	switch {
 	case err == nil:
 		return ctx, nil
 	case errors.As(err, &late):
-		return nil, basilica.E(basilica.Denied, "CLOCK_SKEW", clockSentence("the executor's", "the miner's", late.Difference), "set both clocks by NTP")
+		return nil, basilica.E(basilica.Denied, "CLOCK_SKEW", clockSentence("the executor's", "the miner's", late.Difference), fixClock)
 	}
 	return nil, basilica.E(basilica.Denied, "TOKEN_REFUSED", "the miner's token does not open this executor", "join this executor to its miner again").With(err)
-}
-
-// clockSentence says how far two clocks are apart; difference is the first less the second.
-func clockSentence(first, second string, difference time.Duration) string {
-	side := "ahead of"
-	if difference < 0 {
-		side, difference = "behind", -difference
-	}
-	return fmt.Sprintf("%s clock is %d s %s %s", first, int64(difference.Round(time.Second)/time.Second), side, second)
-}
-
-func peerCertificate(ctx context.Context) *x509.Certificate {
-	p, ok := peer.FromContext(ctx)
-	if !ok {
-		return nil
-	}
-	info, ok := p.AuthInfo.(credentials.TLSInfo)
-	if !ok || len(info.State.VerifiedChains) == 0 || len(info.State.PeerCertificates) == 0 {
-		return nil
-	}
-	return info.State.PeerCertificates[0]
 }
 
 // Execute implements wirepb.ExecutorServer.

@@ -2,8 +2,8 @@ package wire
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -27,34 +27,56 @@ const (
 	maxEnrollers = 4096
 )
 
+// Renewals that one executor may ask for: so many at once, then one in ten seconds.
+const (
+	renewBurst = 6
+	renewEvery = 10 * time.Second
+)
+
+// lastWord is what a revoked executor is given to hear why, before its connection is cut.
+const lastWord = 300 * time.Millisecond
+
 // FleetServerConfig says who a miner is to its machines.
 type FleetServerConfig struct {
-	Certificate tls.Certificate // the miner's with the CA behind it, as pki.Authority.ServerCertificate gives it
-	CA          []byte          // DER of the fleet CA
-	Now         func() time.Time
-	Log         *slog.Logger
+	Certificate CertificateFunc // the miner's with the CA behind it, as pki.Authority.ServerCertificate gives it
+	CAs         CAsFunc
+	// Known refuses an executor that the miner does not take, or a certificate (DER) that it did not give to it.
+	Known func(ctx context.Context, id basilica.ExecutorID, cert []byte) error
+	Now   func() time.Time
+	Log   *slog.Logger
 }
 
-// FleetServer is a miner's gRPC door for its machines. Enroll asks for no certificate; Heartbeats asks for an executor's,
-// and the executor speaks for itself only.
+// FleetServer is a miner's gRPC door for its machines. Enroll asks for no certificate; everything else asks for an
+// executor's, and the executor speaks for itself only.
 type FleetServer struct {
 	wirepb.UnimplementedFleetServer
 	fleet basilica.Fleet
-	now   func() time.Time
+	cfg   FleetServerConfig
 	door  *door
 
 	mu        sync.Mutex
-	enrollers map[string]*rate.Limiter
+	enrollers limiters
+	renewers  limiters
+	streams   map[basilica.ExecutorID]map[*standing]bool
+}
+
+// standing is one stream of heartbeats.
+type standing struct {
+	end  context.CancelCauseFunc
+	from string // remote address of its connection
 }
 
 // NewFleetServer makes the door of f.
 func NewFleetServer(f basilica.Fleet, cfg FleetServerConfig) (*FleetServer, error) {
-	conf, err := serverTLS(cfg.Certificate, cfg.CA, tls.VerifyClientCertIfGiven, cfg.Now)
-	if err != nil {
-		return nil, err
+	if cfg.Certificate == nil || cfg.CAs == nil || cfg.Known == nil {
+		return nil, errors.New("a fleet door needs certificate, fleet CAs and who is known")
 	}
-	s := &FleetServer{fleet: f, now: cfg.Now, enrollers: make(map[string]*rate.Limiter)}
-	s.door = &door{name: "fleet", tls: conf, admit: s.admit, log: cfg.Log, whole: callTime}
+	s := &FleetServer{
+		fleet: f, cfg: cfg, streams: map[basilica.ExecutorID]map[*standing]bool{},
+		enrollers: limiters{rate.Every(enrollEvery), enrollBurst, map[string]*rate.Limiter{}},
+		renewers:  limiters{rate.Every(renewEvery), renewBurst, map[string]*rate.Limiter{}},
+	}
+	s.door = &door{name: "fleet", tls: serverTLS(cfg.Certificate, cfg.Now), admit: s.admit, log: cfg.Log, whole: callTime}
 	return s, nil
 }
 
@@ -67,42 +89,86 @@ type executorKey struct{}
 
 func (s *FleetServer) admit(ctx context.Context, method string) (context.Context, error) {
 	if method == wirepb.Fleet_Enroll_FullMethodName {
-		if !s.mayEnroll(ctx) {
+		if !s.allow(&s.enrollers, fromHost(ctx)) {
 			return nil, basilica.E(basilica.Exhausted, "ENROLL_RATE", "too many enrolments come from this address", "wait a minute and join again")
 		}
 		return ctx, nil
 	}
 	cert := peerCertificate(ctx)
-	if cert == nil {
-		return nil, basilica.E(basilica.Denied, "CERTIFICATE_MISSING", "the call shows no certificate of this fleet", "join this machine to the miner")
+	err := judge(cert, s.cfg.CAs(), s.cfg.Now(), "the executor's", "the miner's")
+	// A clock that jumped ahead and back again dated certificates into the future; they are there to be replaced.
+	if err != nil && !(method == wirepb.Fleet_Renew_FullMethodName && basilica.CodeOf(err) == "CERTIFICATE_EARLY") {
+		return nil, err
 	}
-	id, ok := pki.ExecutorOf(cert)
+	name, ok := pki.ExecutorOf(cert)
 	if !ok {
-		return nil, basilica.E(basilica.Denied, "NOT_AN_EXECUTOR", "the caller's certificate is not an executor's", "join this machine to the miner")
+		return nil, basilica.E(basilica.Denied, "NOT_AN_EXECUTOR", "the caller's certificate is not an executor's", fixJoin)
 	}
-	// A stream may outlive the handshake's look at the certificate by months.
-	if s.now().After(cert.NotAfter) {
-		return nil, basilica.E(basilica.Denied, "CERTIFICATE_EXPIRED", "the executor's certificate has expired", "join this machine to the miner again")
+	id := basilica.ExecutorID(name)
+	if err := s.cfg.Known(ctx, id, cert.Raw); err != nil {
+		return nil, err
 	}
-	return context.WithValue(ctx, executorKey{}, basilica.ExecutorID(id)), nil
+	if method == wirepb.Fleet_Renew_FullMethodName && !s.allow(&s.renewers, name) {
+		return nil, basilica.E(basilica.Exhausted, "RENEW_RATE", fmt.Sprintf("executor %s asks for certificates too often", id), "wait a minute")
+	}
+	return context.WithValue(ctx, executorKey{}, id), nil
 }
 
-func (s *FleetServer) mayEnroll(ctx context.Context) bool {
-	var addr string
-	if p, ok := peer.FromContext(ctx); ok {
-		addr = hostOf(p.Addr)
-	}
+// limiters bound what each of many callers may do; the table is emptied when it is full.
+type limiters struct {
+	rate  rate.Limit
+	burst int
+	by    map[string]*rate.Limiter
+}
+
+func (s *FleetServer) allow(l *limiters, who string) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	l := s.enrollers[addr]
-	if l == nil {
-		if len(s.enrollers) >= maxEnrollers {
-			clear(s.enrollers)
+	one := l.by[who]
+	if one == nil {
+		if len(l.by) >= maxEnrollers {
+			clear(l.by)
 		}
-		l = rate.NewLimiter(rate.Every(enrollEvery), enrollBurst)
-		s.enrollers[addr] = l
+		one = rate.NewLimiter(l.rate, l.burst)
+		l.by[who] = one
 	}
-	return l.AllowN(s.now(), 1)
+	return one.AllowN(s.cfg.Now(), 1)
+}
+
+func remoteAddr(ctx context.Context) net.Addr {
+	if p, ok := peer.FromContext(ctx); ok {
+		return p.Addr
+	}
+	return &net.TCPAddr{}
+}
+
+func fromHost(ctx context.Context) string { return hostOf(remoteAddr(ctx)) }
+
+// Cut ends the streams of an executor with a reason, and a moment later the connections under them.
+func (s *FleetServer) Cut(id basilica.ExecutorID, why error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for one := range s.streams[id] {
+		one.end(why)
+		time.AfterFunc(lastWord, func() { s.door.conns.cut(one.from) })
+	}
+}
+
+func (s *FleetServer) enter(id basilica.ExecutorID, one *standing) (leave func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.streams[id] == nil {
+		s.streams[id] = map[*standing]bool{}
+	}
+	s.streams[id][one] = true
+	return func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		delete(s.streams[id], one)
+		if len(s.streams[id]) == 0 {
+			delete(s.streams, id)
+		}
+	}
 }
 
 // Enroll implements wirepb.FleetServer.
@@ -118,12 +184,28 @@ func (s *FleetServer) Enroll(ctx context.Context, in *wirepb.EnrollRequest) (*wi
 	return toEnrollment(out), nil
 }
 
+// Renew implements wirepb.FleetServer.
+func (s *FleetServer) Renew(ctx context.Context, in *wirepb.RenewRequest) (*wirepb.Renewal, error) {
+	id, cert := ctx.Value(executorKey{}).(basilica.ExecutorID), peerCertificate(ctx)
+	out, err := s.fleet.Renew(ctx, id, basilica.RenewRequest{CSR: in.GetCsr(), Certificate: cert.Raw})
+	if err != nil {
+		return nil, err
+	}
+	return &wirepb.Renewal{Certificate: out.Certificate, Trust: toTrust(out.Trust)}, nil
+}
+
 // Heartbeats implements wirepb.FleetServer.
 func (s *FleetServer) Heartbeats(stream grpc.BidiStreamingServer[wirepb.Heartbeat, wirepb.HeartbeatReply]) error {
 	ctx := stream.Context()
 	id, ok := ctx.Value(executorKey{}).(basilica.ExecutorID)
-	if !ok {
+	end, ends := ctx.Value(endKey{}).(context.CancelCauseFunc)
+	if !ok || !ends {
 		return errors.New("heartbeats without an executor")
+	}
+	defer s.enter(id, &standing{end: end, from: remoteAddr(ctx).String()})()
+	// Who was revoked between admission and enter is not in the list that Cut went through.
+	if err := s.cfg.Known(ctx, id, peerCertificate(ctx).Raw); err != nil {
+		return err
 	}
 	for {
 		in, err := stream.Recv()
@@ -137,6 +219,7 @@ func (s *FleetServer) Heartbeats(stream grpc.BidiStreamingServer[wirepb.Heartbea
 		if err != nil {
 			return err
 		}
+		beat.From = remoteAddr(ctx).String()
 		reply, err := s.fleet.Heartbeat(ctx, id, beat)
 		if err != nil {
 			return err

@@ -16,10 +16,11 @@ type cappedListener struct {
 	mu    sync.Mutex
 	total int
 	hosts map[string]int
+	open  map[string]net.Conn // by remote address
 }
 
 func newCappedListener(ln net.Listener, limit, perHost int) *cappedListener {
-	return &cappedListener{Listener: ln, max: limit, maxPerHost: perHost, hosts: make(map[string]int)}
+	return &cappedListener{Listener: ln, max: limit, maxPerHost: perHost, hosts: make(map[string]int), open: make(map[string]net.Conn)}
 }
 
 // Accept implements net.Listener.
@@ -31,7 +32,11 @@ func (l *cappedListener) Accept() (net.Conn, error) {
 		}
 		host := hostOf(c.RemoteAddr())
 		if l.enter(host) {
-			return &cappedConn{Conn: c, leave: sync.OnceFunc(func() { l.leave(host) })}, nil
+			addr := c.RemoteAddr().String()
+			l.mu.Lock()
+			l.open[addr] = c
+			l.mu.Unlock()
+			return &cappedConn{Conn: c, leave: sync.OnceFunc(func() { l.leave(host, addr) })}, nil
 		}
 		c.Close()
 	}
@@ -48,9 +53,20 @@ func (l *cappedListener) enter(host string) bool {
 	return true
 }
 
-func (l *cappedListener) leave(host string) {
+// cut closes the connection from that remote address.
+func (l *cappedListener) cut(addr string) {
+	l.mu.Lock()
+	c := l.open[addr]
+	l.mu.Unlock()
+	if c != nil {
+		c.Close()
+	}
+}
+
+func (l *cappedListener) leave(host, addr string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	delete(l.open, addr)
 	l.total--
 	if l.hosts[host]--; l.hosts[host] == 0 {
 		delete(l.hosts, host)

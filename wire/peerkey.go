@@ -30,13 +30,9 @@ const (
 func PeerKey(ctx context.Context, addr string, allowPrivate bool) (spki []byte, err error) {
 	ctx, cancel := context.WithTimeout(ctx, dialBackTime)
 	defer cancel()
-	d := net.Dialer{Control: func(_, address string, _ syscall.RawConn) error { return checkDialled(address, allowPrivate) }}
-	conn, err := d.DialContext(ctx, "tcp", addr)
+	conn, err := dialStranger(ctx, addr, allowPrivate)
 	if err != nil {
-		if basilica.CodeOf(err) != "" {
-			return nil, err
-		}
-		return nil, basilica.E(basilica.Unavailable, "DIAL_BACK", fmt.Sprintf("the miner cannot reach the machine at %.80q", addr), "open that port towards the miner, or name an address that it can reach").With(err)
+		return nil, err
 	}
 	defer conn.Close()
 	if deadline, ok := ctx.Deadline(); ok {
@@ -63,6 +59,26 @@ func PeerKey(ctx context.Context, addr string, allowPrivate bool) (spki []byte, 
 		return nil, basilica.E(basilica.Unavailable, "DIAL_BACK_KEY", fmt.Sprintf("what answers at %.80q does not show a P-256 key over TLS 1.3", addr), "check that the address is this machine's and that no other program has the port").With(err)
 	}
 	return spki, nil
+}
+
+func dialStranger(ctx context.Context, addr string, allowPrivate bool) (net.Conn, error) {
+	d := net.Dialer{Control: func(_, address string, _ syscall.RawConn) error { return checkDialled(address, allowPrivate) }}
+	conn, err := d.DialContext(ctx, "tcp", addr)
+	if err != nil && basilica.CodeOf(err) == "" {
+		return nil, basilica.E(basilica.Unavailable, "DIAL_BACK", fmt.Sprintf("the miner cannot reach the machine at %.80q", addr), "open that port towards the miner, or name an address that it can reach").With(err)
+	}
+	return conn, err
+}
+
+// Knock dials addr (host:port) under the rules of PeerKey and hangs up; nil where something answers.
+func Knock(ctx context.Context, addr string, allowPrivate bool) error {
+	ctx, cancel := context.WithTimeout(ctx, dialBackTime)
+	defer cancel()
+	conn, err := dialStranger(ctx, addr, allowPrivate)
+	if err != nil {
+		return err
+	}
+	return conn.Close()
 }
 
 // checkDialled judges an address after resolution.

@@ -118,6 +118,20 @@ func newHouse(t *testing.T) *house {
 
 func (h *house) now() time.Time { h.mu.Lock(); defer h.mu.Unlock(); return h.at }
 
+func (h *house) step(d time.Duration) { h.mu.Lock(); defer h.mu.Unlock(); h.at = h.at.Add(d) }
+
+// shows gives a certificate to whoever asks for it.
+func shows(c tls.Certificate) CertificateFunc {
+	return func() (*tls.Certificate, error) { return &c, nil }
+}
+
+// anyone is a miner that knows every executor of its fleet.
+func anyone(context.Context, basilica.ExecutorID, []byte) error { return nil }
+
+func (h *house) trust() basilica.Trust {
+	return basilica.Trust{FleetCAs: h.auth.FleetCAs(), SSHCAs: h.auth.SSHCAKeys(), JWTKeys: h.auth.JWTPublicKeys()}
+}
+
 func (h *house) executorCert(id string, at time.Time) tls.Certificate {
 	h.t.Helper()
 	k, err := keys.GenerateP256()
@@ -166,8 +180,8 @@ func start(t *testing.T, serve func(context.Context, net.Listener) error) string
 func (h *house) serveExecutor(m basilica.Executor, id string) string {
 	h.t.Helper()
 	s, err := NewExecutorServer(m, ExecutorServerConfig{
-		Executor: basilica.ExecutorID(id), Certificate: h.executorCert(id, h.now()), ClientCA: h.auth.CACert(),
-		JWTKey: h.auth.JWTPublicKey(), Now: h.now, Log: slog.New(slog.DiscardHandler),
+		Executor: basilica.ExecutorID(id), Certificate: shows(h.executorCert(id, h.now())), CAs: h.auth.FleetCAs,
+		JWTKeys: h.auth.JWTPublicKeys, Now: h.now, Log: slog.New(slog.DiscardHandler),
 	})
 	if err != nil {
 		h.t.Fatal(err)
@@ -177,7 +191,7 @@ func (h *house) serveExecutor(m basilica.Executor, id string) string {
 
 func (h *house) pool(edit func(*ExecutorsConfig)) *Executors {
 	cfg := ExecutorsConfig{
-		Certificate: h.minerCert(), CA: h.auth.CACert(), Now: h.now,
+		Certificate: shows(h.minerCert()), CAs: h.auth.FleetCAs, Known: anyone, Now: h.now,
 		MintJWT: func(id basilica.ExecutorID) (string, error) { return h.auth.MintJWT(string(id), h.now(), time.Minute) },
 	}
 	if edit != nil {
@@ -288,18 +302,18 @@ func TestExecutorDoorRefuses(t *testing.T) {
 		kind basilica.Kind
 		code string
 	}{
-		"another executor's certificate": {"box-1", func(c *ExecutorsConfig) { c.Certificate = h.executorCert("box-2", h.now()) }, basilica.Unavailable, ""},
-		"no certificate":                 {"box-1", func(c *ExecutorsConfig) { c.Certificate = tls.Certificate{} }, basilica.Unavailable, ""},
-		"wrong CA":                       {"box-1", func(c *ExecutorsConfig) { c.Certificate = other.minerCert() }, basilica.Unavailable, ""},
+		"another executor's certificate": {"box-1", func(c *ExecutorsConfig) { c.Certificate = shows(h.executorCert("box-2", h.now())) }, basilica.Denied, "NOT_THE_MINER"},
+		"no certificate":                 {"box-1", func(c *ExecutorsConfig) { c.Certificate = shows(tls.Certificate{}) }, basilica.Denied, "CERTIFICATE_MISSING"},
+		"wrong CA":                       {"box-1", func(c *ExecutorsConfig) { c.Certificate = shows(other.minerCert()) }, basilica.Denied, "CERTIFICATE_FOREIGN"},
 		"expired": {"box-1", func(c *ExecutorsConfig) {
 			old, err := h.auth.ServerCertificate(h.now().Add(-pki.MinerLife-time.Hour), nil)
 			if err != nil {
 				t.Fatal(err)
 			}
-			c.Certificate = old
-		}, basilica.Unavailable, ""},
-		"server of another fleet": {"box-1", func(c *ExecutorsConfig) { c.CA = other.auth.CACert() }, basilica.Unavailable, ""},
-		"server of another name":  {"box-2", nil, basilica.Unavailable, ""},
+			c.Certificate = shows(old)
+		}, basilica.Denied, "CERTIFICATE_EXPIRED"},
+		"server of another fleet": {"box-1", func(c *ExecutorsConfig) { c.CAs = other.auth.FleetCAs }, basilica.Unavailable, "PEER_FOREIGN"},
+		"server of another name":  {"box-2", nil, basilica.Unavailable, "EXECUTOR_OTHER"},
 		"token for another": {"box-1", func(c *ExecutorsConfig) {
 			c.MintJWT = func(basilica.ExecutorID) (string, error) { return h.auth.MintJWT("box-2", h.now(), time.Minute) }
 		}, basilica.Denied, "TOKEN_REFUSED"},
@@ -314,7 +328,7 @@ func TestExecutorDoorRefuses(t *testing.T) {
 		"empty token": {"box-1", func(c *ExecutorsConfig) { c.MintJWT = func(basilica.ExecutorID) (string, error) { return "", nil } }, basilica.Denied, ""},
 		"old token": {"box-1", func(c *ExecutorsConfig) {
 			c.MintJWT = func(id basilica.ExecutorID) (string, error) {
-				return h.auth.MintJWT(string(id), h.now().Add(-90*time.Second), time.Minute)
+				return h.auth.MintJWT(string(id), h.now().Add(-125*time.Second), time.Minute)
 			}
 		}, basilica.Denied, "CLOCK_SKEW"},
 	} {
@@ -324,7 +338,7 @@ func TestExecutorDoorRefuses(t *testing.T) {
 			if err == nil || basilica.KindOf(err) != c.kind || (c.code != "" && basilica.CodeOf(err) != c.code) {
 				t.Fatalf("unary: %v", err)
 			}
-			if c.code == "CLOCK_SKEW" && !strings.Contains(err.Error(), "90 s ahead of the miner's") {
+			if c.code == "CLOCK_SKEW" && !strings.Contains(err.Error(), "125 s ahead of the miner's") {
 				t.Fatal(err)
 			}
 			if err := x.Watch(t.Context(), "t", 1, 0, func(basilica.TaskEvent) error { return nil }); err == nil || basilica.KindOf(err) != c.kind {
@@ -354,7 +368,7 @@ func (f *minerFleet) Enroll(ctx context.Context, req basilica.EnrollRequest) (ba
 		return basilica.Enrollment{}, basilica.E(basilica.Denied, "KEY", "another key answers", "")
 	}
 	cert, err := f.h.auth.IssueExecutor(req.CSR, "box-9", f.h.now())
-	return basilica.Enrollment{Executor: "box-9", Miner: "5F", Certificate: cert, FleetCA: f.h.auth.CACert(), SSHCA: f.h.auth.SSHCAKey().Marshal(), JWTKey: f.h.auth.JWTPublicKey()}, err
+	return basilica.Enrollment{Executor: "box-9", Miner: "5F", Certificate: cert, Trust: f.h.trust()}, err
 }
 
 func (f *minerFleet) Heartbeat(_ context.Context, id basilica.ExecutorID, beat basilica.Heartbeat) (basilica.HeartbeatReply, error) {
@@ -364,11 +378,16 @@ func (f *minerFleet) Heartbeat(_ context.Context, id basilica.ExecutorID, beat b
 	return basilica.HeartbeatReply{At: beat.At.Add(time.Second), Lease: time.Minute, Renew: []basilica.TaskAttempt{{Task: "t", Attempt: 1}}, Revoked: []basilica.GrantID{"g"}, Drain: true}, f.fail
 }
 
+func (f *minerFleet) Renew(_ context.Context, id basilica.ExecutorID, req basilica.RenewRequest) (basilica.Renewal, error) {
+	cert, err := f.h.auth.IssueExecutor(req.CSR, string(id), f.h.now())
+	return basilica.Renewal{Certificate: cert, Trust: f.h.trust()}, err
+}
+
 func (f *minerFleet) setFail(err error) { f.mu.Lock(); defer f.mu.Unlock(); f.fail = err }
 
 func (h *house) serveFleet(f basilica.Fleet) string {
 	h.t.Helper()
-	s, err := NewFleetServer(f, FleetServerConfig{Certificate: h.minerCert(), CA: h.auth.CACert(), Now: h.now, Log: slog.New(slog.DiscardHandler)})
+	s, err := NewFleetServer(f, FleetServerConfig{Certificate: shows(h.minerCert()), CAs: h.auth.FleetCAs, Known: anyone, Now: h.now, Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		h.t.Fatal(err)
 	}
@@ -409,7 +428,7 @@ func TestJoinAndBeat(t *testing.T) {
 	if _, err := JoinFleet(ctx, addr, pki.CAHash(h.auth.CACert()), h.now, stranger); basilica.CodeOf(err) != "KEY" {
 		t.Fatalf("another key: %v", err)
 	}
-	c, err := DialFleet(addr, FleetClientConfig{Certificate: tls.Certificate{Certificate: [][]byte{e.Certificate}, PrivateKey: key.Signer()}, CA: e.FleetCA, Now: h.now})
+	c, err := DialFleet(addr, FleetClientConfig{Certificate: shows(tls.Certificate{Certificate: [][]byte{e.Certificate}, PrivateKey: key.Signer()}), CAs: func() [][]byte { return e.Trust.FleetCAs }, Now: h.now})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -463,13 +482,13 @@ func TestFleetDoorRefuses(t *testing.T) {
 	}{
 		"no certificate": {tls.Certificate{}, "CERTIFICATE_MISSING"},
 		"the miner's":    {h.minerCert(), "NOT_AN_EXECUTOR"},
-		"wrong CA":       {other.executorCert("box-1", h.now()), "PEER_UNREACHABLE"},
-		"expired":        {h.executorCert("box-1", h.now().Add(-pki.ExecutorLife-time.Hour)), "PEER_UNREACHABLE"},
+		"wrong CA":       {other.executorCert("box-1", h.now()), "CERTIFICATE_FOREIGN"},
+		"expired":        {h.executorCert("box-1", h.now().Add(-pki.ExecutorLife-time.Hour)), "CERTIFICATE_EXPIRED"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			conf := clientTLS(h.now, func(cs tls.ConnectionState) error { return verifyMiner(cs, h.auth.CACert(), h.now()) })
-			conf.Certificates = []tls.Certificate{c.cert}
-			cl, err := newFleetClient(addr, "box-1", conf, nil)
+			cl, err := newFleetClient(addr, "box-1", FleetClientConfig{Certificate: shows(c.cert), Now: h.now}, func(cs tls.ConnectionState) error {
+				return judgeServer(cs, h.auth.FleetCAs(), h.now(), "the miner's", isMiner)
+			})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -479,8 +498,7 @@ func TestFleetDoorRefuses(t *testing.T) {
 			}
 		})
 	}
-	conf := clientTLS(h.now, func(tls.ConnectionState) error { return nil })
-	cl, err := newFleetClient(addr, "", conf, nil)
+	cl, err := newFleetClient(addr, "", FleetClientConfig{Certificate: shows(tls.Certificate{}), Now: h.now}, func(tls.ConnectionState) error { return nil })
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -501,12 +519,12 @@ func TestFleetDoorRefuses(t *testing.T) {
 // TestCallsAreJudgedByTheirHeaders: strangers must not hold the fleet door's memory with messages that they never finish.
 func TestCallsAreJudgedByTheirHeaders(t *testing.T) {
 	h := newHouse(t)
-	s, err := NewFleetServer(&minerFleet{h: h}, FleetServerConfig{Certificate: h.minerCert(), CA: h.auth.CACert(), Now: h.now, Log: slog.New(slog.DiscardHandler)})
+	s, err := NewFleetServer(&minerFleet{h: h}, FleetServerConfig{Certificate: shows(h.minerCert()), CAs: h.auth.FleetCAs, Known: anyone, Now: h.now, Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
 	}
 	s.door.whole = 100 * time.Millisecond
-	conn, err := dial(start(t, s.Serve), clientTLS(h.now, func(tls.ConnectionState) error { return nil }), dialTCP)
+	conn, err := dial(start(t, s.Serve), clientTLS(shows(tls.Certificate{}), h.now, func(tls.ConnectionState) error { return nil }), dialTCP)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -568,7 +586,7 @@ func TestPeerKey(t *testing.T) {
 
 func TestServeEndsStreams(t *testing.T) {
 	h := newHouse(t)
-	s, err := NewExecutorServer(&machine{}, ExecutorServerConfig{Executor: "box-1", Certificate: h.executorCert("box-1", h.now()), ClientCA: h.auth.CACert(), JWTKey: h.auth.JWTPublicKey(), Now: h.now, Log: slog.New(slog.DiscardHandler)})
+	s, err := NewExecutorServer(&machine{}, ExecutorServerConfig{Executor: "box-1", Certificate: shows(h.executorCert("box-1", h.now())), CAs: h.auth.FleetCAs, JWTKeys: h.auth.JWTPublicKeys, Now: h.now, Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
 	}

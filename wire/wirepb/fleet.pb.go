@@ -128,12 +128,10 @@ func (x *EnrollRequest) GetFacts() *SystemInfo {
 type Enrollment struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Executor      string                 `protobuf:"bytes,1,opt,name=executor,proto3" json:"executor,omitempty"`
-	Miner         string                 `protobuf:"bytes,2,opt,name=miner,proto3" json:"miner,omitempty"`                    // SS58
-	Certificate   []byte                 `protobuf:"bytes,3,opt,name=certificate,proto3" json:"certificate,omitempty"`        // DER
-	FleetCa       []byte                 `protobuf:"bytes,4,opt,name=fleet_ca,json=fleetCa,proto3" json:"fleet_ca,omitempty"` // DER
-	SshCa         []byte                 `protobuf:"bytes,5,opt,name=ssh_ca,json=sshCa,proto3" json:"ssh_ca,omitempty"`       // SSH wire encoding
-	JwtKey        []byte                 `protobuf:"bytes,6,opt,name=jwt_key,json=jwtKey,proto3" json:"jwt_key,omitempty"`    // 32 bytes Ed25519
-	Endorsement   *Endorsement           `protobuf:"bytes,7,opt,name=endorsement,proto3" json:"endorsement,omitempty"`
+	Miner         string                 `protobuf:"bytes,2,opt,name=miner,proto3" json:"miner,omitempty"`             // SS58
+	Certificate   []byte                 `protobuf:"bytes,3,opt,name=certificate,proto3" json:"certificate,omitempty"` // DER
+	Trust         *Trust                 `protobuf:"bytes,4,opt,name=trust,proto3" json:"trust,omitempty"`
+	Endorsement   *Endorsement           `protobuf:"bytes,5,opt,name=endorsement,proto3" json:"endorsement,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -189,23 +187,9 @@ func (x *Enrollment) GetCertificate() []byte {
 	return nil
 }
 
-func (x *Enrollment) GetFleetCa() []byte {
+func (x *Enrollment) GetTrust() *Trust {
 	if x != nil {
-		return x.FleetCa
-	}
-	return nil
-}
-
-func (x *Enrollment) GetSshCa() []byte {
-	if x != nil {
-		return x.SshCa
-	}
-	return nil
-}
-
-func (x *Enrollment) GetJwtKey() []byte {
-	if x != nil {
-		return x.JwtKey
+		return x.Trust
 	}
 	return nil
 }
@@ -217,6 +201,165 @@ func (x *Enrollment) GetEndorsement() *Endorsement {
 	return nil
 }
 
+// Trust is whom an executor believes; two of a kind only while the miner rotates its keys.
+type Trust struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	FleetCas      [][]byte               `protobuf:"bytes,1,rep,name=fleet_cas,json=fleetCas,proto3" json:"fleet_cas,omitempty"` // DER
+	SshCas        [][]byte               `protobuf:"bytes,2,rep,name=ssh_cas,json=sshCas,proto3" json:"ssh_cas,omitempty"`       // SSH wire encoding
+	JwtKeys       [][]byte               `protobuf:"bytes,3,rep,name=jwt_keys,json=jwtKeys,proto3" json:"jwt_keys,omitempty"`    // 32 bytes Ed25519
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Trust) Reset() {
+	*x = Trust{}
+	mi := &file_wire_wirepb_fleet_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Trust) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Trust) ProtoMessage() {}
+
+func (x *Trust) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_wirepb_fleet_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Trust.ProtoReflect.Descriptor instead.
+func (*Trust) Descriptor() ([]byte, []int) {
+	return file_wire_wirepb_fleet_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *Trust) GetFleetCas() [][]byte {
+	if x != nil {
+		return x.FleetCas
+	}
+	return nil
+}
+
+func (x *Trust) GetSshCas() [][]byte {
+	if x != nil {
+		return x.SshCas
+	}
+	return nil
+}
+
+func (x *Trust) GetJwtKeys() [][]byte {
+	if x != nil {
+		return x.JwtKeys
+	}
+	return nil
+}
+
+// RenewRequest asks for a new certificate over the same key.
+type RenewRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Csr           []byte                 `protobuf:"bytes,1,opt,name=csr,proto3" json:"csr,omitempty"` // DER
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RenewRequest) Reset() {
+	*x = RenewRequest{}
+	mi := &file_wire_wirepb_fleet_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RenewRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RenewRequest) ProtoMessage() {}
+
+func (x *RenewRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_wirepb_fleet_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RenewRequest.ProtoReflect.Descriptor instead.
+func (*RenewRequest) Descriptor() ([]byte, []int) {
+	return file_wire_wirepb_fleet_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *RenewRequest) GetCsr() []byte {
+	if x != nil {
+		return x.Csr
+	}
+	return nil
+}
+
+// Renewal is a new certificate, and what is trusted beside it.
+type Renewal struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Certificate   []byte                 `protobuf:"bytes,1,opt,name=certificate,proto3" json:"certificate,omitempty"` // DER
+	Trust         *Trust                 `protobuf:"bytes,2,opt,name=trust,proto3" json:"trust,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Renewal) Reset() {
+	*x = Renewal{}
+	mi := &file_wire_wirepb_fleet_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Renewal) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Renewal) ProtoMessage() {}
+
+func (x *Renewal) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_wirepb_fleet_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Renewal.ProtoReflect.Descriptor instead.
+func (*Renewal) Descriptor() ([]byte, []int) {
+	return file_wire_wirepb_fleet_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *Renewal) GetCertificate() []byte {
+	if x != nil {
+		return x.Certificate
+	}
+	return nil
+}
+
+func (x *Renewal) GetTrust() *Trust {
+	if x != nil {
+		return x.Trust
+	}
+	return nil
+}
+
 // Heartbeat is an executor's word.
 type Heartbeat struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -224,13 +367,15 @@ type Heartbeat struct {
 	Health        *HealthStatus          `protobuf:"bytes,2,opt,name=health,proto3" json:"health,omitempty"`
 	Version       string                 `protobuf:"bytes,3,opt,name=version,proto3" json:"version,omitempty"`
 	Gpus          []*GPU                 `protobuf:"bytes,4,rep,name=gpus,proto3" json:"gpus,omitempty"`
+	Instance      string                 `protobuf:"bytes,5,opt,name=instance,proto3" json:"instance,omitempty"` // random, of this process
+	Trust         []byte                 `protobuf:"bytes,6,opt,name=trust,proto3" json:"trust,omitempty"`       // digest of what the executor trusts, 32 bytes or none
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Heartbeat) Reset() {
 	*x = Heartbeat{}
-	mi := &file_wire_wirepb_fleet_proto_msgTypes[2]
+	mi := &file_wire_wirepb_fleet_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -242,7 +387,7 @@ func (x *Heartbeat) String() string {
 func (*Heartbeat) ProtoMessage() {}
 
 func (x *Heartbeat) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_wirepb_fleet_proto_msgTypes[2]
+	mi := &file_wire_wirepb_fleet_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -255,7 +400,7 @@ func (x *Heartbeat) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Heartbeat.ProtoReflect.Descriptor instead.
 func (*Heartbeat) Descriptor() ([]byte, []int) {
-	return file_wire_wirepb_fleet_proto_rawDescGZIP(), []int{2}
+	return file_wire_wirepb_fleet_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Heartbeat) GetAt() *timestamppb.Timestamp {
@@ -286,6 +431,20 @@ func (x *Heartbeat) GetGpus() []*GPU {
 	return nil
 }
 
+func (x *Heartbeat) GetInstance() string {
+	if x != nil {
+		return x.Instance
+	}
+	return ""
+}
+
+func (x *Heartbeat) GetTrust() []byte {
+	if x != nil {
+		return x.Trust
+	}
+	return nil
+}
+
 // HeartbeatReply is the miner's answer.
 type HeartbeatReply struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -295,13 +454,14 @@ type HeartbeatReply struct {
 	Cancel        []*Attempt             `protobuf:"bytes,4,rep,name=cancel,proto3" json:"cancel,omitempty"`
 	Revoked       []string               `protobuf:"bytes,5,rep,name=revoked,proto3" json:"revoked,omitempty"` // grant ids
 	Drain         bool                   `protobuf:"varint,6,opt,name=drain,proto3" json:"drain,omitempty"`
+	Trust         []byte                 `protobuf:"bytes,7,opt,name=trust,proto3" json:"trust,omitempty"` // digest of what the executor is to trust, 32 bytes or none
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *HeartbeatReply) Reset() {
 	*x = HeartbeatReply{}
-	mi := &file_wire_wirepb_fleet_proto_msgTypes[3]
+	mi := &file_wire_wirepb_fleet_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -313,7 +473,7 @@ func (x *HeartbeatReply) String() string {
 func (*HeartbeatReply) ProtoMessage() {}
 
 func (x *HeartbeatReply) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_wirepb_fleet_proto_msgTypes[3]
+	mi := &file_wire_wirepb_fleet_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -326,7 +486,7 @@ func (x *HeartbeatReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HeartbeatReply.ProtoReflect.Descriptor instead.
 func (*HeartbeatReply) Descriptor() ([]byte, []int) {
-	return file_wire_wirepb_fleet_proto_rawDescGZIP(), []int{3}
+	return file_wire_wirepb_fleet_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *HeartbeatReply) GetAt() *timestamppb.Timestamp {
@@ -371,6 +531,13 @@ func (x *HeartbeatReply) GetDrain() bool {
 	return false
 }
 
+func (x *HeartbeatReply) GetTrust() []byte {
+	if x != nil {
+		return x.Trust
+	}
+	return nil
+}
+
 var File_wire_wirepb_fleet_proto protoreflect.FileDescriptor
 
 const file_wire_wirepb_fleet_proto_rawDesc = "" +
@@ -385,32 +552,43 @@ const file_wire_wirepb_fleet_proto_rawDesc = "" +
 	"\bhost_key\x18\x06 \x01(\fR\ahostKey\x12\x1f\n" +
 	"\vattest_spki\x18\a \x01(\fR\n" +
 	"attestSpki\x12/\n" +
-	"\x05facts\x18\b \x01(\v2\x19.basilica.wire.SystemInfoR\x05facts\"\xe9\x01\n" +
+	"\x05facts\x18\b \x01(\v2\x19.basilica.wire.SystemInfoR\x05facts\"\xca\x01\n" +
 	"\n" +
 	"Enrollment\x12\x1a\n" +
 	"\bexecutor\x18\x01 \x01(\tR\bexecutor\x12\x14\n" +
 	"\x05miner\x18\x02 \x01(\tR\x05miner\x12 \n" +
-	"\vcertificate\x18\x03 \x01(\fR\vcertificate\x12\x19\n" +
-	"\bfleet_ca\x18\x04 \x01(\fR\afleetCa\x12\x15\n" +
-	"\x06ssh_ca\x18\x05 \x01(\fR\x05sshCa\x12\x17\n" +
-	"\ajwt_key\x18\x06 \x01(\fR\x06jwtKey\x12<\n" +
-	"\vendorsement\x18\a \x01(\v2\x1a.basilica.wire.EndorsementR\vendorsement\"\xae\x01\n" +
+	"\vcertificate\x18\x03 \x01(\fR\vcertificate\x12*\n" +
+	"\x05trust\x18\x04 \x01(\v2\x14.basilica.wire.TrustR\x05trust\x12<\n" +
+	"\vendorsement\x18\x05 \x01(\v2\x1a.basilica.wire.EndorsementR\vendorsement\"X\n" +
+	"\x05Trust\x12\x1b\n" +
+	"\tfleet_cas\x18\x01 \x03(\fR\bfleetCas\x12\x17\n" +
+	"\assh_cas\x18\x02 \x03(\fR\x06sshCas\x12\x19\n" +
+	"\bjwt_keys\x18\x03 \x03(\fR\ajwtKeys\" \n" +
+	"\fRenewRequest\x12\x10\n" +
+	"\x03csr\x18\x01 \x01(\fR\x03csr\"W\n" +
+	"\aRenewal\x12 \n" +
+	"\vcertificate\x18\x01 \x01(\fR\vcertificate\x12*\n" +
+	"\x05trust\x18\x02 \x01(\v2\x14.basilica.wire.TrustR\x05trust\"\xe0\x01\n" +
 	"\tHeartbeat\x12*\n" +
 	"\x02at\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\x123\n" +
 	"\x06health\x18\x02 \x01(\v2\x1b.basilica.wire.HealthStatusR\x06health\x12\x18\n" +
 	"\aversion\x18\x03 \x01(\tR\aversion\x12&\n" +
-	"\x04gpus\x18\x04 \x03(\v2\x12.basilica.wire.GPUR\x04gpus\"\xfb\x01\n" +
+	"\x04gpus\x18\x04 \x03(\v2\x12.basilica.wire.GPUR\x04gpus\x12\x1a\n" +
+	"\binstance\x18\x05 \x01(\tR\binstance\x12\x14\n" +
+	"\x05trust\x18\x06 \x01(\fR\x05trust\"\x91\x02\n" +
 	"\x0eHeartbeatReply\x12*\n" +
 	"\x02at\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\x12/\n" +
 	"\x05lease\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x05lease\x12,\n" +
 	"\x05renew\x18\x03 \x03(\v2\x16.basilica.wire.AttemptR\x05renew\x12.\n" +
 	"\x06cancel\x18\x04 \x03(\v2\x16.basilica.wire.AttemptR\x06cancel\x12\x18\n" +
 	"\arevoked\x18\x05 \x03(\tR\arevoked\x12\x14\n" +
-	"\x05drain\x18\x06 \x01(\bR\x05drain2\x95\x01\n" +
+	"\x05drain\x18\x06 \x01(\bR\x05drain\x12\x14\n" +
+	"\x05trust\x18\a \x01(\fR\x05trust2\xd3\x01\n" +
 	"\x05Fleet\x12A\n" +
 	"\x06Enroll\x12\x1c.basilica.wire.EnrollRequest\x1a\x19.basilica.wire.Enrollment\x12I\n" +
 	"\n" +
-	"Heartbeats\x12\x18.basilica.wire.Heartbeat\x1a\x1d.basilica.wire.HeartbeatReply(\x010\x01B\x16Z\x14basilica/wire/wirepbb\x06proto3"
+	"Heartbeats\x12\x18.basilica.wire.Heartbeat\x1a\x1d.basilica.wire.HeartbeatReply(\x010\x01\x12<\n" +
+	"\x05Renew\x12\x1b.basilica.wire.RenewRequest\x1a\x16.basilica.wire.RenewalB\x16Z\x14basilica/wire/wirepbb\x06proto3"
 
 var (
 	file_wire_wirepb_fleet_proto_rawDescOnce sync.Once
@@ -424,39 +602,46 @@ func file_wire_wirepb_fleet_proto_rawDescGZIP() []byte {
 	return file_wire_wirepb_fleet_proto_rawDescData
 }
 
-var file_wire_wirepb_fleet_proto_msgTypes = make([]protoimpl.MessageInfo, 4)
+var file_wire_wirepb_fleet_proto_msgTypes = make([]protoimpl.MessageInfo, 7)
 var file_wire_wirepb_fleet_proto_goTypes = []any{
 	(*EnrollRequest)(nil),         // 0: basilica.wire.EnrollRequest
 	(*Enrollment)(nil),            // 1: basilica.wire.Enrollment
-	(*Heartbeat)(nil),             // 2: basilica.wire.Heartbeat
-	(*HeartbeatReply)(nil),        // 3: basilica.wire.HeartbeatReply
-	(*SystemInfo)(nil),            // 4: basilica.wire.SystemInfo
-	(*Endorsement)(nil),           // 5: basilica.wire.Endorsement
-	(*timestamppb.Timestamp)(nil), // 6: google.protobuf.Timestamp
-	(*HealthStatus)(nil),          // 7: basilica.wire.HealthStatus
-	(*GPU)(nil),                   // 8: basilica.wire.GPU
-	(*durationpb.Duration)(nil),   // 9: google.protobuf.Duration
-	(*Attempt)(nil),               // 10: basilica.wire.Attempt
+	(*Trust)(nil),                 // 2: basilica.wire.Trust
+	(*RenewRequest)(nil),          // 3: basilica.wire.RenewRequest
+	(*Renewal)(nil),               // 4: basilica.wire.Renewal
+	(*Heartbeat)(nil),             // 5: basilica.wire.Heartbeat
+	(*HeartbeatReply)(nil),        // 6: basilica.wire.HeartbeatReply
+	(*SystemInfo)(nil),            // 7: basilica.wire.SystemInfo
+	(*Endorsement)(nil),           // 8: basilica.wire.Endorsement
+	(*timestamppb.Timestamp)(nil), // 9: google.protobuf.Timestamp
+	(*HealthStatus)(nil),          // 10: basilica.wire.HealthStatus
+	(*GPU)(nil),                   // 11: basilica.wire.GPU
+	(*durationpb.Duration)(nil),   // 12: google.protobuf.Duration
+	(*Attempt)(nil),               // 13: basilica.wire.Attempt
 }
 var file_wire_wirepb_fleet_proto_depIdxs = []int32{
-	4,  // 0: basilica.wire.EnrollRequest.facts:type_name -> basilica.wire.SystemInfo
-	5,  // 1: basilica.wire.Enrollment.endorsement:type_name -> basilica.wire.Endorsement
-	6,  // 2: basilica.wire.Heartbeat.at:type_name -> google.protobuf.Timestamp
-	7,  // 3: basilica.wire.Heartbeat.health:type_name -> basilica.wire.HealthStatus
-	8,  // 4: basilica.wire.Heartbeat.gpus:type_name -> basilica.wire.GPU
-	6,  // 5: basilica.wire.HeartbeatReply.at:type_name -> google.protobuf.Timestamp
-	9,  // 6: basilica.wire.HeartbeatReply.lease:type_name -> google.protobuf.Duration
-	10, // 7: basilica.wire.HeartbeatReply.renew:type_name -> basilica.wire.Attempt
-	10, // 8: basilica.wire.HeartbeatReply.cancel:type_name -> basilica.wire.Attempt
-	0,  // 9: basilica.wire.Fleet.Enroll:input_type -> basilica.wire.EnrollRequest
-	2,  // 10: basilica.wire.Fleet.Heartbeats:input_type -> basilica.wire.Heartbeat
-	1,  // 11: basilica.wire.Fleet.Enroll:output_type -> basilica.wire.Enrollment
-	3,  // 12: basilica.wire.Fleet.Heartbeats:output_type -> basilica.wire.HeartbeatReply
-	11, // [11:13] is the sub-list for method output_type
-	9,  // [9:11] is the sub-list for method input_type
-	9,  // [9:9] is the sub-list for extension type_name
-	9,  // [9:9] is the sub-list for extension extendee
-	0,  // [0:9] is the sub-list for field type_name
+	7,  // 0: basilica.wire.EnrollRequest.facts:type_name -> basilica.wire.SystemInfo
+	2,  // 1: basilica.wire.Enrollment.trust:type_name -> basilica.wire.Trust
+	8,  // 2: basilica.wire.Enrollment.endorsement:type_name -> basilica.wire.Endorsement
+	2,  // 3: basilica.wire.Renewal.trust:type_name -> basilica.wire.Trust
+	9,  // 4: basilica.wire.Heartbeat.at:type_name -> google.protobuf.Timestamp
+	10, // 5: basilica.wire.Heartbeat.health:type_name -> basilica.wire.HealthStatus
+	11, // 6: basilica.wire.Heartbeat.gpus:type_name -> basilica.wire.GPU
+	9,  // 7: basilica.wire.HeartbeatReply.at:type_name -> google.protobuf.Timestamp
+	12, // 8: basilica.wire.HeartbeatReply.lease:type_name -> google.protobuf.Duration
+	13, // 9: basilica.wire.HeartbeatReply.renew:type_name -> basilica.wire.Attempt
+	13, // 10: basilica.wire.HeartbeatReply.cancel:type_name -> basilica.wire.Attempt
+	0,  // 11: basilica.wire.Fleet.Enroll:input_type -> basilica.wire.EnrollRequest
+	5,  // 12: basilica.wire.Fleet.Heartbeats:input_type -> basilica.wire.Heartbeat
+	3,  // 13: basilica.wire.Fleet.Renew:input_type -> basilica.wire.RenewRequest
+	1,  // 14: basilica.wire.Fleet.Enroll:output_type -> basilica.wire.Enrollment
+	6,  // 15: basilica.wire.Fleet.Heartbeats:output_type -> basilica.wire.HeartbeatReply
+	4,  // 16: basilica.wire.Fleet.Renew:output_type -> basilica.wire.Renewal
+	14, // [14:17] is the sub-list for method output_type
+	11, // [11:14] is the sub-list for method input_type
+	11, // [11:11] is the sub-list for extension type_name
+	11, // [11:11] is the sub-list for extension extendee
+	0,  // [0:11] is the sub-list for field type_name
 }
 
 func init() { file_wire_wirepb_fleet_proto_init() }
@@ -472,7 +657,7 @@ func file_wire_wirepb_fleet_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_wire_wirepb_fleet_proto_rawDesc), len(file_wire_wirepb_fleet_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   4,
+			NumMessages:   7,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

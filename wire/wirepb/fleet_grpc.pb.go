@@ -21,6 +21,7 @@ const _ = grpc.SupportPackageIsVersion9
 const (
 	Fleet_Enroll_FullMethodName     = "/basilica.wire.Fleet/Enroll"
 	Fleet_Heartbeats_FullMethodName = "/basilica.wire.Fleet/Heartbeats"
+	Fleet_Renew_FullMethodName      = "/basilica.wire.Fleet/Renew"
 )
 
 // FleetClient is the client API for Fleet service.
@@ -33,6 +34,8 @@ type FleetClient interface {
 	Enroll(ctx context.Context, in *EnrollRequest, opts ...grpc.CallOption) (*Enrollment, error)
 	// Heartbeats is an executor's standing stream: one answer to every beat, in order. The client certificate says whose.
 	Heartbeats(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[Heartbeat, HeartbeatReply], error)
+	// Renew gives an executor a new certificate over its key, and whom to trust from now on.
+	Renew(ctx context.Context, in *RenewRequest, opts ...grpc.CallOption) (*Renewal, error)
 }
 
 type fleetClient struct {
@@ -66,6 +69,16 @@ func (c *fleetClient) Heartbeats(ctx context.Context, opts ...grpc.CallOption) (
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Fleet_HeartbeatsClient = grpc.BidiStreamingClient[Heartbeat, HeartbeatReply]
 
+func (c *fleetClient) Renew(ctx context.Context, in *RenewRequest, opts ...grpc.CallOption) (*Renewal, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(Renewal)
+	err := c.cc.Invoke(ctx, Fleet_Renew_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // FleetServer is the server API for Fleet service.
 // All implementations must embed UnimplementedFleetServer
 // for forward compatibility.
@@ -76,6 +89,8 @@ type FleetServer interface {
 	Enroll(context.Context, *EnrollRequest) (*Enrollment, error)
 	// Heartbeats is an executor's standing stream: one answer to every beat, in order. The client certificate says whose.
 	Heartbeats(grpc.BidiStreamingServer[Heartbeat, HeartbeatReply]) error
+	// Renew gives an executor a new certificate over its key, and whom to trust from now on.
+	Renew(context.Context, *RenewRequest) (*Renewal, error)
 	mustEmbedUnimplementedFleetServer()
 }
 
@@ -91,6 +106,9 @@ func (UnimplementedFleetServer) Enroll(context.Context, *EnrollRequest) (*Enroll
 }
 func (UnimplementedFleetServer) Heartbeats(grpc.BidiStreamingServer[Heartbeat, HeartbeatReply]) error {
 	return status.Error(codes.Unimplemented, "method Heartbeats not implemented")
+}
+func (UnimplementedFleetServer) Renew(context.Context, *RenewRequest) (*Renewal, error) {
+	return nil, status.Error(codes.Unimplemented, "method Renew not implemented")
 }
 func (UnimplementedFleetServer) mustEmbedUnimplementedFleetServer() {}
 func (UnimplementedFleetServer) testEmbeddedByValue()               {}
@@ -138,6 +156,24 @@ func _Fleet_Heartbeats_Handler(srv interface{}, stream grpc.ServerStream) error 
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Fleet_HeartbeatsServer = grpc.BidiStreamingServer[Heartbeat, HeartbeatReply]
 
+func _Fleet_Renew_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RenewRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(FleetServer).Renew(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Fleet_Renew_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(FleetServer).Renew(ctx, req.(*RenewRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Fleet_ServiceDesc is the grpc.ServiceDesc for Fleet service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -148,6 +184,10 @@ var Fleet_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Enroll",
 			Handler:    _Fleet_Enroll_Handler,
+		},
+		{
+			MethodName: "Renew",
+			Handler:    _Fleet_Renew_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{
