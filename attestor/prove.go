@@ -21,13 +21,7 @@ import (
 // are not changed afterwards. attest.CPU is the reference.
 type Device interface {
 	Info() attest.DeviceInfo
-	Fill(ctx context.Context, p attest.Params, seed attest.Digest) (layerRoots []attest.Node, err error)
-	Walk(ctx context.Context, key attest.Digest) (batchRoots []attest.Node, err error)
-	Mix(ctx context.Context, key attest.Digest) (lastRoot attest.Node, err error)
-	Trace(ctx context.Context) (otherRoots []attest.Node, err error)
-	Block(ctx context.Context, i uint64) ([]byte, error)
-	Open(ctx context.Context, q attest.OpenRequest) (attest.Opened, error)
-	Release()
+	Worker
 }
 
 // Config is what a proof needs besides the channel.

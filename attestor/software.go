@@ -1,6 +1,7 @@
 package attestor
 
 import (
+	"context"
 	"crypto/sha256"
 	"encoding/binary"
 	"runtime"
@@ -13,9 +14,20 @@ import (
 // SoftwareMemory is what a software device says it has, in bytes; its challenges take a few MiB of it.
 const SoftwareMemory = 64 << 20
 
+// Worker is a Device that does not say what it is: attest.CPU, or in tests of validators one that lies.
+type Worker interface {
+	Fill(ctx context.Context, p attest.Params, seed attest.Digest) (layerRoots []attest.Node, err error)
+	Walk(ctx context.Context, key attest.Digest) (batchRoots []attest.Node, err error)
+	Mix(ctx context.Context, key attest.Digest) (lastRoot attest.Node, err error)
+	Trace(ctx context.Context) (otherRoots []attest.Node, err error)
+	Block(ctx context.Context, i uint64) ([]byte, error)
+	Open(ctx context.Context, q attest.OpenRequest) (attest.Opened, error)
+	Release()
+}
+
 // software is the CPU prover as a Device.
 type software struct {
-	*attest.CPU
+	Worker
 	info attest.DeviceInfo
 }
 
@@ -23,8 +35,8 @@ type software struct {
 func (s software) Info() attest.DeviceInfo { return s.info }
 
 // NewSoftware makes software device number index of the machine with this attestation key. Its UUID follows from both.
-func NewSoftware(spki []byte, index int, cpu *attest.CPU) Device {
-	return software{CPU: cpu, info: attest.DeviceInfo{
+func NewSoftware(spki []byte, index int, w Worker) Device {
+	return software{Worker: w, info: attest.DeviceInfo{
 		UUID: SoftwareUUID(spki, index), Name: "software", VRAMBytes: SoftwareMemory, FreeBytes: SoftwareMemory, Software: true,
 	}}
 }

@@ -31,15 +31,15 @@ const era = 64
 
 // chainDouble is a node by hand: the test moves its head and decides what becomes of weights.
 type chainDouble struct {
-	mu     sync.Mutex
-	mg     basilica.Metagraph
-	heads  chan basilica.Header
-	set    func(w []basilica.Weight) (basilica.Inclusion, error)
-	nonce  uint64
+	mu    sync.Mutex
+	mg    basilica.Metagraph
+	heads chan basilica.Header
+	set   func(w []basilica.Weight) (basilica.Inclusion, error)
+	nonce uint64
 	// included counts transactions that got as far as the node.
 	included int
-	sets   [][]basilica.Weight
-	failMG error
+	sets     [][]basilica.Weight
+	failMG   error
 }
 
 func (c *chainDouble) WatchHeads(ctx context.Context, f func(basilica.Header) error) error {
@@ -102,7 +102,7 @@ type machine struct {
 	host    []byte
 	gpus    int
 	uuid    *attest.UUID // instead of that of the software device
-	cheat   string       // for adversary.Device
+	cheat   string       // for adversary.Parse
 	attest  func(ctx context.Context, rw io.ReadWriteCloser, b attest.Binding) error
 	noTask  bool
 	dialErr error
@@ -134,20 +134,36 @@ func (r renamed) Info() attest.DeviceInfo {
 	return i
 }
 
+// claimed is a device that says of itself what a cheat wants.
+type claimed struct {
+	attestor.Device
+	lie adversary.Cheat
+}
+
+func (c claimed) Info() attest.DeviceInfo { return c.lie.Info(c.Device.Info()) }
+
 func (m *machine) prove(ctx context.Context, rw io.ReadWriteCloser, b attest.Binding) error {
 	if m.attest != nil {
 		return m.attest(ctx, rw, b)
 	}
 	cfg := attestor.Config{Binding: &b, Greeting: attest.Greeting{Version: "test", SPKI: m.key.SPKI()}, Sign: m.key.Sign, Now: time.Now, Log: slog.New(slog.DiscardHandler)}
-	for i := range m.gpus {
-		cpu, err := adversary.Device("fill:0", attest.Serial)
-		if m.cheat != "" {
-			cpu, err = adversary.Device(m.cheat, attest.Serial)
+	lie := adversary.Cheat{}
+	if m.cheat != "" {
+		var err error
+		if lie, err = adversary.Parse(m.cheat); err != nil {
+			return err
 		}
+	}
+	if lie.Kind == adversary.Key {
+		other, err := keys.GenerateP256()
 		if err != nil {
 			return err
 		}
-		d := attestor.NewSoftware(m.key.SPKI(), i, cpu)
+		cfg.Sign = other.Sign
+	}
+	lying := adversary.NewMachine(lie, attest.Serial)
+	for i := range m.gpus {
+		var d attestor.Device = claimed{attestor.NewSoftware(m.key.SPKI(), i, lying.Device()), lie}
 		if m.uuid != nil {
 			d = renamed{d, *m.uuid}
 		}

@@ -2,9 +2,23 @@
 
 package main
 
-import "basilica/attest"
+import (
+	"basilica/attest"
+	"basilica/attestor"
+	"basilica/keys"
+)
 
 // adversaryBuild says whether this binary can cheat.
 const adversaryBuild = false
 
-func newCPU(parallel attest.Parallel) (*attest.CPU, error) { return attest.NewCPU(parallel), nil }
+// softwareDevices are the CPU provers of this machine.
+func softwareDevices(spki []byte, n int, parallel attest.Parallel) ([]attestor.Device, error) {
+	var ds []attestor.Device
+	for i := range n {
+		ds = append(ds, attestor.NewSoftware(spki, i, attest.NewCPU(parallel)))
+	}
+	return ds, nil
+}
+
+// signer signs the evidence.
+func signer(key *keys.P256) (func(msg []byte) ([]byte, error), error) { return key.Sign, nil }

@@ -62,15 +62,7 @@ func (o *options) devices(spki []byte) ([]attestor.Device, error) {
 	if err != nil {
 		return nil, err
 	}
-	var ds []attestor.Device
-	for i := range n {
-		cpu, err := newCPU(attestor.Workers(o.parallel))
-		if err != nil {
-			return nil, err
-		}
-		ds = append(ds, attestor.NewSoftware(spki, i, cpu))
-	}
-	return ds, nil
+	return softwareDevices(spki, n, attestor.Workers(o.parallel))
 }
 
 // buildDigest is the SHA-256 of the running binary.

@@ -60,6 +60,10 @@ func (o *options) prove(cmd *cobra.Command, binding *attest.Binding) error {
 	if binding != nil {
 		caps = 1 << 2
 	}
+	sign, err := signer(key)
+	if err != nil {
+		return err
+	}
 	rw := struct {
 		io.Reader
 		io.Writer
@@ -67,7 +71,7 @@ func (o *options) prove(cmd *cobra.Command, binding *attest.Binding) error {
 	_, err = attestor.Prove(cmd.Context(), rw, attestor.Config{
 		Binding:  binding,
 		Greeting: attest.Greeting{Version: version, BuildSHA256: digest, SPKI: key.SPKI(), Caps: caps},
-		Devices:  ds, Sign: key.Sign, Now: time.Now, Log: o.log(),
+		Devices:  ds, Sign: sign, Now: time.Now, Log: o.log(),
 	})
 	return err
 }

@@ -104,10 +104,7 @@ func selftest(ctx context.Context, parallel attest.Parallel) (r selftestReport, 
 		return r, err
 	}
 	p := attest.SoftwareParams()
-	dev, err := newCPU(parallel)
-	if err != nil {
-		return r, err
-	}
+	dev := attest.NewCPU(parallel)
 	w, err := work(ctx, dev, p, attest.Digest(random[:32]), attest.Digest(random[32:64]), attest.Digest(random[64:]))
 	if err != nil {
 		return r, err
@@ -131,10 +128,7 @@ func compareVectors(ctx context.Context, parallel attest.Parallel) (int, error) 
 		MinerHotkey: attest.Key(ramp(0x80, 32)), ValidatorHotkey: attest.Key(ramp(0xa0, 32)),
 	}.Bind([]byte("spki"))
 	seed := attest.Seed(attest.Digest(ramp(0, 32)), bind, 0, attest.UUID(ramp(0x40, 16)), p)
-	dev, err := newCPU(parallel)
-	if err != nil {
-		return 0, err
-	}
+	dev := attest.NewCPU(parallel)
 	w, err := work(ctx, dev, p, seed, attest.Digest(ramp(0x60, 32)), attest.Digest(ramp(0xc0, 32)))
 	if err != nil {
 		return 0, err
