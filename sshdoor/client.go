@@ -6,10 +6,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/netip"
+	"os"
 	"strconv"
+	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/crypto/ssh"
@@ -26,10 +30,18 @@ type DialConfig struct {
 	AllowPrivate bool       // loopback, private and link-local addresses may be dialled: localnet alone
 
 	Connect   time.Duration // one TCP connection, 5 s
-	Handshake time.Duration // until authentication has succeeded, 10 s
+	Handshake time.Duration // until authentication has succeeded, and for each answer about a channel, 10 s
 	Idle      time.Duration // without a byte from the server, 3 min
 	Life      time.Duration // of the connection, 15 min
 	MaxBytes  int64         // both directions, 1 GiB
+}
+
+func (cfg *DialConfig) defaults() {
+	orDefault(&cfg.Connect, 5*time.Second)
+	orDefault(&cfg.Handshake, 10*time.Second)
+	orDefault(&cfg.Idle, 3*time.Minute)
+	orDefault(&cfg.Life, 15*time.Minute)
+	orDefault(&cfg.MaxBytes, 1<<30)
 }
 
 // maxDialAddrs bounds the addresses of one name that are tried.
@@ -37,19 +49,16 @@ const maxDialAddrs = 4
 
 // Client is one authenticated connection to an executor's door.
 type Client struct {
-	conn    ssh.Conn
-	hostKey []byte
-	done    sync.WaitGroup
+	conn     ssh.Conn
+	hostKey  []byte
+	patience time.Duration // for each answer about a channel
+	done     sync.WaitGroup
 }
 
 // Dial connects to host:port. The name is resolved once, every address of it must be one that a stranger may name, and
 // that very address is dialled. An unreachable door is Unavailable, a refused certificate Denied.
 func Dial(ctx context.Context, addr string, cfg DialConfig) (*Client, error) {
-	orDefault(&cfg.Connect, 5*time.Second)
-	orDefault(&cfg.Handshake, 10*time.Second)
-	orDefault(&cfg.Idle, 3*time.Minute)
-	orDefault(&cfg.Life, 15*time.Minute)
-	orDefault(&cfg.MaxBytes, 1<<30)
+	cfg.defaults()
 	auth, principal, err := certificateAuth(cfg)
 	if err != nil {
 		return nil, err
@@ -65,29 +74,34 @@ func Dial(ctx context.Context, addr string, cfg DialConfig) (*Client, error) {
 	conn := newCappedConn(raw, cfg.Handshake, cfg.Handshake, cfg.MaxBytes)
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
 	defer stop()
-	var banner string
+	at := &progress{conn: conn, patience: cfg.Handshake}
 	sc, channels, requests, err := ssh.NewClientConn(conn, addr, &ssh.ClientConfig{
 		Config:            modern(),
 		User:              principal,
 		Auth:              []ssh.AuthMethod{auth},
-		HostKeyCallback:   pinned(hostKey),
+		HostKeyCallback:   at.pinned(hostKey),
 		HostKeyAlgorithms: []string{hostKey.Type()},
 		ClientVersion:     "SSH-2.0-basilica",
-		BannerCallback:    func(b string) error { banner = b; return nil },
+		BannerCallback:    at.hear,
 	})
 	if err != nil {
 		conn.Close()
-		return nil, handshakeError(ctx, err, banner)
+		return nil, at.failure(ctx, err)
 	}
 	if err := conn.relax(cfg.Idle, cfg.Life); err != nil {
 		return nil, errors.Join(unreachable(err), sc.Close())
 	}
-	c := &Client{conn: sc, hostKey: hostKey.Marshal()}
-	c.done.Go(func() { ssh.DiscardRequests(requests) })
+	c := &Client{conn: sc, hostKey: hostKey.Marshal(), patience: cfg.Handshake}
+	c.done.Go(func() { refuseRequests(slog.New(slog.DiscardHandler), sc, requests) })
 	c.done.Go(func() {
+		n := 0
 		for nc := range channels {
+			if n++; n >= maxIdleRequests {
+				sc.Close()
+				continue
+			}
 			if err := nc.Reject(ssh.Prohibited, "no channels from the server"); err != nil {
-				return
+				sc.Close()
 			}
 		}
 	})
@@ -118,34 +132,76 @@ func certificateAuth(cfg DialConfig) (ssh.AuthMethod, string, error) {
 
 var errHostKey = errors.New("the host key is not the pinned one")
 
-func pinned(want ssh.PublicKey) ssh.HostKeyCallback {
+// progress is how far a handshake has come, and what the server said meanwhile.
+type progress struct {
+	conn     *cappedConn
+	patience time.Duration
+	keyed    atomic.Bool // the server has shown its key
+
+	mu     sync.Mutex
+	banner string
+}
+
+func (p *progress) pinned(want ssh.PublicKey) ssh.HostKeyCallback {
 	return func(_ string, _ net.Addr, key ssh.PublicKey) error {
 		if !bytes.Equal(want.Marshal(), key.Marshal()) {
 			return errHostKey
 		}
+		p.keyed.Store(true)
 		return nil
 	}
+}
+
+// hear keeps the last banner, of which no more than a refusal is ever read.
+func (p *progress) hear(banner string) error {
+	if len(banner) > maxRefusal {
+		banner = ""
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.banner = banner
+	return nil
+}
+
+// phase names where the handshake stands.
+func (p *progress) phase() string {
+	switch {
+	case p.keyed.Load():
+		return "authentication"
+	case p.conn.writes.Load() > 1: // our own version line goes first, and nothing more before the server's has come
+		return "key exchange"
+	}
+	return "version line"
 }
 
 func unreachable(err error) error {
 	return basilica.E(basilica.Unavailable, "SSH_UNREACHABLE", "the executor's SSH door cannot be reached", "check that the executor runs and that its SSH port is open to the validator").With(err)
 }
 
-func handshakeError(ctx context.Context, err error, banner string) error {
-	if ctx.Err() != nil {
+// failure says why a handshake came to nothing. Of what the server said only the refusal of a certificate counts, and only
+// where it was refused.
+func (p *progress) failure(ctx context.Context, err error) error {
+	if errors.Is(ctx.Err(), context.Canceled) {
 		return unreachable(ctx.Err())
 	}
 	if errors.Is(err, errHostKey) {
 		return basilica.E(basilica.Denied, "SSH_HOST_KEY", "the executor's SSH door shows another host key than its miner named", "enroll the executor again if its key was renewed").With(err)
 	}
-	if refused := decodeRefusal([]byte(banner)); refused != nil {
-		return refused
-	}
+	p.mu.Lock()
+	banner := p.banner
+	p.mu.Unlock()
 	var serr *ssh.ServerAuthError
-	if errors.As(err, &serr) || bytes.Contains([]byte(err.Error()), []byte("unable to authenticate")) {
+	if p.keyed.Load() && (errors.As(err, &serr) || strings.Contains(err.Error(), "unable to authenticate")) {
+		if refused := bannerRefusal(banner); refused != nil {
+			return refused
+		}
 		return basilica.E(basilica.Denied, "SSH_REFUSED", "the executor's SSH door refused the certificate", "ask for a new grant").With(err)
 	}
-	return unreachable(err)
+	what := "broke off in its " + p.phase()
+	if errors.Is(err, os.ErrDeadlineExceeded) || ctx.Err() != nil {
+		what = fmt.Sprintf("did not end its %s within %s", p.phase(), p.patience)
+	}
+	return basilica.E(basilica.Unavailable, "SSH_HANDSHAKE", "what answers at the executor's SSH address "+what, "check that the executor itself listens there, and nothing that greets or waits in its place").With(err)
 }
 
 // dial resolves addr and connects to one of its addresses.
@@ -207,12 +263,21 @@ func (c *Client) Close() error {
 // clean end, and io.ErrUnexpectedEOF where the connection broke.
 func (c *Client) Subsystem(ctx context.Context, name string) (io.ReadWriteCloser, error) {
 	stop := context.AfterFunc(ctx, func() { c.conn.Close() })
+	var silent atomic.Bool
+	late := time.AfterFunc(c.patience, func() { silent.Store(true); c.conn.Close() })
+	defer late.Stop()
+	lost := func(what string, err error) error {
+		if silent.Load() {
+			return basilica.E(basilica.Unavailable, "SSH_SILENT", fmt.Sprintf("the executor's SSH door did not %s within %s", what, c.patience), "restart the executor").With(err)
+		}
+		return unreachable(err)
+	}
 	ch, reqs, err := c.conn.OpenChannel("session", nil)
 	if err != nil {
 		stop()
-		return nil, unreachable(err)
+		return nil, lost("confirm a channel", err)
 	}
-	st := &stream{ch: ch, stop: stop, exit: -1}
+	st := &stream{ch: ch, conn: c.conn, patience: c.patience, stop: stop, exit: -1}
 	st.wg.Go(func() { st.collectRequests(reqs) })
 	st.wg.Go(func() { st.collectStderr(ch.Stderr()) })
 	if crashpoint.On {
@@ -220,7 +285,7 @@ func (c *Client) Subsystem(ctx context.Context, name string) (io.ReadWriteCloser
 	}
 	ok, err := ch.SendRequest("subsystem", true, ssh.Marshal(struct{ Name string }{name}))
 	if err != nil {
-		err = unreachable(err)
+		err = lost("answer a request", err)
 	} else if !ok {
 		err = basilica.E(basilica.Denied, "SSH_SUBSYSTEM", fmt.Sprintf("the executor's SSH door does not serve %q to this grant", name), "ask for a grant that lists it")
 	}
@@ -232,24 +297,31 @@ func (c *Client) Subsystem(ctx context.Context, name string) (io.ReadWriteCloser
 
 // stream is one channel as its client reads it.
 type stream struct {
-	ch   ssh.Channel
-	stop func() bool
-	wg   sync.WaitGroup // both collectors; they end with the channel
+	ch       ssh.Channel
+	conn     ssh.Conn
+	patience time.Duration
+	stop     func() bool
+	wg       sync.WaitGroup // both collectors; they end with the channel
 
 	exit   int // written by collectRequests, -1 until the server said it; read after wg.Wait
 	stderr []byte
+	flood  atomic.Pointer[string] // what came without end
 }
 
 func (s *stream) collectRequests(reqs <-chan *ssh.Request) {
+	n := 0
 	for r := range reqs {
 		var status struct{ Status uint32 }
 		if r.Type == "exit-status" && ssh.Unmarshal(r.Payload, &status) == nil {
 			s.exit = int(status.Status)
+			continue
 		}
-		if r.WantReply {
-			if err := r.Reply(false, nil); err != nil {
-				return
-			}
+		// Answers that the server does not read would fill the line and hold up the connection.
+		if n++; n == maxIdleRequests {
+			s.tooMuch("requests")
+		}
+		if n < maxIdleRequests && r.WantReply && r.Reply(false, nil) != nil {
+			s.conn.Close()
 		}
 	}
 }
@@ -257,7 +329,15 @@ func (s *stream) collectRequests(reqs <-chan *ssh.Request) {
 func (s *stream) collectStderr(r io.Reader) {
 	// A broken stream leaves what came before it; the exit status that is missing then says so.
 	s.stderr, _ = io.ReadAll(io.LimitReader(r, maxRefusal))
-	_, _ = io.Copy(io.Discard, r)
+	if n, _ := io.Copy(io.Discard, io.LimitReader(r, maxRefusal)); n == maxRefusal {
+		s.tooMuch("error text")
+	}
+}
+
+// tooMuch ends the connection of a server that fills the line.
+func (s *stream) tooMuch(of string) {
+	s.flood.CompareAndSwap(nil, &of)
+	s.conn.Close()
 }
 
 func (s *stream) Read(p []byte) (int, error) {
@@ -268,8 +348,12 @@ func (s *stream) Read(p []byte) (int, error) {
 	if !errors.Is(err, io.EOF) {
 		return 0, err
 	}
+	late := time.AfterFunc(s.patience, func() { s.conn.Close() }) // an end without a close
 	s.wg.Wait()
+	late.Stop()
 	switch {
+	case s.flood.Load() != nil:
+		return 0, basilica.E(basilica.Unavailable, "SSH_FLOOD", "the executor's SSH door sent "+*s.flood.Load()+" without end on one channel", "run the executor of this project")
 	case s.exit < 0:
 		return 0, io.ErrUnexpectedEOF
 	case s.exit == 0:

@@ -1,6 +1,7 @@
 package sshdoor
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -24,14 +25,15 @@ import (
 // Config is what a server needs. Zero limits take the defaults named beside them.
 type Config struct {
 	HostKey   ssh.Signer
-	CA        ssh.PublicKey      // the only authority whose user certificates are taken
+	CAs       func() [][]byte    // SSH wire encoding of the only authorities whose user certificates are taken
 	Principal string             // the executor's id: user name and principal of every certificate
 	Handlers  map[string]Handler // by subsystem
 	Revoked   func(basilica.GrantID) bool
 	Now       func() time.Time
 	Log       *slog.Logger
 
-	MaxConns         int           // at once, 64
+	MaxHandshakes    int           // at once, of strangers who have not yet shown who they are, 64
+	MaxConns         int           // at once, of those who have, 64
 	MaxConnsPerGrant int           // at once, 4
 	MaxConnsPerAddr  int           // at once per source address (IPv6: per /64) before authentication, 8
 	MaxBytes         int64         // of one connection, both directions, 1 GiB
@@ -42,16 +44,19 @@ type Config struct {
 }
 
 // maxChannels bounds the subsystem channels of one connection, one after another; maxRequests the requests that one
-// channel may have refused.
+// channel may have refused before its subsystem, and maxIdleRequests those beside it.
 const (
-	maxChannels = 16
-	maxRequests = 8
+	maxChannels     = 16
+	maxRequests     = 8
+	maxIdleRequests = 64
 )
 
 // Server takes validators' connections.
 type Server struct {
 	cfg Config
 	ssh *ssh.ServerConfig
+
+	handshakes, sessions chan struct{} // a token for each that is under way
 
 	mu      sync.Mutex
 	byAddr  map[netip.Prefix]int
@@ -61,7 +66,7 @@ type Server struct {
 // NewServer checks the configuration and fills in its defaults.
 func NewServer(cfg Config) (*Server, error) {
 	switch {
-	case cfg.HostKey == nil || cfg.CA == nil:
+	case cfg.HostKey == nil || cfg.CAs == nil:
 		return nil, errors.New("sshdoor: host key and certificate authority are needed")
 	case cfg.Principal == "":
 		return nil, errors.New("sshdoor: a principal is needed")
@@ -71,6 +76,7 @@ func NewServer(cfg Config) (*Server, error) {
 	if cfg.Revoked == nil {
 		cfg.Revoked = func(basilica.GrantID) bool { return false }
 	}
+	orDefault(&cfg.MaxHandshakes, 64)
 	orDefault(&cfg.MaxConns, 64)
 	orDefault(&cfg.MaxConnsPerGrant, 4)
 	orDefault(&cfg.MaxConnsPerAddr, 8)
@@ -79,7 +85,10 @@ func NewServer(cfg Config) (*Server, error) {
 	orDefault(&cfg.Idle, 3*time.Minute)
 	orDefault(&cfg.Life, 15*time.Minute)
 	orDefault(&cfg.MaxCertificate, 15*time.Minute)
-	s := &Server{cfg: cfg, byAddr: map[netip.Prefix]int{}, byGrant: map[basilica.GrantID]map[*ssh.ServerConn]bool{}}
+	s := &Server{
+		cfg: cfg, handshakes: make(chan struct{}, cfg.MaxHandshakes), sessions: make(chan struct{}, cfg.MaxConns),
+		byAddr: map[netip.Prefix]int{}, byGrant: map[basilica.GrantID]map[*ssh.ServerConn]bool{},
+	}
 	s.ssh = &ssh.ServerConfig{
 		Config:                  modern(),
 		PublicKeyAuthAlgorithms: []string{ssh.KeyAlgoED25519, ssh.KeyAlgoECDSA256},
@@ -107,7 +116,6 @@ func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 		}
 		return nil
 	})
-	slots := make(chan struct{}, s.cfg.MaxConns)
 	g.Go(func() error {
 		for {
 			conn, err := ln.Accept()
@@ -125,21 +133,29 @@ func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 				}
 				return fmt.Errorf("accept on the SSH door: %w", err)
 			}
-			select {
-			case slots <- struct{}{}:
-			default:
-				s.cfg.Log.Warn("SSH connection refused: all slots are taken", "from", conn.RemoteAddr().String())
+			// Strangers have slots of their own: who is known already loses none to them.
+			if !take(s.handshakes) {
+				s.cfg.Log.Warn("SSH connection refused: all slots for strangers are taken", "from", conn.RemoteAddr().String())
 				conn.Close()
 				continue
 			}
 			g.Go(func() error {
-				defer func() { <-slots }()
 				s.serveConn(ctx, conn)
 				return nil
 			})
 		}
 	})
 	return g.Wait()
+}
+
+// take takes a slot if one is free.
+func take(slots chan struct{}) bool {
+	select {
+	case slots <- struct{}{}:
+		return true
+	default:
+		return false
+	}
 }
 
 // CloseRevoked cuts every connection whose grant Revoked now names.
@@ -192,7 +208,7 @@ func (s *Server) checkCertificate(user string, key ssh.PublicKey) (*permitted, e
 	if !ok {
 		return nil, denied("SSH_NO_CERTIFICATE", "this door takes user certificates, not plain keys", "ask the miner for a validation grant and use its certificate")
 	}
-	if cert.CertType != ssh.UserCert || cert.SignatureKey == nil || !slices.Equal(cert.SignatureKey.Marshal(), s.cfg.CA.Marshal()) {
+	if cert.CertType != ssh.UserCert || cert.SignatureKey == nil || !slices.ContainsFunc(s.cfg.CAs(), func(ca []byte) bool { return bytes.Equal(cert.SignatureKey.Marshal(), ca) }) {
 		return nil, denied("SSH_CERTIFICATE_AUTHORITY", "the certificate is not one that this machine's miner signed", "ask this machine's miner for a validation grant")
 	}
 	if !slices.Equal(cert.ValidPrincipals, []string{s.cfg.Principal}) || user != s.cfg.Principal {
@@ -203,23 +219,17 @@ func (s *Server) checkCertificate(user string, key ssh.PublicKey) (*permitted, e
 	if cert.ValidAfter > 1<<40 || cert.ValidBefore > 1<<40 || to.Sub(from) > s.cfg.MaxCertificate {
 		return nil, denied("SSH_CERTIFICATE_LIFE", fmt.Sprintf("the certificate is valid for longer than %s", s.cfg.MaxCertificate), "the miner must sign shorter certificates")
 	}
-	if early := from.Sub(now); early > Tolerance {
-		return nil, denied("SSH_CLOCK", fmt.Sprintf("the certificate begins %d s after this machine's time: the clocks of miner and machine differ", early/time.Second), "set the clocks of both by NTP")
+	// A certificate is used soon after it was made: how far this clock is from that moment is how far it is off.
+	off := int64(now.Sub(from.Add(Backdate)).Round(time.Second) / time.Second)
+	if now.Before(from) {
+		return nil, denied("SSH_CLOCK", fmt.Sprintf("this machine's clock is %d s behind the clock that dated the certificate", -off), "set the clocks of machine and miner by NTP")
 	}
-	if late := now.Sub(to); late >= Tolerance {
-		return nil, denied("SSH_EXPIRED", fmt.Sprintf("the certificate ended %d s before this machine's time", late/time.Second), "ask for a new grant; where that one is new, set the clocks of miner and machine by NTP")
-	}
-	// Inside the window with tolerance, the library is asked at a time inside the window without it.
-	at := now
-	if at.Before(from) {
-		at = from
-	}
-	if !at.Before(to) {
-		at = to.Add(-time.Second)
+	if !now.Before(to) {
+		return nil, denied("SSH_EXPIRED", fmt.Sprintf("the certificate was made %d s ago by this machine's clock and has ended; if it is new, that clock is %d s ahead of the miner's", off, off), "ask for a new grant; where that one is new, set the clocks of machine and miner by NTP")
 	}
 	checker := &ssh.CertChecker{
 		SupportedCriticalOptions: []string{"source-address"},
-		Clock:                    func() time.Time { return at },
+		Clock:                    func() time.Time { return now },
 		IsRevoked:                func(c *ssh.Certificate) bool { return s.cfg.Revoked(basilica.GrantID(c.KeyId)) },
 	}
 	if err := checker.CheckCert(user, cert); err != nil {
@@ -236,7 +246,7 @@ func (s *Server) checkCertificate(user string, key ssh.PublicKey) (*permitted, e
 		grant:      grant,
 		validator:  basilica.Hotkey(cert.Extensions[ExtensionValidator]),
 		subsystems: strings.Split(cert.Extensions[ExtensionSubsystems], ","),
-		ends:       to.Add(Tolerance),
+		ends:       to,
 	}, nil
 }
 
@@ -289,17 +299,15 @@ func (s *Server) serveConn(ctx context.Context, raw net.Conn) {
 	log := s.cfg.Log.With("from", raw.RemoteAddr().String())
 	source := sourceOf(raw.RemoteAddr())
 	if !s.countAddr(source, 1) {
+		<-s.handshakes
 		log.Warn("SSH connection refused: too many handshakes from this address")
 		raw.Close()
 		return
 	}
-	handshaking := true
-	handshakeOver := func() {
-		if handshaking {
-			handshaking = false
-			s.countAddr(source, -1)
-		}
-	}
+	handshakeOver := sync.OnceFunc(func() {
+		s.countAddr(source, -1)
+		<-s.handshakes
+	})
 	defer handshakeOver()
 	conn := newCappedConn(raw, s.cfg.Handshake, s.cfg.Handshake, s.cfg.MaxBytes)
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
@@ -310,8 +318,13 @@ func (s *Server) serveConn(ctx context.Context, raw net.Conn) {
 		log.Info("SSH handshake refused", "err", err)
 		return
 	}
-	handshakeOver()
 	defer sc.Close()
+	if !take(s.sessions) {
+		log.Warn("SSH connection refused: all slots are taken", "user", printable(sc.User(), 64))
+		return
+	}
+	defer func() { <-s.sessions }()
+	handshakeOver()
 	p, ok := sc.Permissions.ExtraData[permittedKey{}].(*permitted)
 	if !ok {
 		log.Error("SSH connection without checked certificate closed")
@@ -340,7 +353,7 @@ func (s *Server) serveChannels(ctx context.Context, log *slog.Logger, sc *ssh.Se
 	defer wg.Wait()
 	wg.Go(func() {
 		defer cancel() // the connection is gone: so is what its handlers work for
-		ssh.DiscardRequests(requests)
+		refuseRequests(log, sc, requests)
 	})
 	busy := make(chan struct{}, 1)
 	taken := 0
@@ -406,7 +419,7 @@ func (s *Server) serveSession(ctx context.Context, log *slog.Logger, sc *ssh.Ser
 	var wg sync.WaitGroup
 	wg.Go(func() {
 		defer cancel() // the client closed the channel: nobody waits for an answer
-		ssh.DiscardRequests(reqs)
+		refuseRequests(log, sc, reqs)
 	})
 	began := s.cfg.Now()
 	if crashpoint.On {
@@ -419,6 +432,9 @@ func (s *Server) serveSession(ctx context.Context, log *slog.Logger, sc *ssh.Ser
 		Validator:   p.validator,
 		Channel:     halfCloser{ch},
 	})
+	// What is left is a few bytes and a close; a client that takes none of them must not hold the session.
+	late := time.AfterFunc(s.cfg.Handshake, func() { sc.Close() })
+	defer late.Stop()
 	var status uint32
 	if err != nil {
 		status = 1
@@ -435,6 +451,24 @@ func (s *Server) serveSession(ctx context.Context, log *slog.Logger, sc *ssh.Ser
 	leave()
 	closeChannel(log, ch)
 	wg.Wait()
+}
+
+// refuseRequests refuses what comes beside a session, and ends the connection of a client that goes on and on: answers that it
+// does not read would fill the line and hold up everything else.
+func refuseRequests(log *slog.Logger, conn io.Closer, reqs <-chan *ssh.Request) {
+	n := 0
+	for r := range reqs {
+		if n++; n == maxIdleRequests {
+			log.Info("SSH connection closed: too many requests", "request", printable(r.Type, 64))
+			conn.Close()
+		}
+		if n >= maxIdleRequests || !r.WantReply {
+			continue
+		}
+		if err := r.Reply(false, nil); err != nil {
+			log.Debug("SSH refusal not sent", "err", err)
+		}
+	}
 }
 
 // runHandler keeps a handler's panic from taking the door down.

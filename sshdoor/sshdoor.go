@@ -15,6 +15,7 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"basilica"
+	"basilica/pki"
 )
 
 // Names of the certificate extensions that carry what a grant allows.
@@ -23,9 +24,8 @@ const (
 	ExtensionValidator  = "validator@basilica"  // SS58 of the validator that the grant was given to
 )
 
-// Tolerance is how far the clocks of miner, executor and validator may lie apart before a certificate's validity is
-// refused.
-const Tolerance = 60 * time.Second
+// Backdate is how far before its making a certificate begins, so that a machine whose clock is that far behind takes it.
+const Backdate = pki.Backdate
 
 const (
 	maxRefusal    = 8 << 10 // bytes of a refusal on stderr or in a banner
@@ -99,6 +99,18 @@ func decodeRefusal(text []byte) error {
 	return e
 }
 
+// bannerRefusal reads a banner, which comes from whoever answers before anything is agreed on: it can say why a certificate was
+// refused, and nothing else.
+func bannerRefusal(banner string) error {
+	var e *basilica.Error
+	var held *basilica.Held
+	refused := decodeRefusal([]byte(banner))
+	if !errors.As(refused, &e) || errors.As(refused, &held) || e.Kind != basilica.Denied || !strings.HasPrefix(e.Code, "SSH_") {
+		return nil
+	}
+	return e
+}
+
 // printable cuts a stranger's text to size and takes out what would move a terminal's cursor.
 func printable(s string, limit int) string {
 	if len(s) > limit {
@@ -121,6 +133,8 @@ type cappedConn struct {
 	idle atomic.Int64 // nanoseconds
 	end  atomic.Int64 // Unix nanoseconds of the machine's own clock; kernel deadlines know no other
 	left atomic.Int64
+
+	writes atomic.Int32 // so far
 }
 
 func newCappedConn(c net.Conn, idle, life time.Duration, maxBytes int64) *cappedConn {
@@ -166,5 +180,6 @@ func (c *cappedConn) Write(p []byte) (int, error) {
 	if err := c.SetWriteDeadline(c.deadline()); err != nil {
 		return 0, err
 	}
+	c.writes.Add(1)
 	return c.Conn.Write(p)
 }
