@@ -16,7 +16,6 @@ var machineCodes = []Explanation{
 	{"CONFIG_UNREADABLE", "the configuration file cannot be read", "it does not exist, or may not be read by this user", "give the right path with --config, or make the file readable"},
 	{"CONFIG_VALUE", "a value of the configuration is wrong", "it is out of its range or does not fit another value", "correct that value"},
 	{"CPU_LIMIT", "the task asks for more CPU than one container may have", "executor.resources.max_cpu_per_container sets it", "ask for less with --cpus"},
-	{"DATABASE_LOCKED", "the database stayed locked", "another program has it open", "find the other program that has it open"},
 	{"DATA_IN_USE", "another process uses the data directory", "one data directory serves one process", "stop the other process, or give this one a directory of its own"},
 	{"DISK_FULL", "the disk of the data directory is full", "nothing can be recorded; work that cannot be recorded is not taken", "free space on it; nothing that was confirmed is lost"},
 	{"DOCKER_ABSENT", "the container engine does not answer", "it is not installed, not started, or this user may not use its socket", "install Docker and start it (Debian: apt-get install docker.io; then systemctl start docker)"},
@@ -48,5 +47,9 @@ var machineCodes = []Explanation{
 	{"PROCESS_ENDED", "a part of the network ended by itself", "the end of its log stands in the fix", "read its log"},
 	{"PROCESS_SLOW", "a part of the network was not ready in time", "the machine is very busy, or the part waits for another", "read its log"},
 	{"SCHEMA_NEWER", "the data directory was written by a newer version", "an older program would lose what it does not know", "run the newer basilica that wrote it, or use another data directory"},
+	{"STORE_BUSY", "another program holds the database", "a database browser, a backup or a copy has it open", "close what has it open; fuser FILE names it"},
+	{"STORE_CORRUPT", "the database is damaged", "the disk fails, or something else wrote the file", "stop the role, keep a copy of the directory, look at the disk (dmesg), and put the last backup back"},
+	{"STORE_DISK", "the disk of the data directory fails", "reading or writing gave an error", "look at dmesg and at the disk; nothing that was confirmed is lost"},
+	{"STORE_READ_ONLY", "the data directory cannot be written", "its file system is mounted read-only, or became so after errors", "mount its file system for writing, or correct the owner of its files"},
 	{"USAGE", "the command line is wrong", "a flag or argument is unknown, missing or malformed", "see --help of that command"},
 }

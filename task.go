@@ -24,6 +24,7 @@ type TaskSpec struct {
 	Inputs         []TaskFile        `json:"inputs,omitempty"` // mounted read-only at /in/NAME
 	Labels         map[string]string `json:"labels,omitempty"`
 	Registry       *RegistryAuth     `json:"registry,omitempty"` // for a private registry
+	Retries        int               `json:"retries,omitempty"`  // how often the task may be run again from its start after an attempt that may have run was lost
 }
 
 // TaskFile is one input or output by name and content.
@@ -40,6 +41,7 @@ const (
 	MaxBlobBytes    = 8 << 30
 	MaxLogBytes     = 64 << 20
 	MaxTaskGPUs     = 64
+	MaxTaskRetries  = 3
 	MaxTaskTimeout  = 30 * 24 * time.Hour
 	DefaultTimeout  = time.Hour
 	maxCommandWords = 1024
@@ -91,6 +93,8 @@ func (s *TaskSpec) Validate() error {
 		return bad("a negative resource")
 	case s.TimeoutSeconds > int64(MaxTaskTimeout/time.Second):
 		return bad("timeout is over %s", MaxTaskTimeout)
+	case s.Retries < 0 || s.Retries > MaxTaskRetries:
+		return bad("retries %d is outside 0..%d", s.Retries, MaxTaskRetries)
 	case len(s.Inputs) > MaxTaskFiles:
 		return bad("more than %d inputs", MaxTaskFiles)
 	case len(s.Env) > 256 || len(s.Labels) > 64:
@@ -165,8 +169,8 @@ const (
 var taskMoves = map[TaskState][]TaskState{
 	TaskQueued:  {TaskPlaced, TaskCancelled, TaskFailed},
 	TaskPlaced:  {TaskQueued, TaskPulling, TaskRunning, TaskFailed, TaskCancelled, TaskTimedOut, TaskLost},
-	TaskPulling: {TaskRunning, TaskFailed, TaskCancelled, TaskTimedOut, TaskLost},
-	TaskRunning: {TaskSucceeded, TaskFailed, TaskCancelled, TaskTimedOut, TaskLost},
+	TaskPulling: {TaskQueued, TaskRunning, TaskFailed, TaskCancelled, TaskTimedOut, TaskLost},
+	TaskRunning: {TaskQueued, TaskSucceeded, TaskFailed, TaskCancelled, TaskTimedOut, TaskLost},
 }
 
 // Terminal says that the state is final.
@@ -178,8 +182,9 @@ func (s TaskState) Terminal() bool {
 	return false
 }
 
-// Step moves a task's state; it refuses a move that the table does not have. A placed task goes back to queued only
-// before its executor accepted it.
+// Step moves a task's state; it refuses a move that the table does not have. A task goes back to queued where its attempt
+// certainly never ran, however often that happens up to the miner's bound; where it may have run, only as often as
+// TaskSpec.Retries says. So a task of which its client says nothing runs at most once.
 func (s TaskState) Step(to TaskState) (TaskState, error) {
 	if s == to {
 		return s, nil
@@ -207,7 +212,7 @@ type Task struct {
 	State          TaskState      `json:"state"`
 	Reason         *Reason        `json:"reason,omitempty"`
 	Executor       ExecutorID     `json:"executor,omitempty"`
-	Attempt        int            `json:"attempt"` // counts placements from 1; an earlier attempt's word is ignored
+	Attempt        int            `json:"attempt"` // counts what executors may have held, from 1; an earlier attempt's word is ignored
 	GPUs           []string       `json:"gpus,omitempty"`
 	Created        time.Time      `json:"created"`
 	Started        *time.Time     `json:"started,omitempty"`
@@ -215,6 +220,7 @@ type Task struct {
 	ExitCode       *int           `json:"exit_code,omitempty"`
 	Outputs        []TaskFile     `json:"outputs,omitempty"`
 	LogBytes       int64          `json:"log_bytes"`
+	LogStart       int64          `json:"log_start,omitempty"` // bytes of the log that earlier attempts wrote; a receipt speaks of those behind them
 	Receipt        *SignedReceipt `json:"receipt,omitempty"`
 }
 
@@ -239,7 +245,8 @@ type LogChunk struct {
 type TaskEvent struct {
 	Task     TaskID         `json:"task"`
 	Attempt  int            `json:"attempt"`
-	State    TaskState      `json:"state"` // the state after this event
+	State    TaskState      `json:"state"`               // the state after this event
+	LogStart int64          `json:"log_start,omitempty"` // where this attempt's log begins
 	At       time.Time      `json:"at"`
 	Reason   *Reason        `json:"reason,omitempty"`
 	Log      *LogChunk      `json:"log,omitempty"`

@@ -7,8 +7,6 @@ import (
 	"sync"
 	"time"
 
-	"golang.org/x/sync/errgroup"
-
 	"basilica"
 )
 
@@ -18,15 +16,18 @@ type Queue interface {
 	OpenTasks(ctx context.Context) ([]basilica.TaskRecord, error)
 	Place(ctx context.Context, id basilica.TaskID, executor basilica.ExecutorID, now time.Time) error
 	EndQueued(ctx context.Context, id basilica.TaskID, state basilica.TaskState, why basilica.Reason, now time.Time) error
-	Claim(ctx context.Context, worker string, now, until time.Time, limit int) ([]basilica.TaskRecord, error)
-	KeepClaim(ctx context.Context, id basilica.TaskID, fence uint64, until time.Time) error
-	Accept(ctx context.Context, id basilica.TaskID, fence uint64, gpus []string, leaseUntil time.Time) error
+	Claim(ctx context.Context, worker string, life time.Duration, limit int) ([]basilica.TaskRecord, error)
+	KeepClaim(ctx context.Context, id basilica.TaskID, fence uint64, life time.Duration) error
+	Offer(ctx context.Context, id basilica.TaskID, fence uint64, lease time.Duration) error
+	Accept(ctx context.Context, id basilica.TaskID, fence uint64, gpus []string, lease time.Duration) error
 	Advance(ctx context.Context, id basilica.TaskID, fence uint64, state basilica.TaskState, started time.Time) error
 }
 
 // Attempts ends attempts and remembers those that an executor has still to forget.
 type Attempts interface {
-	Requeue(ctx context.Context, id basilica.TaskID, fence uint64, notBefore time.Time, why basilica.Reason, busy bool) error
+	Withdraw(ctx context.Context, id basilica.TaskID, fence uint64, why basilica.Reason) error
+	Refused(ctx context.Context, id basilica.TaskID, fence uint64, wait time.Duration, why basilica.Reason) error
+	Retry(ctx context.Context, id basilica.TaskID, fence uint64, wait time.Duration, why basilica.Reason, logStart int64, ran, abandoned bool) error
 	End(ctx context.Context, t basilica.TaskRecord, abandoned bool) error
 	Unreleased(ctx context.Context, limit int) ([]basilica.AttemptRecord, error)
 	Released(ctx context.Context, a basilica.TaskAttempt) error
@@ -38,10 +39,8 @@ const (
 	maxRetryWait = 10 * time.Second
 	callTimeout  = 20 * time.Second // of one short call to an executor
 	sweepEvery   = 10 * time.Minute
-	sweepAtOnce  = 1000 // rows of a kind, so that one round is short
-	keepLogs     = 7 * 24 * time.Hour
+	sweepAtOnce  = 1000     // rows of a kind, so that one round is short
 	keepLogBytes = 32 << 30 // of all logs together
-	keepTasks    = 30 * 24 * time.Hour
 )
 
 // waits remembers why queued tasks wait, as the last round of placement found.
@@ -109,13 +108,19 @@ func (m *Miner) placeQueued(ctx context.Context) (next time.Duration, err error)
 		return next, err
 	}
 	now := m.Now()
-	queue := queueOf(open, now)
+	queue := queueOf(open)
 	for _, w := range queue {
 		if w.wait > 0 {
 			next = min(next, w.wait)
 		}
 	}
-	p := place(m.boxes(members, open), queue)
+	fleet := m.boxes(members, open)
+	for _, b := range fleet {
+		if b.pause != nil {
+			next = min(next, b.pause.left)
+		}
+	}
+	p := place(fleet, queue)
 	for _, w := range p.placements {
 		if err := m.Store.Place(ctx, w.task, w.executor, now); err != nil && !isCode(err, "TASK_NOT_QUEUED") {
 			return next, fmt.Errorf("place task %s: %w", w.task, err)
@@ -136,14 +141,14 @@ func (m *Miner) placeQueued(ctx context.Context) (next time.Duration, err error)
 }
 
 // queueOf is what waits for a place, as placement sees it.
-func queueOf(open []basilica.TaskRecord, now time.Time) []wanted {
+func queueOf(open []basilica.TaskRecord) []wanted {
 	var queue []wanted
 	for _, t := range open {
 		if t.State != basilica.TaskQueued || t.Cancel {
 			continue
 		}
 		w := wantedOf(t.ID, &t.Spec)
-		w.refused, w.wait = t.Refused, max(t.NotBefore.Sub(now), 0)
+		w.refused, w.wait = t.Refused, t.Wait
 		queue = append(queue, w)
 	}
 	return queue
@@ -152,8 +157,7 @@ func queueOf(open []basilica.TaskRecord, now time.Time) []wanted {
 // claim starts a follower for every placed task that has none.
 func (m *Miner) claim(ctx context.Context, worker string, followers *sync.WaitGroup) error {
 	for {
-		now := m.Now()
-		claimed, err := m.Store.Claim(ctx, worker, now, now.Add(claimLife), claimsAtOnce)
+		claimed, err := m.Store.Claim(ctx, worker, claimLife, claimsAtOnce)
 		if err != nil {
 			return fmt.Errorf("claim tasks: %w", err)
 		}
@@ -173,89 +177,4 @@ func reasonOf(err error) basilica.Reason {
 		return basilica.Reason{Code: "EXECUTOR_FAILED", Sentence: "the executor could not take the task"}
 	}
 	return basilica.Reason{Code: code, Sentence: sentenceOf(err), Fix: basilica.FixOf(err)}
-}
-
-// tidy has executors forget ended attempts, and forgets old tasks, blobs and logs, until ctx ends.
-func (m *Miner) tidy(ctx context.Context) error {
-	var swept time.Time
-	for {
-		if err := m.releaseEnded(ctx); err != nil && ctx.Err() == nil {
-			m.Log.ErrorContext(ctx, "release ended attempts", "err", err)
-		}
-		if now := m.Now(); now.Sub(swept) >= sweepEvery {
-			swept = now
-			if err := m.sweep(ctx, now); err != nil && ctx.Err() == nil {
-				m.Log.ErrorContext(ctx, "forget old content", "err", err)
-			}
-		}
-		if err := rest(ctx, m.cfg.ReleaseEvery); err != nil {
-			return err
-		}
-	}
-}
-
-func (m *Miner) sweep(ctx context.Context, now time.Time) error {
-	if err := m.Logs.ForgetBefore(now.Add(-keepLogs), keepLogBytes); err != nil {
-		return err
-	}
-	if err := m.Blobs.ForgetParts(now.Add(-m.cfg.KeepBlobs)); err != nil {
-		return err
-	}
-	if err := m.Store.ForgetTasks(ctx, now.Add(-keepTasks), sweepAtOnce); err != nil {
-		return err
-	}
-	if !m.blobUse.TryLock() { // content is on its way in; the next round comes
-		return nil
-	}
-	defer m.blobUse.Unlock()
-	n, err := m.Store.ForgetBlobs(ctx, now.Add(-m.cfg.KeepBlobs), sweepAtOnce, m.Blobs.Delete)
-	if err == nil && n > 0 {
-		m.Log.InfoContext(ctx, "old content forgotten", "blobs", n)
-	}
-	return err
-}
-
-// releaseEnded goes through the attempts that executors have still to forget, every executor beside the others.
-func (m *Miner) releaseEnded(ctx context.Context) error {
-	left, err := m.Store.Unreleased(ctx, 1000)
-	if err != nil {
-		return fmt.Errorf("list ended attempts: %w", err)
-	}
-	byExecutor := map[basilica.ExecutorID][]basilica.TaskAttempt{}
-	for _, a := range left {
-		byExecutor[a.Executor] = append(byExecutor[a.Executor], a.TaskAttempt)
-	}
-	g, ctx := errgroup.WithContext(ctx)
-	g.SetLimit(32)
-	for id, attempts := range byExecutor {
-		g.Go(func() error {
-			e, err := m.Store.Member(ctx, id)
-			if err != nil {
-				return err
-			}
-			if m.away(e) != nil {
-				return nil
-			}
-			for _, a := range attempts {
-				if err := m.release(ctx, m.Executor(e.Executor, e.Addr), a); err != nil {
-					m.Log.DebugContext(ctx, "attempt not released yet", "task", a.Task, "executor", id, "err", err)
-					if basilica.KindOf(err) == basilica.Unavailable {
-						return nil
-					}
-				}
-			}
-			return nil
-		})
-	}
-	return g.Wait()
-}
-
-// release has an executor forget an attempt; one that it does not know is forgotten already.
-func (m *Miner) release(ctx context.Context, peer basilica.Executor, a basilica.TaskAttempt) error {
-	call, cancel := context.WithTimeout(ctx, callTimeout)
-	defer cancel()
-	if err := peer.Release(call, a.Task, a.Attempt); err != nil && basilica.KindOf(err) != basilica.NotFound {
-		return err
-	}
-	return m.Store.Released(ctx, a)
 }

@@ -18,9 +18,10 @@ import (
 // Enrollments keeps join tokens and who used them.
 type Enrollments interface {
 	AddToken(ctx context.Context, t basilica.TokenRecord) error
-	Token(ctx context.Context, hash basilica.Digest, now time.Time) (basilica.TokenRecord, error)
+	Token(ctx context.Context, hash basilica.Digest) (basilica.TokenRecord, error)
 	Tokens(ctx context.Context) ([]basilica.TokenRecord, error)
 	RevokeToken(ctx context.Context, id string, now time.Time) error
+	RevokeTokens(ctx context.Context, now time.Time) (int, error)
 	MemberByKey(ctx context.Context, spki []byte) (basilica.Member, bool, error)
 	// Enroll spends the token and records the executor in one transaction.
 	Enroll(ctx context.Context, token basilica.Digest, e basilica.Member) error
@@ -77,7 +78,7 @@ func (m *Miner) Enroll(ctx context.Context, req basilica.EnrollRequest) (basilic
 		return basilica.Enrollment{}, basilica.E(basilica.Denied, "TOKEN_UNKNOWN", "that is not a join token of this miner", "make one on the miner: basilica token create").With(err)
 	}
 	hash := basilica.Digest(pki.HashSecret(token.Secret))
-	record, err := m.Store.Token(ctx, hash, m.Now())
+	record, err := m.Store.Token(ctx, hash)
 	if err != nil {
 		return basilica.Enrollment{}, err
 	}
@@ -101,8 +102,7 @@ func (m *Miner) Enroll(ctx context.Context, req basilica.EnrollRequest) (basilic
 	}
 	m.Log.InfoContext(ctx, "executor enrolled", "executor", id, "addr", req.Addr, "gpus", len(req.Facts.GPUs))
 	return basilica.Enrollment{
-		Executor: id, Miner: m.self, Certificate: member.Certificate, FleetCA: m.Authority.CACert(),
-		SSHCA: m.Authority.SSHCAKey().Marshal(), JWTKey: m.Authority.JWTPublicKey(), Endorsement: member.Endorsement,
+		Executor: id, Miner: m.self, Certificate: member.Certificate, Trust: m.trust(), Endorsement: member.Endorsement,
 	}, nil
 }
 

@@ -17,7 +17,7 @@ import (
 var errSettled = errors.New("task is settled")
 
 // fixLost is what a client can do about a task that was lost.
-const fixLost = "run it again"
+const fixLost = "run it again if running it twice does no harm; --retries N has the miner do that"
 
 // follower sees one claimed attempt through to its end. work and tend run beside each other; the store's fencing decides
 // where both want to end the task.
@@ -54,43 +54,33 @@ func settled(err error) error {
 	return err
 }
 
-// tend keeps the claim, passes the client's wish to cancel on, and gives up an attempt whose executor is gone.
+// tend keeps the claim, passes the client's wish to cancel on, and decides over an attempt whose executor is gone.
 func (f *follower) tend(ctx context.Context, a basilica.TaskAttempt) error {
 	m := f.m
 	every := min(m.cfg.Tick, claimLife/3)
-	var told time.Time // when the executor last learnt of the cancel
+	var told time.Time // when the executor last learnt that the attempt is to end
 	for {
 		changed := m.bell.next(a.Task)
-		now := m.Now()
-		if err := m.Store.KeepClaim(ctx, a.Task, f.task.Fence, now.Add(claimLife)); err != nil {
+		if err := m.Store.KeepClaim(ctx, a.Task, f.task.Fence, claimLife); err != nil {
 			return settled(err)
 		}
 		t, err := m.Store.Task(ctx, a.Task)
 		if err != nil {
 			return err
 		}
+		e, err := m.Store.Member(ctx, t.Executor)
+		if err != nil {
+			return err
+		}
 		t.Fence = f.task.Fence
-		if t.Accepted && now.After(t.LeaseUntil.Add(m.cfg.Grace)) && now.After(m.heard) {
-			return f.end(ctx, t, basilica.TaskLost, basilica.Reason{
-				Code: "EXECUTOR_LOST", Sentence: fmt.Sprintf("executor %s was not heard of until the task's lease ended; what it did is unknown", t.Executor), Fix: fixLost,
-			}, true)
+		if err := f.judge(ctx, t, e); err != nil {
+			return err
 		}
-		if t.Cancel && !t.Accepted {
-			return f.end(ctx, t, basilica.TaskCancelled, cancelled(), true)
-		}
-		if t.Cancel && (told.IsZero() || now.Sub(told) >= every) {
+		now := m.Now()
+		if t.Offered && (t.Cancel || e.DrainOver) && (told.IsZero() || now.Sub(told) >= every) {
 			told = now
 			if err := f.cancel(ctx, a); err != nil {
 				m.Log.DebugContext(ctx, "cancel not passed on yet", "task", a.Task, "err", err)
-			}
-		}
-		if !t.Accepted {
-			e, err := m.Store.Member(ctx, t.Executor)
-			if err != nil {
-				return err
-			}
-			if why := m.away(e); why != nil {
-				return settled(m.Store.Requeue(ctx, t.ID, t.Fence, now, *why, false))
 			}
 		}
 		timer := time.NewTimer(every)
@@ -109,6 +99,30 @@ func (f *follower) tend(ctx context.Context, a basilica.TaskAttempt) error {
 	}
 }
 
+// judge settles what needs no word of the executor: an attempt that it certainly does not hold and will not get, and one
+// of which nothing was heard for so long that the executor must have ended it. No answer alone decides nothing.
+func (f *follower) judge(ctx context.Context, t basilica.TaskRecord, e basilica.Member) error {
+	m := f.m
+	if !t.Offered {
+		if t.Cancel {
+			return f.end(ctx, t, basilica.TaskCancelled, cancelled(), false)
+		}
+		if why := m.notReady(e); why != nil {
+			return settled(m.Store.Withdraw(ctx, t.ID, t.Fence, *why))
+		}
+		return nil
+	}
+	if e.Revoked != nil {
+		return f.lose(ctx, t, reasonOf(basilica.RevokedError(e.Executor, *e.Revoked)), true, true)
+	}
+	if t.LeaseLeft < -m.cfg.Grace && m.up() > m.cfg.LostAfter+m.cfg.Grace {
+		return f.lose(ctx, t, basilica.Reason{
+			Code: "EXECUTOR_LOST", Sentence: fmt.Sprintf("executor %s was not heard of for %s; what it did is unknown", t.Executor, m.cfg.LostAfter), Fix: fixLost,
+		}, true, true)
+	}
+	return nil
+}
+
 func (f *follower) cancel(ctx context.Context, a basilica.TaskAttempt) error {
 	ctx, stop := context.WithTimeout(ctx, callTimeout)
 	defer stop()
@@ -119,44 +133,74 @@ func (f *follower) cancel(ctx context.Context, a basilica.TaskAttempt) error {
 func (f *follower) work(ctx context.Context) error {
 	if !f.task.Accepted {
 		if err := f.offer(ctx); err != nil {
-			if ctx.Err() != nil || errors.Is(err, errSettled) {
-				return err
-			}
-			return f.refused(ctx, err)
+			return err
 		}
 	}
 	return f.watch(ctx)
 }
 
-// offer sends the inputs and the task.
+// offer sends the inputs and the task. Before it asks, the store says that the executor may hold the attempt; from then on
+// only the executor's own word, or its long silence, says that it does not. The same question again changes nothing there.
 func (f *follower) offer(ctx context.Context) error {
-	t := &f.task
-	if sum, ok := basilica.ImageBlob(t.Spec.Image); ok {
+	t, m := &f.task, f.m
+	if !t.Offered {
+		if err := f.prepare(ctx); err != nil {
+			return f.notHeld(ctx, err)
+		}
+		if err := m.Store.Offer(ctx, t.ID, t.Fence, m.cfg.LostAfter); err != nil {
+			return settled(err)
+		}
+		t.Offered = true
+	}
+	for try := 1; ; try++ {
+		holding, err := f.execute(ctx)
+		if err == nil {
+			if err := m.Store.Accept(ctx, t.ID, t.Fence, holding.GPUs, m.cfg.LostAfter); err != nil {
+				return settled(err)
+			}
+			t.Accepted = true
+			m.news.took(t.Executor)
+			m.Log.InfoContext(ctx, "task accepted", "task", t.ID, "attempt", t.Attempt, "executor", t.Executor, "gpus", len(holding.GPUs))
+			return nil
+		}
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if !uncertain(err) || try >= m.cfg.MaxAttempts && f.unknown(ctx) {
+			return f.notHeld(ctx, err)
+		}
+		m.Log.WarnContext(ctx, "no word whether the executor took the task; it is asked again", "task", t.ID, "attempt", t.Attempt, "executor", t.Executor, "err", err)
+		if err := rest(ctx, m.backoff(try)); err != nil {
+			return err
+		}
+	}
+}
+
+// prepare meets the executor and gives it the inputs.
+func (f *follower) prepare(ctx context.Context) error {
+	call, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	if _, err := f.peer.Health(call); err != nil {
+		return fmt.Errorf("ask for health: %w", err)
+	}
+	if sum, ok := basilica.ImageBlob(f.task.Spec.Image); ok {
 		if err := f.push(ctx, sum); err != nil {
 			return fmt.Errorf("send image: %w", err)
 		}
 	}
-	for _, in := range t.Spec.Inputs {
+	for _, in := range f.task.Spec.Inputs {
 		if err := f.push(ctx, in.SHA256); err != nil {
 			return fmt.Errorf("send input %q: %w", in.Name, err)
 		}
 	}
-	call, cancel := context.WithTimeout(ctx, callTimeout)
-	defer cancel()
-	holding, err := f.peer.Execute(call, basilica.ExecuteRequest{Task: t.ID, Attempt: t.Attempt, Client: t.Client, Spec: t.SpecBytes, Lease: f.m.cfg.TaskLease})
-	if err != nil {
-		return fmt.Errorf("execute: %w", err)
-	}
-	if err := f.m.Store.Accept(ctx, t.ID, t.Fence, holding.GPUs, f.m.Now().Add(f.m.cfg.TaskLease)); err != nil {
-		return settled(err)
-	}
-	t.Accepted = true
-	f.m.Log.InfoContext(ctx, "task accepted", "task", t.ID, "attempt", t.Attempt, "executor", t.Executor, "gpus", len(holding.GPUs))
 	return nil
 }
 
 func (f *follower) push(ctx context.Context, sum basilica.Digest) (err error) {
 	r, size, err := f.m.Blobs.Open(sum)
+	if basilica.KindOf(err) == basilica.NotFound {
+		return basilica.E(basilica.Invalid, "INPUT_LOST", fmt.Sprintf("input %.12s… is not stored here any more", sum), "send the task again with its inputs").With(err)
+	}
 	if err != nil {
 		return err
 	}
@@ -164,26 +208,114 @@ func (f *follower) push(ctx context.Context, sum basilica.Digest) (err error) {
 	return f.peer.PutBlob(ctx, basilica.Blob{SHA256: sum, Size: size}, r)
 }
 
-// refused decides what becomes of a task that its executor did not take: a busy one is offered again, an invalid one
-// fails, everything else is tried again a bounded number of times.
-func (f *follower) refused(ctx context.Context, err error) error {
+func (f *follower) execute(ctx context.Context) (basilica.Holding, error) {
+	t := &f.task
+	call, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	holding, err := f.peer.Execute(call, basilica.ExecuteRequest{Task: t.ID, Attempt: t.Attempt, Client: t.Client, Spec: t.SpecBytes, Lease: f.m.cfg.LostAfter})
+	if err != nil {
+		return holding, fmt.Errorf("execute: %w", err)
+	}
+	return holding, nil
+}
+
+// uncertain says that an error of Execute leaves open whether the executor holds the attempt: the answer may have been
+// lost on its way, or the executor may have failed after it had taken it.
+func uncertain(err error) bool {
+	return basilica.KindOf(err) == basilica.Internal || isCode(err, "PEER_UNREACHABLE", "DEADLINE")
+}
+
+// unknown asks the executor for the attempt's events: true where it answers that it knows of none.
+func (f *follower) unknown(ctx context.Context) bool {
+	known := errors.New("it has events")
+	call, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	err := f.peer.Watch(call, f.task.ID, f.task.Attempt, 0, func(basilica.TaskEvent) error { return known })
+	return basilica.KindOf(err) == basilica.NotFound
+}
+
+// notHeld decides what becomes of a task that its executor does not hold and will not get: from one that is busy or away
+// the placement is taken back, an invalid task fails, everything else is tried elsewhere a bounded number of times.
+func (f *follower) notHeld(ctx context.Context, err error) error {
 	m, t := f.m, f.task
-	kind, tries := basilica.KindOf(err), 1
-	for _, n := range t.Refused {
-		tries += n
+	if ctx.Err() != nil {
+		return ctx.Err()
 	}
-	why := reasonOf(err)
+	kind, why := basilica.KindOf(err), reasonOf(err)
+	switch {
+	case kind == basilica.Unavailable || kind == basilica.Conflict && !isCode(err, "ATTEMPT_STALE") || isCode(err, "MEMORY_FULL", "CONTAINERS_FULL"):
+		gpus, memory := 0, int64(0)
+		if kind == basilica.Conflict {
+			gpus = t.Spec.GPUs
+		}
+		if isCode(err, "MEMORY_FULL") {
+			memory = t.Spec.MemoryBytes
+		}
+		m.news.refused(t.Executor, gpus, memory, m.Now(), m.backoff)
+		m.Log.InfoContext(ctx, "executor is busy", "task", t.ID, "executor", t.Executor, "err", err)
+		return settled(m.Store.Withdraw(ctx, t.ID, t.Fence, why))
+	case kind == basilica.Invalid || tries(t) >= m.cfg.MaxAttempts:
+		m.Log.WarnContext(ctx, "executor did not take the task", "task", t.ID, "attempt", t.Attempt, "executor", t.Executor, "err", err)
+		return f.end(ctx, t, basilica.TaskFailed, why, false)
+	}
 	m.Log.WarnContext(ctx, "executor did not take the task", "task", t.ID, "attempt", t.Attempt, "executor", t.Executor, "err", err)
-	busy := kind == basilica.Conflict || isCode(err, "MEMORY_FULL", "CONTAINERS_FULL")
-	if kind == basilica.Invalid || isCode(err, "BLOB_UNKNOWN") || !busy && tries >= m.cfg.MaxAttempts {
-		return f.end(ctx, t, basilica.TaskFailed, why, true)
+	return settled(m.Store.Refused(ctx, t.ID, t.Fence, m.backoff(tries(t)), why))
+}
+
+// tries counts the attempts at a task, with the present one.
+func tries(t basilica.TaskRecord) int {
+	n := 1
+	for _, refused := range t.Refused {
+		n += refused
 	}
-	return settled(m.Store.Requeue(ctx, t.ID, t.Fence, m.Now().Add(m.backoff(tries)), why, busy))
+	return n
 }
 
 // backoff is the wait after the n-th try, from 1.
 func (m *Miner) backoff(n int) time.Duration {
 	return min(m.cfg.Retry<<min(n-1, 10), maxRetryWait)
+}
+
+// lose ends an attempt through no fault of the job. One that certainly never ran is repeated, a bounded number of times;
+// one that may have run only as often as its client allows, for running it twice may do harm. abandoned says that the
+// executor may still hold it.
+func (f *follower) lose(ctx context.Context, t basilica.TaskRecord, why basilica.Reason, ran, abandoned bool) error {
+	if err := f.again(ctx, t, why, ran, abandoned); err != nil {
+		return err
+	}
+	return f.end(ctx, t, basilica.TaskLost, why, abandoned)
+}
+
+// again puts a lost task back into the queue where the rule allows it, and gives errSettled; nil where it does not.
+func (f *follower) again(ctx context.Context, t basilica.TaskRecord, why basilica.Reason, ran, abandoned bool) error {
+	m := f.m
+	now, err := m.Store.Task(ctx, t.ID)
+	if err != nil {
+		return err
+	}
+	if now.Cancel || ran && t.Retries >= t.Spec.Retries || tries(t) >= m.cfg.MaxAttempts+t.Spec.Retries {
+		return nil
+	}
+	start, err := m.Logs.Size(t.ID)
+	if err != nil {
+		return err
+	}
+	if err := m.Store.Retry(ctx, t.ID, t.Fence, m.backoff(tries(t)), why, start, ran, abandoned); err != nil {
+		return settled(err)
+	}
+	m.Log.WarnContext(ctx, "attempt lost; the task is placed again", "task", t.ID, "attempt", t.Attempt, "executor", t.Executor, "code", why.Code, "may_have_run", ran)
+	m.bell.ring(t.ID)
+	if !abandoned {
+		f.released(ctx, t)
+	}
+	return errSettled
+}
+
+// released has the executor forget the attempt; where it cannot, tidy tries again.
+func (f *follower) released(ctx context.Context, t basilica.TaskRecord) {
+	if err := f.m.release(ctx, f.peer, t.TaskRef()); err != nil {
+		f.m.Log.DebugContext(ctx, "attempt not released yet", "task", t.ID, "err", err)
+	}
 }
 
 // watch takes the attempt's events, resuming the stream where it breaks, until the terminal one. It does not give up by
@@ -194,7 +326,7 @@ func (f *follower) watch(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		err = f.peer.Watch(ctx, f.task.ID, f.task.Attempt, offset, func(e basilica.TaskEvent) error {
+		err = f.peer.Watch(ctx, f.task.ID, f.task.Attempt, max(offset-f.task.LogStart, 0), func(e basilica.TaskEvent) error {
 			try = 1
 			return f.event(ctx, e)
 		})
@@ -202,9 +334,9 @@ func (f *follower) watch(ctx context.Context) error {
 			return err
 		}
 		if basilica.KindOf(err) == basilica.NotFound {
-			return f.end(ctx, f.task, basilica.TaskLost, basilica.Reason{
+			return f.lose(ctx, f.task, basilica.Reason{
 				Code: "ATTEMPT_UNKNOWN", Sentence: fmt.Sprintf("executor %s does not know the task any more", f.task.Executor), Fix: fixLost,
-			}, true)
+			}, true, true)
 		}
 		f.m.Log.DebugContext(ctx, "watch again", "task", f.task.ID, "executor", f.task.Executor, "err", err)
 		if err := rest(ctx, f.m.backoff(try)); err != nil {
@@ -220,7 +352,9 @@ func (f *follower) event(ctx context.Context, e basilica.TaskEvent) error {
 		return nil
 	}
 	if e.Log != nil {
-		if err := m.Logs.Append(t.ID, *e.Log); err != nil {
+		chunk := *e.Log
+		chunk.Offset += t.LogStart
+		if err := m.Logs.Append(t.ID, chunk); err != nil {
 			return err
 		}
 		m.bell.ring(t.ID)
@@ -248,7 +382,8 @@ func (f *follower) event(ctx context.Context, e basilica.TaskEvent) error {
 	return nil
 }
 
-// finish takes the terminal event: receipt checked and countersigned, outputs fetched, task ended.
+// finish takes the terminal event: receipt checked and countersigned, outputs fetched, task ended. An attempt that was
+// lost, or ended because the machine was drained, is no fault of the job.
 func (f *follower) finish(ctx context.Context, e basilica.TaskEvent) error {
 	m, t := f.m, f.task
 	if e.Receipt == nil && e.State == basilica.TaskLost {
@@ -256,18 +391,30 @@ func (f *follower) finish(ctx context.Context, e basilica.TaskEvent) error {
 		if e.Reason != nil {
 			why = *e.Reason
 		}
-		return f.end(ctx, t, basilica.TaskLost, why, false)
+		return f.lose(ctx, t, why, true, false)
 	}
 	receipt, signed, err := f.countersign(e)
 	if err != nil {
 		m.Log.WarnContext(ctx, "receipt refused", "task", t.ID, "executor", t.Executor, "err", err)
 		return f.end(ctx, t, basilica.TaskLost, basilica.Reason{Code: "RECEIPT_REFUSED", Sentence: "the executor's receipt is not valid: " + sentenceOf(err), Fix: "run it on another miner: basilica ls"}, false)
 	}
+	why, blameless, err := f.blameless(ctx, receipt)
+	if err != nil {
+		return err
+	}
+	if blameless {
+		if err := f.again(ctx, t, *why, !receipt.Started.IsZero(), false); err != nil {
+			return err
+		}
+	}
 	m.blobUse.RLock()
 	defer m.blobUse.RUnlock()
 	if err := f.fetchOutputs(ctx, receipt.Outputs); err != nil {
 		if ctx.Err() != nil {
 			return ctx.Err()
+		}
+		if basilica.KindOf(err) == basilica.Unavailable {
+			return err // the executor or our own disk is away: the claim runs out and the next one tries again
 		}
 		m.Log.WarnContext(ctx, "outputs not fetched", "task", t.ID, "executor", t.Executor, "err", err)
 		return f.end(ctx, t, basilica.TaskLost, basilica.Reason{Code: "OUTPUTS_LOST", Sentence: "the task's outputs could not be fetched: " + sentenceOf(err), Fix: fixLost}, false)
@@ -276,16 +423,42 @@ func (f *follower) finish(ctx context.Context, e basilica.TaskEvent) error {
 	if !receipt.Started.IsZero() {
 		t.Started = &receipt.Started
 	}
-	return f.conclude(ctx, t, receipt.State, receipt.Reason, false)
+	return f.conclude(ctx, t, receipt.State, why, receipt.Ended, false)
+}
+
+// blameless gives the reason of an end, and says whether it came about through no fault of the job and by no wish of its
+// client.
+func (f *follower) blameless(ctx context.Context, r basilica.Receipt) (*basilica.Reason, bool, error) {
+	switch r.State {
+	case basilica.TaskLost:
+		why := r.Reason
+		if why == nil {
+			why = &basilica.Reason{Code: "EXECUTOR_LOST", Sentence: "the executor did not witness the task's end", Fix: fixLost}
+		}
+		return why, true, nil
+	case basilica.TaskCancelled:
+		t, err := f.m.Store.Task(ctx, r.Task)
+		if err != nil || t.Cancel {
+			return r.Reason, false, err
+		}
+		e, err := f.m.Store.Member(ctx, f.task.Executor)
+		if err != nil || !e.DrainOver {
+			return r.Reason, false, err
+		}
+		return &basilica.Reason{Code: "DRAINED", Sentence: fmt.Sprintf("executor %s was taken out of service while the task ran", e.Executor), Fix: fixLost}, true, nil
+	}
+	return r.Reason, false, nil
 }
 
 // end ends the task without an executor's receipt.
 func (f *follower) end(ctx context.Context, t basilica.TaskRecord, state basilica.TaskState, why basilica.Reason, abandoned bool) error {
 	t.Outputs, t.Receipt, t.ExitCode = nil, nil, nil
-	return f.conclude(ctx, t, state, &why, abandoned)
+	return f.conclude(ctx, t, state, &why, time.Time{}, abandoned)
 }
 
-func (f *follower) conclude(ctx context.Context, t basilica.TaskRecord, state basilica.TaskState, why *basilica.Reason, abandoned bool) (err error) {
+// conclude records the end of a task. at is when it ended as its receipt says; zero: now. A machine's clock does not have
+// a task end before it was submitted, or later than now.
+func (f *follower) conclude(ctx context.Context, t basilica.TaskRecord, state basilica.TaskState, why *basilica.Reason, at time.Time, abandoned bool) (err error) {
 	m := f.m
 	from := t.State
 	if t.State, err = from.Step(state); err != nil {
@@ -297,8 +470,11 @@ func (f *follower) conclude(ctx context.Context, t basilica.TaskRecord, state ba
 			return err
 		}
 	}
-	now := m.Now()
-	t.Reason, t.Ended = why, &now
+	ended := m.Now()
+	if !at.IsZero() && at.After(t.Created) && at.Before(ended) {
+		ended = at
+	}
+	t.Reason, t.Ended = why, &ended
 	if t.LogBytes, err = m.Logs.Size(t.ID); err != nil {
 		return err
 	}
@@ -312,9 +488,7 @@ func (f *follower) conclude(ctx context.Context, t basilica.TaskRecord, state ba
 	m.Log.InfoContext(ctx, "task ended", "task", t.ID, "attempt", t.Attempt, "executor", t.Executor, "state", t.State, "code", code)
 	m.bell.ring(t.ID)
 	if !abandoned {
-		if err := m.release(ctx, f.peer, t.TaskRef()); err != nil { // tidy tries again
-			m.Log.DebugContext(ctx, "attempt not released yet", "task", t.ID, "err", err)
-		}
+		f.released(ctx, t)
 	}
 	return errSettled
 }

@@ -11,9 +11,9 @@ import (
 
 // Grants keeps what each validator opened, and when.
 type Grants interface {
-	// AddGrant refuses a validator that has had max grants since the given time.
-	AddGrant(ctx context.Context, g basilica.GrantRecord, since time.Time, max int) error
-	LiveGrants(ctx context.Context, now time.Time) ([]basilica.GrantRecord, error)
+	// AddGrant refuses a validator that has had max grants within the window that ends now.
+	AddGrant(ctx context.Context, g basilica.GrantRecord, window time.Duration, max int) error
+	LiveGrants(ctx context.Context) ([]basilica.GrantRecord, error)
 	GrantsOf(ctx context.Context, id basilica.ExecutorID, limit int) ([]basilica.GrantRecord, error)
 	RevokeGrant(ctx context.Context, id basilica.GrantID) error
 }
@@ -77,7 +77,7 @@ func (m *Miner) OpenValidation(ctx context.Context, req basilica.ValidationReque
 		grant.Executors = append(grant.Executors, basilica.GrantedAccess{Executor: e.Executor, Addr: e.SSHAddr, HostKey: e.HostKey, Certificate: cert, Endorsement: e.Endorsement})
 		record.Executors = append(record.Executors, e.Executor)
 	}
-	if err := m.Store.AddGrant(ctx, record, now.Add(-grantWindow), m.cfg.MaxGrants); err != nil {
+	if err := m.Store.AddGrant(ctx, record, grantWindow, m.cfg.MaxGrants); err != nil {
 		return basilica.ValidationGrant{}, err
 	}
 	m.Log.InfoContext(ctx, "validation opened", "grant", grant.ID, "validator", req.Validator, "round", req.Round, "executors", len(grant.Executors), "skipped", len(grant.Skipped))

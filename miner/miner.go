@@ -30,21 +30,24 @@ type Config struct {
 	Version       string        // of Basilica
 	Compute       string        // ComputeOpen, ComputeAllowList or ComputeClosed
 	AllowList     []basilica.Hotkey
-	MinStake      basilica.Rao // a validator with less is refused
-	MaxGrants     int          // grants of one validator in ten minutes; 600
-	MaxOpenTasks  int          // unfinished tasks of one client; 64
-	MaxBlobBytes  int64        // stored blobs of one client; 32 GiB
-	KeepBlobs     time.Duration
+	MinStake      basilica.Rao  // a validator with less is refused
+	MaxGrants     int           // grants of one validator in ten minutes; 600
+	MaxOpenTasks  int           // unfinished tasks of one client; 64
+	MaxBlobBytes  int64         // stored blobs of one client; 32 GiB
+	KeepBlobs     time.Duration // after a client or one of its tasks last touched them; 24 h
+	KeepLogs      time.Duration // after a task's end; 7 days
+	KeepTasks     time.Duration // after a task's end; 30 days
 	BeatTTL       time.Duration // an executor silent for longer is not ready; 10 s
-	TaskLease     time.Duration // how long an executor keeps a task without a heartbeat's answer; 30 s
-	Grace         time.Duration // waited after a lease's end before an attempt counts as lost; 10 s
-	Retry         time.Duration // first wait before a refused or broken call is repeated; it doubles up to 10 s; 250 ms
+	LostAfter     time.Duration // without a word between miner and executor: then the executor ends a task, and its miner counts it as lost; 10 min
+	Grace         time.Duration // by which the miner counts later than the executor ends; 10 s
+	Retry         time.Duration // first wait before a refused or broken call is repeated; it doubles up to 10 s; 500 ms
 	Tick          time.Duration // longest rest of the dispatcher; 1 s
-	MaxAttempts   int           // placements of one task that no executor accepted, beside busy ones; 5
+	MaxAttempts   int           // placements of one task that certainly never ran, beside those on busy executors; 5
 	RefreshEvery  time.Duration // shortest time between two reads of the metagraph; 1 s
 	PublishAgain  time.Duration // wait after a failed publication of the axon; 12 s
 	ReleaseEvery  time.Duration // between two rounds of forgetting ended attempts; 2 s
 	MaxQueueTasks int           // tasks that may wait at once; 10000
+	ProbeEvery    time.Duration // between two dials of every executor; 30 s
 }
 
 func (c Config) withDefaults() Config {
@@ -53,15 +56,18 @@ func (c Config) withDefaults() Config {
 	c.MaxBlobBytes = orElse(c.MaxBlobBytes, 32<<30)
 	c.KeepBlobs = orElse(c.KeepBlobs, 24*time.Hour)
 	c.BeatTTL = orElse(c.BeatTTL, 10*time.Second)
-	c.TaskLease = orElse(c.TaskLease, 30*time.Second)
+	c.KeepLogs = orElse(c.KeepLogs, 7*24*time.Hour)
+	c.KeepTasks = max(orElse(c.KeepTasks, 30*24*time.Hour), c.KeepLogs)
+	c.LostAfter = orElse(c.LostAfter, 10*time.Minute)
 	c.Grace = orElse(c.Grace, 10*time.Second)
-	c.Retry = orElse(c.Retry, 250*time.Millisecond)
+	c.Retry = orElse(c.Retry, 500*time.Millisecond)
 	c.Tick = orElse(c.Tick, time.Second)
 	c.MaxAttempts = orElse(c.MaxAttempts, 5)
 	c.RefreshEvery = orElse(c.RefreshEvery, time.Second)
 	c.PublishAgain = orElse(c.PublishAgain, 12*time.Second)
 	c.ReleaseEvery = orElse(c.ReleaseEvery, 2*time.Second)
 	c.MaxQueueTasks = orElse(c.MaxQueueTasks, 10_000)
+	c.ProbeEvery = orElse(c.ProbeEvery, 30*time.Second)
 	c.Compute = orElse(c.Compute, ComputeOpen)
 	return c
 }
@@ -84,6 +90,10 @@ type Parts struct {
 	Logs      Logs
 	// PeerKey dials addr and gives the DER SubjectPublicKeyInfo that the machine there holds.
 	PeerKey func(ctx context.Context, addr string) (spki []byte, err error)
+	// Knock dials addr and hangs up; nil where something answers. Optional.
+	Knock func(ctx context.Context, addr string) error
+	// Cut ends every connection with an executor, with a reason for its last word.
+	Cut func(id basilica.ExecutorID, why error)
 	// Executor speaks to the gRPC door of an enrolled executor.
 	Executor func(id basilica.ExecutorID, addr string) basilica.Executor
 	Now      func() time.Time
@@ -110,7 +120,10 @@ type Miner struct {
 	bell   *bell
 	waits  waits
 	coming coming
-	heard  time.Time // set by Run: before, a miner that was away for long hears executors out instead of giving tasks up
+	twins  twins
+	reach  reach
+	news   *news
+	began  time.Time // of this process's work
 
 	// blobUse is held for reading while the owner of content is being recorded, so that content without an owner yet is not
 	// swept away.
@@ -124,7 +137,11 @@ var (
 
 // New makes a miner; Run starts it.
 func New(cfg Config, parts Parts) *Miner {
-	return &Miner{Parts: parts, cfg: cfg.withDefaults(), self: basilica.Hotkey(parts.Hotkey.SS58()), bell: newBell(), coming: coming{by: map[basilica.Hotkey]map[basilica.Digest]*upload{}}}
+	return &Miner{
+		Parts: parts, cfg: cfg.withDefaults(), self: basilica.Hotkey(parts.Hotkey.SS58()), bell: newBell(), news: newNews(), began: parts.Now(), coming: coming{by: map[basilica.Hotkey]map[basilica.Digest]*upload{}},
+		twins: twins{by: map[basilica.ExecutorID]*speaker{}},
+		reach: reach{fails: map[basilica.ExecutorID]int{}, why: map[basilica.ExecutorID]*basilica.Reason{}},
+	}
 }
 
 // Run follows the chain and dispatches tasks until ctx ends. It refuses to work for a hotkey that is not registered
@@ -133,17 +150,22 @@ func (m *Miner) Run(ctx context.Context) error {
 	if err := m.join(ctx); err != nil {
 		return err
 	}
-	m.heard = m.Now().Add(m.cfg.Grace)
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return m.followChain(ctx) })
 	g.Go(func() error { return m.dispatch(ctx) })
 	g.Go(func() error { return m.tidy(ctx) })
+	g.Go(func() error { return m.rotate(ctx) })
+	g.Go(func() error { return m.probe(ctx) })
 	err := g.Wait()
 	if errors.Is(err, context.Canceled) {
 		return nil
 	}
 	return err
 }
+
+// up is for how long this process has worked. A miner that was away cannot tell who was silent meanwhile: it counts the
+// silence of executors from its own start.
+func (m *Miner) up() time.Duration { return m.Now().Sub(m.began) }
 
 // Health gives nil where the miner is registered and has seen the chain lately.
 func (m *Miner) Health(context.Context) error {
@@ -201,7 +223,7 @@ func (m *Miner) Status(ctx context.Context) (Status, error) {
 	for _, t := range open {
 		s.Tasks[t.State]++
 	}
-	grants, err := m.Store.LiveGrants(ctx, m.Now())
+	grants, err := m.Store.LiveGrants(ctx)
 	if err != nil {
 		return s, fmt.Errorf("list grants: %w", err)
 	}

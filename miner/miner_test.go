@@ -153,6 +153,7 @@ type house struct {
 	pki    *pki.Authority
 	peer   func(addr string) ([]byte, error)
 	stop   func()
+	cut    func(id basilica.ExecutorID, why error)
 
 	mu  sync.Mutex // guards now
 	now time.Time
@@ -190,6 +191,7 @@ func newHouse(t *testing.T) *house {
 			{UID: 3, Hotkey: "poor", ValidatorPermit: true, Stake: 999},
 		}}},
 	}
+	h.cut = func(basilica.ExecutorID, error) {}
 	h.peer = func(string) ([]byte, error) { return boxKey.SPKI(), nil }
 	if h.pki, err = pki.Create(filepath.Join(h.dir, "pki")); err != nil {
 		t.Fatal(err)
@@ -218,6 +220,7 @@ func (h *house) open(change func(*miner.Config)) {
 	h.miner = miner.New(cfg, miner.Parts{
 		Hotkey: h.hotkey, Chain: h.chain, Authority: h.pki, Store: db, Blobs: blobs, Logs: logs, Now: h.clock, Log: slog.New(slog.DiscardHandler),
 		PeerKey:  func(_ context.Context, addr string) ([]byte, error) { return h.peer(addr) },
+		Cut:      func(id basilica.ExecutorID, why error) { h.cut(id, why) },
 		Executor: func(basilica.ExecutorID, string) basilica.Executor { return h.box },
 	})
 	ctx, cancel := context.WithCancel(context.Background())
@@ -371,7 +374,7 @@ func TestEnroll(t *testing.T) {
 	if h.enrollment.Executor != "box" || e.Miner != basilica.Hotkey(h.hotkey.SS58()) || !bytes.Equal(e.KeySPKI, h.boxKey.SPKI()) || e.Executor != "box" {
 		t.Errorf("endorsement %+v", e)
 	}
-	if len(h.enrollment.JWTKey) != ed25519.PublicKeySize {
+	if len(h.enrollment.Trust.JWTKeys) != 1 || len(h.enrollment.Trust.JWTKeys[0]) != ed25519.PublicKeySize {
 		t.Error("no JWT key")
 	}
 	other, err := keys.GenerateP256()
@@ -743,7 +746,7 @@ func TestCancel(t *testing.T) {
 		t.Errorf("last %+v", last)
 	}
 
-	must(t, h.miner.Drain(ctx, "box", true))
+	must(t, h.miner.Drain(ctx, "box", true, 0))
 	queued := h.submit("q", basilica.TaskSpec{Image: "i"})
 	got, err := h.miner.Cancel(ctx, client, queued.ID)
 	if err != nil || got.State != basilica.TaskCancelled {

@@ -127,7 +127,7 @@ func (m *Miner) publish(ctx context.Context) error {
 
 // revokeFallen ends the live grants of validators that the given metagraph would refuse.
 func (m *Miner) revokeFallen(ctx context.Context, graph *basilica.Metagraph) error {
-	live, err := m.Store.LiveGrants(ctx, m.Now())
+	live, err := m.Store.LiveGrants(ctx)
 	if err != nil {
 		return fmt.Errorf("list grants: %w", err)
 	}

@@ -18,20 +18,23 @@ import (
 // Tasks keeps what clients submitted.
 type Tasks interface {
 	// AddTask queues a task, or gives the one that has its idempotency key.
-	AddTask(ctx context.Context, t basilica.TaskRecord, maxOpen int) (basilica.Task, error)
+	AddTask(ctx context.Context, t basilica.TaskRecord, maxOpen, maxWaiting int) (basilica.Task, error)
 	Task(ctx context.Context, id basilica.TaskID) (basilica.TaskRecord, error)
 	TasksOf(ctx context.Context, client basilica.Hotkey, q basilica.TaskQuery) (tasks []basilica.TaskRecord, next string, err error)
-	Queued(ctx context.Context) (int, error)
 	WantCancel(ctx context.Context, client basilica.Hotkey, id basilica.TaskID, why basilica.Reason, now time.Time) (basilica.TaskRecord, error)
-	ForgetTasks(ctx context.Context, before time.Time, limit int) error
+	ForgetTasks(ctx context.Context, age time.Duration, limit int) error
+	ForgetLogs(ctx context.Context, age time.Duration, limit int, drop func(basilica.TaskID) error) error
+	LogKept(ctx context.Context, id basilica.TaskID) (bool, error)
 }
 
 // BlobOwners keeps which client may read which content.
 type BlobOwners interface {
 	BlobRoom(ctx context.Context, client basilica.Hotkey, blob basilica.Blob, maxBytes int64) error
-	OwnBlob(ctx context.Context, client basilica.Hotkey, blob basilica.Blob, now time.Time) error
+	OwnBlob(ctx context.Context, client basilica.Hotkey, blob basilica.Blob) error
 	OwnsBlob(ctx context.Context, client basilica.Hotkey, sum basilica.Digest) (size int64, owns bool, err error)
-	ForgetBlobs(ctx context.Context, before time.Time, limit int, drop func(basilica.Digest) error) (int, error)
+	BlobOwned(ctx context.Context, sum basilica.Digest) (bool, error)
+	DisownBlobs(ctx context.Context, have func(basilica.Digest) (bool, error)) (int, error)
+	ForgetBlobs(ctx context.Context, age time.Duration, limit int, drop func(basilica.Digest) error) (int, error)
 }
 
 // Blobs keeps content by its SHA-256, and each client's uploads that have not ended.
@@ -39,6 +42,7 @@ type Blobs interface {
 	Put(ctx context.Context, blob basilica.Blob, content io.Reader) error
 	Open(sum basilica.Digest) (io.ReadSeekCloser, int64, error)
 	Delete(sum basilica.Digest) error
+	Sums() ([]basilica.Digest, error)
 	Parts(owner basilica.Hotkey) map[basilica.Digest]int64
 	Fill(ctx context.Context, owner basilica.Hotkey, blob basilica.Blob, offset int64, content io.Reader) error
 	Finish(owner basilica.Hotkey, blob basilica.Blob) error
@@ -50,7 +54,9 @@ type Logs interface {
 	Append(id basilica.TaskID, c basilica.LogChunk) error
 	Size(id basilica.TaskID) (int64, error)
 	Read(id basilica.TaskID, offset int64, f func(basilica.LogChunk) error) (next int64, err error)
-	ForgetBefore(before time.Time, keep int64) error
+	Forget(id basilica.TaskID) error
+	Names() ([]basilica.TaskID, error)
+	Shrink(keep int64, spare func(basilica.TaskID) bool) error
 }
 
 // MayCompute refuses a client that the miner's policy does not serve (COMPUTE_NOT_ALLOWED, COMPUTE_CLOSED).
@@ -78,20 +84,13 @@ func (m *Miner) Submit(ctx context.Context, req basilica.Submission) (basilica.T
 	if !printable(req.IdempotencyKey) {
 		return basilica.Task{}, basilica.E(basilica.Invalid, "IDEMPOTENCY_KEY_FORM", "the idempotency key is not 1 to 128 printable characters", "use a random name such as a UUID")
 	}
-	waiting, err := m.Store.Queued(ctx)
-	if err != nil {
-		return basilica.Task{}, fmt.Errorf("measure queue: %w", err)
-	}
-	if waiting >= m.cfg.MaxQueueTasks {
-		return basilica.Task{}, basilica.E(basilica.Exhausted, "QUEUE_FULL", fmt.Sprintf("%d tasks wait here already", waiting), "come again later, or choose another miner: basilica ls")
-	}
 	t, err := m.Store.AddTask(ctx, basilica.TaskRecord{
 		Task: basilica.Task{
 			ID: basilica.TaskID("t-" + randomName()), Client: req.Caller, IdempotencyKey: req.IdempotencyKey,
 			Spec: spec, SpecDigest: sha256.Sum256(req.Spec), Created: m.Now(),
 		},
 		SpecBytes: req.Spec,
-	}, m.cfg.MaxOpenTasks)
+	}, m.cfg.MaxOpenTasks, m.cfg.MaxQueueTasks)
 	if err != nil {
 		return basilica.Task{}, err
 	}
@@ -113,7 +112,7 @@ func (m *Miner) Plan(ctx context.Context, caller basilica.Hotkey, raw []byte) (b
 	if err != nil {
 		return basilica.Plan{}, err
 	}
-	queue := queueOf(open, m.Now())
+	queue := queueOf(open)
 	p := basilica.Plan{Miner: m.self, Queue: len(queue), Boxes: []basilica.PlannedBox{}}
 	for _, r := range explain(m.boxes(members, open), queue, wantedOf("", &spec)) {
 		if r.why == nil {
@@ -206,21 +205,26 @@ func (m *Miner) WatchTask(ctx context.Context, caller basilica.Hotkey, id basili
 	var last basilica.TaskEvent
 	for {
 		changed := m.bell.next(id)
+		// What is here before the task is read is of the attempt that it names, or of an earlier one.
+		size, err := m.Logs.Size(id)
+		if err != nil {
+			return err
+		}
 		t, err := m.owned(ctx, caller, id)
 		if err != nil {
 			return err
 		}
-		event := basilica.TaskEvent{Task: id, Attempt: t.Attempt, State: t.State, At: m.Now(), Reason: t.Reason}
+		if t.State.Terminal() {
+			size = max(size, t.LogBytes)
+		}
+		event := basilica.TaskEvent{Task: id, Attempt: t.Attempt, State: t.State, LogStart: t.LogStart, At: m.Now(), Reason: t.Reason}
 		if !t.State.Terminal() && (event.State != last.State || event.Attempt != last.Attempt || !sameReason(event.Reason, last.Reason)) {
 			if err := f(event); err != nil {
 				return err
 			}
 			last = event
 		}
-		logOffset, err = m.Logs.Read(id, logOffset, func(c basilica.LogChunk) error {
-			return f(basilica.TaskEvent{Task: id, Attempt: t.Attempt, State: basilica.TaskRunning, At: m.Now(), Log: &c})
-		})
-		if err != nil {
+		if logOffset, err = m.log(t, logOffset, size, f); err != nil {
 			return err
 		}
 		if t.State.Terminal() {
@@ -233,6 +237,26 @@ func (m *Miner) WatchTask(ctx context.Context, caller basilica.Hotkey, id basili
 		case <-changed:
 		}
 	}
+}
+
+// log sends a task's log from one offset to another, and gives where it stands then.
+func (m *Miner) log(t basilica.Task, from, to int64, f func(basilica.TaskEvent) error) (next int64, err error) {
+	if from >= to {
+		return from, nil
+	}
+	enough := errors.New("the rest is for later")
+	_, err = m.Logs.Read(t.ID, from, func(c basilica.LogChunk) error {
+		if c.Offset >= to {
+			return enough
+		}
+		c.Data = c.Data[:min(int64(len(c.Data)), to-c.Offset)]
+		from = c.Offset + int64(len(c.Data))
+		return f(basilica.TaskEvent{Task: t.ID, Attempt: t.Attempt, State: basilica.TaskRunning, LogStart: t.LogStart, At: m.Now(), Log: &c})
+	})
+	if errors.Is(err, enough) {
+		err = nil
+	}
+	return from, err
 }
 
 func sameReason(a, b *basilica.Reason) bool {
@@ -266,7 +290,7 @@ func (m *Miner) BlobState(ctx context.Context, caller basilica.Hotkey, blob basi
 		return basilica.BlobState{}, err
 	}
 	if owns && size == blob.Size {
-		return basilica.BlobState{Bytes: size, Whole: true}, m.Store.OwnBlob(ctx, caller, blob, m.Now())
+		return basilica.BlobState{Bytes: size, Whole: true}, m.Store.OwnBlob(ctx, caller, blob)
 	}
 	return basilica.BlobState{Bytes: min(m.Blobs.Parts(caller)[blob.SHA256], blob.Size)}, nil
 }
@@ -300,7 +324,7 @@ func (m *Miner) PutBlob(ctx context.Context, caller basilica.Hotkey, blob basili
 	if err := m.Blobs.Finish(caller, blob); err != nil {
 		return err
 	}
-	return m.Store.OwnBlob(ctx, caller, blob, m.Now())
+	return m.Store.OwnBlob(ctx, caller, blob)
 }
 
 // coming counts each client's uploads under way, with the bytes that they will have: many at once must not pass its

@@ -82,7 +82,7 @@ func (b *Blobs) Put(ctx context.Context, blob basilica.Blob, content io.Reader) 
 	}()
 	tmp, err := os.CreateTemp(filepath.Join(b.dir, "tmp"), blob.SHA256.String()[:8]+"-*")
 	if err != nil {
-		return fmt.Errorf("store blob: %w", err)
+		return fileError(b.dir, fmt.Errorf("store blob: %w", err))
 	}
 	defer func() {
 		if !kept {
@@ -94,7 +94,7 @@ func (b *Blobs) Put(ctx context.Context, blob basilica.Blob, content io.Reader) 
 		err = tmp.Sync()
 	}
 	if err = errors.Join(err, tmp.Close()); err != nil {
-		return err
+		return fileError(b.dir, err)
 	}
 	kept, err = b.link(tmp.Name(), path)
 	return err
@@ -104,7 +104,7 @@ func (b *Blobs) Put(ctx context.Context, blob basilica.Blob, content io.Reader) 
 func (b *Blobs) link(from, to string) (bool, error) {
 	dir := filepath.Dir(to)
 	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return false, fmt.Errorf("store blob: %w", err)
+		return false, fileError(b.dir, fmt.Errorf("store blob: %w", err))
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -113,14 +113,14 @@ func (b *Blobs) link(from, to string) (bool, error) {
 	}
 	defer crashpoint.Around("store.Blobs.rename")()
 	if err := os.Rename(from, to); err != nil {
-		return false, fmt.Errorf("store blob: %w", err)
+		return false, fileError(b.dir, fmt.Errorf("store blob: %w", err))
 	}
 	d, err := os.Open(dir)
 	if err != nil {
-		return true, fmt.Errorf("store blob: %w", err)
+		return true, fileError(b.dir, fmt.Errorf("store blob: %w", err))
 	}
 	if err := errors.Join(d.Sync(), d.Close()); err != nil {
-		return true, fmt.Errorf("store blob: %w", err)
+		return true, fileError(b.dir, fmt.Errorf("store blob: %w", err))
 	}
 	return true, nil
 }

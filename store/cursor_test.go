@@ -36,7 +36,7 @@ func TestCaseA8_5PagesLoseNoRow(t *testing.T) {
 		n++
 		task := record(n, "c", basilica.TaskSpec{Image: "i", Name: "same", Labels: map[string]string{"a.b": "1", "n": string(r.ID)}})
 		task.ID, task.Created = r.ID, r.Created
-		_, err := m.AddTask(ctx, task, 100)
+		_, err := m.AddTask(ctx, task, 100, 1000)
 		must(t, err)
 	}
 	for _, r := range c.Rows {

@@ -19,29 +19,34 @@ const (
 	maxReplaysForgets = 1000 // expired rows that one call forgets at most
 )
 
-// AddGrant records a grant unless its validator has had max of them since the given time (Exhausted, GRANT_RATE).
-func (m *Miner) AddGrant(ctx context.Context, g basilica.GrantRecord, since time.Time, max int) error {
+// AddGrant records a grant, which lives from its issue to its expiry, unless its validator has had max of them within the
+// window that ends now (Exhausted, GRANT_RATE).
+func (m *Miner) AddGrant(ctx context.Context, g basilica.GrantRecord, window time.Duration, max int) error {
 	return m.tx(ctx, func(tx *sql.Tx) error {
+		now, err := m.clock.mark(ctx, tx)
+		if err != nil {
+			return err
+		}
 		var n int
-		err := tx.QueryRowContext(ctx, `SELECT count(*) FROM grants WHERE genesis = $1 AND validator = $2 AND issued > $3`,
-			g.Genesis[:], string(g.Validator), micros(since)).Scan(&n)
+		err = tx.QueryRowContext(ctx, `SELECT count(*) FROM grants WHERE genesis = $1 AND validator = $2 AND given > $3`,
+			g.Genesis[:], string(g.Validator), now-window.Microseconds()).Scan(&n)
 		if err != nil {
 			return fmt.Errorf("count grants: %w", err)
 		}
 		if n >= max {
-			return basilica.E(basilica.Exhausted, "GRANT_RATE", fmt.Sprintf("validator %s has opened %d validations in %s", g.Validator, n, g.Issued.Sub(since)), "come again later; one validation in a round is enough")
+			return basilica.E(basilica.Exhausted, "GRANT_RATE", fmt.Sprintf("validator %s has opened %d validations in %s", g.Validator, n, window), "come again later; one validation in a round is enough")
 		}
-		if _, err := tx.ExecContext(ctx, `DELETE FROM grants WHERE expires < $1`, micros(g.Issued.Add(-grantsKept))); err != nil {
+		if _, err := tx.ExecContext(ctx, `DELETE FROM grants WHERE ends < $1`, now-grantsKept.Microseconds()); err != nil {
 			return fmt.Errorf("forget old grants: %w", err)
 		}
 		_, err = tx.ExecContext(ctx, `DELETE FROM grants WHERE id IN (SELECT id FROM grants
-			WHERE genesis = $1 AND validator = $2 AND expires < $3 ORDER BY issued DESC LIMIT -1 OFFSET $4)`,
-			g.Genesis[:], string(g.Validator), micros(g.Issued), maxGrantsKept)
+			WHERE genesis = $1 AND validator = $2 AND ends < $3 ORDER BY given DESC LIMIT -1 OFFSET $4)`,
+			g.Genesis[:], string(g.Validator), now, maxGrantsKept)
 		if err != nil {
 			return fmt.Errorf("forget old grants: %w", err)
 		}
-		_, err = tx.ExecContext(ctx, `INSERT INTO grants (id, genesis, netuid, validator, round, issued, expires) VALUES ($1, $2, $3, $4, $5, $6, $7)`,
-			string(g.ID), g.Genesis[:], g.NetUID, string(g.Validator), int64(g.Round), micros(g.Issued), micros(g.Expires))
+		_, err = tx.ExecContext(ctx, `INSERT INTO grants (id, genesis, netuid, validator, round, issued, expires, given, ends) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)`,
+			string(g.ID), g.Genesis[:], g.NetUID, string(g.Validator), int64(g.Round), micros(g.Issued), micros(g.Expires), now, now+g.Expires.Sub(g.Issued).Microseconds())
 		if err != nil {
 			return fmt.Errorf("record grant: %w", err)
 		}
@@ -57,15 +62,15 @@ func (m *Miner) AddGrant(ctx context.Context, g basilica.GrantRecord, since time
 const selectGrants = `SELECT g.id, g.genesis, g.netuid, g.validator, g.round, g.issued, g.expires, g.revoked,
 	(SELECT json_group_array(executor) FROM grant_executors WHERE grant_id = g.id) FROM grants g `
 
-// LiveGrants lists the grants that have not ended by the time now.
-func (m *Miner) LiveGrants(ctx context.Context, now time.Time) ([]basilica.GrantRecord, error) {
-	rows, err := m.read.QueryContext(ctx, selectGrants+`WHERE g.expires > $1 AND g.revoked = 0 ORDER BY g.issued`, micros(now))
+// LiveGrants lists the grants that have not ended.
+func (m *Miner) LiveGrants(ctx context.Context) ([]basilica.GrantRecord, error) {
+	rows, err := m.read.QueryContext(ctx, selectGrants+`WHERE g.ends > $1 AND g.revoked = 0 ORDER BY g.given`, m.clock.at())
 	return collect(rows, err, scanGrant)
 }
 
 // GrantsOf lists the latest grants that open one executor, newest first.
 func (m *Miner) GrantsOf(ctx context.Context, id basilica.ExecutorID, limit int) ([]basilica.GrantRecord, error) {
-	rows, err := m.read.QueryContext(ctx, selectGrants+`JOIN grant_executors e ON e.grant_id = g.id WHERE e.executor = $1 ORDER BY g.issued DESC LIMIT $2`, string(id), limit)
+	rows, err := m.read.QueryContext(ctx, selectGrants+`JOIN grant_executors e ON e.grant_id = g.id WHERE e.executor = $1 ORDER BY g.given DESC, g.id LIMIT $2`, string(id), limit)
 	return collect(rows, err, scanGrant)
 }
 
@@ -92,11 +97,16 @@ func scanGrant(row scanner) (g basilica.GrantRecord, err error) {
 	return g, nil
 }
 
-// Remember records that hotkey has used nonce until the given time; false where it had used it before. A hotkey with too
-// many nonces at once is Exhausted (REPLAY_FULL).
+// Remember records that hotkey has used nonce, for as long as it is from now until the given time; false where it had used
+// it before. A hotkey with too many nonces at once is Exhausted (REPLAY_FULL).
 func (m *Miner) Remember(ctx context.Context, hotkey, nonce string, until time.Time) (fresh bool, err error) {
+	life := until.Sub(m.clock.now())
 	err = m.tx(ctx, func(tx *sql.Tx) error {
-		_, err := tx.ExecContext(ctx, `DELETE FROM replays WHERE (hotkey, nonce) IN (SELECT hotkey, nonce FROM replays WHERE until < $1 LIMIT $2)`, micros(m.now()), maxReplaysForgets)
+		now, err := m.clock.mark(ctx, tx)
+		if err != nil {
+			return err
+		}
+		_, err = tx.ExecContext(ctx, `DELETE FROM replays WHERE (hotkey, nonce) IN (SELECT hotkey, nonce FROM replays WHERE until < $1 LIMIT $2)`, now, maxReplaysForgets)
 		if err != nil {
 			return fmt.Errorf("forget old nonces: %w", err)
 		}
@@ -107,7 +117,7 @@ func (m *Miner) Remember(ctx context.Context, hotkey, nonce string, until time.T
 		if n >= maxReplaysPerKey {
 			return basilica.E(basilica.Exhausted, "REPLAY_FULL", fmt.Sprintf("hotkey %s has sent %d requests within minutes", hotkey, n), "send fewer requests")
 		}
-		res, err := tx.ExecContext(ctx, `INSERT INTO replays (hotkey, nonce, until) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING`, hotkey, nonce, micros(until))
+		res, err := tx.ExecContext(ctx, `INSERT INTO replays (hotkey, nonce, until) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING`, hotkey, nonce, now+life.Microseconds())
 		if err != nil {
 			return fmt.Errorf("record nonce: %w", err)
 		}
@@ -132,13 +142,14 @@ func (m *Miner) BlobRoom(ctx context.Context, client basilica.Hotkey, blob basil
 }
 
 // OwnBlob records that client holds a blob.
-func (m *Miner) OwnBlob(ctx context.Context, client basilica.Hotkey, blob basilica.Blob, now time.Time) error {
-	return m.tx(ctx, func(tx *sql.Tx) error { return ownBlob(ctx, tx, client, blob, now) })
+func (m *Miner) OwnBlob(ctx context.Context, client basilica.Hotkey, blob basilica.Blob) error {
+	return m.tx(ctx, func(tx *sql.Tx) error { return ownBlob(ctx, tx, client, blob, m.clock.at()) })
 }
 
-func ownBlob(ctx context.Context, tx *sql.Tx, client basilica.Hotkey, blob basilica.Blob, now time.Time) error {
+// ownBlob records an owner who touched the blob at a moment of the database's clock.
+func ownBlob(ctx context.Context, tx *sql.Tx, client basilica.Hotkey, blob basilica.Blob, at int64) error {
 	_, err := tx.ExecContext(ctx, `INSERT INTO blob_owners (client, digest, size, since) VALUES ($1, $2, $3, $4)
-		ON CONFLICT DO UPDATE SET since = $4`, string(client), blob.SHA256[:], blob.Size, micros(now))
+		ON CONFLICT DO UPDATE SET since = $4`, string(client), blob.SHA256[:], blob.Size, at)
 	if err != nil {
 		return fmt.Errorf("record blob owner: %w", err)
 	}
@@ -164,20 +175,15 @@ func ownsBlob(ctx context.Context, q interface {
 	return size, true, nil
 }
 
-// ForgetBlobs takes ownership of blobs that nobody has touched since the given time and no unfinished task names, and
-// lists up to limit digests that nobody owns any more; drop is called with each inside the same transaction.
-func (m *Miner) ForgetBlobs(ctx context.Context, before time.Time, limit int, drop func(basilica.Digest) error) (n int, err error) {
+// ForgetBlobs takes away the ownership of blobs that nobody has touched for age and no unfinished task may name, of up to
+// limit rows; drop is called with each blob that nobody owns any more, inside the same transaction.
+func (m *Miner) ForgetBlobs(ctx context.Context, age time.Duration, limit int, drop func(basilica.Digest) error) (n int, err error) {
 	err = m.tx(ctx, func(tx *sql.Tx) error {
 		rows, err := tx.QueryContext(ctx, `DELETE FROM blob_owners WHERE (client, digest) IN (
 				SELECT client, digest FROM blob_owners WHERE since < $1
 				AND client NOT IN (SELECT client FROM tasks WHERE ended = 0) LIMIT $2)
-			RETURNING digest`, micros(before), limit)
-		sums, err := collect(rows, err, func(row scanner) (d basilica.Digest, err error) {
-			var raw []byte
-			err = row.Scan(&raw)
-			copy(d[:], raw)
-			return d, err
-		})
+			RETURNING digest`, m.clock.at()-age.Microseconds(), limit)
+		sums, err := collect(rows, err, scanDigest)
 		if err != nil {
 			return fmt.Errorf("forget blobs: %w", err)
 		}

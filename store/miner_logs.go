@@ -12,7 +12,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"time"
 
 	"basilica"
 	"basilica/internal/crashpoint"
@@ -106,16 +105,22 @@ func (l *TaskLogs) Append(id basilica.TaskID, c basilica.LogChunk) (err error) {
 	}
 	f, err := os.OpenFile(l.path(id), os.O_CREATE|os.O_WRONLY, 0o600)
 	if err != nil {
-		return fmt.Errorf("open task log: %w", err)
+		return fileError(l.dir, fmt.Errorf("open task log: %w", err))
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
+	// What a crash or a full disk cut off goes: a shorter record over it would leave a tail that reads like records.
+	if info, err := f.Stat(); err != nil || info.Size() > size.file {
+		if err := errors.Join(err, f.Truncate(size.file)); err != nil {
+			return fileError(l.dir, fmt.Errorf("write task log: %w", err))
+		}
+	}
 	for len(data) > 0 {
 		part := data[:min(len(data), maxLogChunk)]
 		data = data[len(part):]
 		record := append(binary.BigEndian.AppendUint32([]byte{byte(c.Stream)}, uint32(len(part))), part...)
 		crashpoint.Hit("store.TaskLogs.Append.write.before")
 		if _, err := f.WriteAt(record, size.file); err != nil {
-			return fmt.Errorf("write task log: %w", err)
+			return fileError(l.dir, fmt.Errorf("write task log: %w", err))
 		}
 		crashpoint.Hit("store.TaskLogs.Append.write.after")
 		size.add(len(part))
@@ -215,9 +220,23 @@ func endOfLog(err error) error {
 	return fmt.Errorf("read task log: %w", err)
 }
 
-// ForgetBefore removes the logs that were last written before the given time, and of the others those longest unwritten
-// while all together have more than keep bytes.
-func (l *TaskLogs) ForgetBefore(before time.Time, keep int64) error {
+// Names lists the tasks that have a log.
+func (l *TaskLogs) Names() ([]basilica.TaskID, error) {
+	entries, err := os.ReadDir(l.dir)
+	if err != nil {
+		return nil, fmt.Errorf("list task logs: %w", err)
+	}
+	var ids []basilica.TaskID
+	for _, entry := range entries {
+		if name, ok := strings.CutSuffix(entry.Name(), logSuffix); ok {
+			ids = append(ids, basilica.TaskID(name))
+		}
+	}
+	return ids, nil
+}
+
+// Shrink removes the logs longest unwritten while all together have more than keep bytes; those to spare stay.
+func (l *TaskLogs) Shrink(keep int64, spare func(basilica.TaskID) bool) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	entries, err := os.ReadDir(l.dir)
@@ -237,11 +256,15 @@ func (l *TaskLogs) ForgetBefore(before time.Time, keep int64) error {
 	slices.SortFunc(logs, func(a, b fs.FileInfo) int { return a.ModTime().Compare(b.ModTime()) })
 	var errs []error
 	for _, info := range logs {
-		if !info.ModTime().Before(before) && total <= keep {
+		id := basilica.TaskID(strings.TrimSuffix(info.Name(), logSuffix))
+		if total <= keep {
 			break
 		}
+		if spare(id) {
+			continue
+		}
 		total -= info.Size()
-		delete(l.sizes, basilica.TaskID(strings.TrimSuffix(info.Name(), logSuffix)))
+		delete(l.sizes, id)
 		errs = append(errs, os.Remove(filepath.Join(l.dir, info.Name())))
 	}
 	return errors.Join(errs...)

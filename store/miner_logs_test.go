@@ -69,11 +69,39 @@ func TestTaskLogs(t *testing.T) {
 	if got, _ := readLog(t, l, 0); got != "hello again" {
 		t.Fatalf("after the crash: %q", got)
 	}
-	if err := l.ForgetBefore(time.Now().Add(time.Hour), 1<<20); err != nil {
+	if err := l.Forget("t"); err != nil {
 		t.Fatal(err)
 	}
 	if size, err := l.Size("t"); size != 0 || err != nil {
 		t.Fatalf("forgotten log: %d %v", size, err)
+	}
+}
+
+// TestTaskLogsCutTailIsGone: a record that a crash cut off is followed by a shorter one; what lay behind it must not read
+// like records after the next start.
+func TestTaskLogsCutTailIsGone(t *testing.T) {
+	dir := t.TempDir()
+	l, err := OpenTaskLogs(dir)
+	must(t, err)
+	tail := bytes.Repeat([]byte{byte(basilica.Stderr), 0, 0, 0, 1, 'x'}, 50) // reads like records wherever one begins
+	must(t, l.Append("t", basilica.LogChunk{Stream: basilica.Stdout, Data: []byte("one ")}))
+	must(t, l.Append("t", basilica.LogChunk{Offset: 4, Stream: basilica.Stdout, Data: tail}))
+	info, err := os.Stat(l.path("t"))
+	must(t, err)
+	must(t, os.Truncate(l.path("t"), info.Size()-1))
+	for _, again := range []string{"2", "3"} {
+		if l, err = OpenTaskLogs(dir); err != nil {
+			t.Fatal(err)
+		}
+		size, err := l.Size("t")
+		must(t, err)
+		must(t, l.Append("t", basilica.LogChunk{Offset: size, Stream: basilica.Stdout, Data: []byte(again)}))
+	}
+	if l, err = OpenTaskLogs(dir); err != nil {
+		t.Fatal(err)
+	}
+	if got, _ := readLog(t, l, 0); got != "one 23" {
+		t.Errorf("log %q", got)
 	}
 }
 
@@ -92,10 +120,10 @@ func TestTaskLogsForgetTheOldestFirst(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if err := l.ForgetBefore(start, 250); err != nil {
+	if err := l.Shrink(250, func(id basilica.TaskID) bool { return id == "old" }); err != nil {
 		t.Fatal(err)
 	}
-	for id, want := range map[basilica.TaskID]int64{"old": 0, "middle": 100, "new": 100} {
+	for id, want := range map[basilica.TaskID]int64{"old": 100, "middle": 0, "new": 100} {
 		if size, err := l.Size(id); size != want || err != nil {
 			t.Errorf("%s has %d bytes, %v; want %d", id, size, err, want)
 		}

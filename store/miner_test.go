@@ -14,18 +14,49 @@ import (
 
 var start = time.Date(2026, 11, 25, 12, 0, 0, 0, time.UTC)
 
+// hands are a machine's clock, which a test can set, and the time that really passes.
+type hands struct {
+	wall time.Time
+	run  time.Duration
+}
+
+func (h *hands) now() time.Time { return h.wall }
+
+// pass lets time go by.
+func (h *hands) pass(d time.Duration) {
+	h.wall = h.wall.Add(d)
+	h.run += d
+}
+
+// step sets the machine's clock.
+func (h *hands) step(d time.Duration) { h.wall = h.wall.Add(d) }
+
+// openAt opens a miner's database by h.
+func (h *hands) openAt(t *testing.T, dir string) *Miner {
+	t.Helper()
+	m, err := OpenMiner(context.Background(), dir, h.now)
+	must(t, err)
+	from := h.run
+	m.clock.passed = func() time.Duration { return h.run - from }
+	return m
+}
+
 func openMiner(t *testing.T) *Miner {
 	t.Helper()
-	m, err := OpenMiner(context.Background(), t.TempDir(), func() time.Time { return start })
-	if err != nil {
-		t.Fatal(err)
-	}
+	m, _ := openMinerBy(t)
+	return m
+}
+
+func openMinerBy(t *testing.T) (*Miner, *hands) {
+	t.Helper()
+	h := &hands{wall: start}
+	m := h.openAt(t, t.TempDir())
 	t.Cleanup(func() {
 		if err := m.Close(); err != nil {
 			t.Error(err)
 		}
 	})
-	return m
+	return m, h
 }
 
 func must(t *testing.T, err error) {
@@ -88,7 +119,8 @@ func TestTokenSpentOnce(t *testing.T) {
 }
 
 func TestEnrollRefusals(t *testing.T) {
-	ctx, m := context.Background(), openMiner(t)
+	ctx := context.Background()
+	m, h := openMinerBy(t)
 	for i := range 4 {
 		must(t, m.AddToken(ctx, basilica.TokenRecord{Hash: basilica.Digest{byte(i)}, Created: start, Expires: start.Add(time.Hour)}))
 	}
@@ -96,9 +128,6 @@ func TestEnrollRefusals(t *testing.T) {
 	wantCode(t, m.Enroll(ctx, basilica.Digest{9}, member("b", 2)), "TOKEN_UNKNOWN")
 	wantCode(t, m.Enroll(ctx, basilica.Digest{1}, member("a", 2)), "EXECUTOR_NAME_TAKEN")
 	wantCode(t, m.Enroll(ctx, basilica.Digest{1}, member("b", 1)), "EXECUTOR_KEY_KNOWN")
-	late := member("b", 2)
-	late.Enrolled = start.Add(time.Hour)
-	wantCode(t, m.Enroll(ctx, basilica.Digest{1}, late), "TOKEN_EXPIRED")
 	must(t, m.Enroll(ctx, basilica.Digest{1}, member("b", 2))) // a refusal spends nothing
 	moved := member("a", 1)
 	moved.Addr = "h:9"
@@ -107,41 +136,46 @@ func TestEnrollRefusals(t *testing.T) {
 		t.Errorf("enrolled again: %+v %v", e, err)
 	}
 	must(t, m.RevokeToken(ctx, basilica.Digest{3}.String()[:12], start))
-	_, err := m.Token(ctx, basilica.Digest{3}, start)
+	_, err := m.Token(ctx, basilica.Digest{3})
 	wantCode(t, err, "TOKEN_EXPIRED")
+	must(t, m.AddToken(ctx, basilica.TokenRecord{Hash: basilica.Digest{4}, Created: start, Expires: start.Add(time.Hour)}))
+	h.pass(time.Hour)
+	wantCode(t, m.Enroll(ctx, basilica.Digest{4}, member("c", 3)), "TOKEN_EXPIRED")
 }
 
 func TestAddTask(t *testing.T) {
-	ctx, m := context.Background(), openMiner(t)
+	ctx := context.Background()
+	m, h := openMinerBy(t)
 	input := basilica.TaskFile{Name: "in", Blob: basilica.Blob{SHA256: basilica.Digest{7}, Size: 3}}
 	spec := basilica.TaskSpec{Image: "i", Inputs: []basilica.TaskFile{input}}
-	_, err := m.AddTask(ctx, record(1, "alice", spec), 2)
+	_, err := m.AddTask(ctx, record(1, "alice", spec), 2, 1000)
 	wantCode(t, err, "INPUT_MISSING")
-	must(t, m.OwnBlob(ctx, "bob", input.Blob, start))
-	_, err = m.AddTask(ctx, record(1, "alice", spec), 2)
+	must(t, m.OwnBlob(ctx, "bob", input.Blob))
+	_, err = m.AddTask(ctx, record(1, "alice", spec), 2, 1000)
 	wantCode(t, err, "INPUT_MISSING")
-	must(t, m.OwnBlob(ctx, "alice", input.Blob, start))
-	first, err := m.AddTask(ctx, record(1, "alice", spec), 2)
+	must(t, m.OwnBlob(ctx, "alice", input.Blob))
+	first, err := m.AddTask(ctx, record(1, "alice", spec), 2, 1000)
 	must(t, err)
 
 	again := record(1, "alice", spec)
 	again.ID = "other"
-	same, err := m.AddTask(ctx, again, 2)
+	same, err := m.AddTask(ctx, again, 2, 1000)
 	if err != nil || same.ID != first.ID {
 		t.Errorf("same key, same spec: %v %v", same.ID, err)
 	}
-	_, err = m.AddTask(ctx, record(1, "alice", basilica.TaskSpec{Image: "j"}), 2)
+	_, err = m.AddTask(ctx, record(1, "alice", basilica.TaskSpec{Image: "j"}), 2, 1000)
 	wantCode(t, err, "IDEMPOTENCY_KEY")
 	other := record(1, "bob", basilica.TaskSpec{Image: "j"})
 	other.ID = "bobs"
-	_, err = m.AddTask(ctx, other, 2)
+	_, err = m.AddTask(ctx, other, 2, 1000)
 	must(t, err)
-	_, err = m.AddTask(ctx, record(2, "alice", basilica.TaskSpec{Image: "j"}), 2)
+	_, err = m.AddTask(ctx, record(2, "alice", basilica.TaskSpec{Image: "j"}), 2, 1000)
 	must(t, err)
-	_, err = m.AddTask(ctx, record(3, "alice", basilica.TaskSpec{Image: "j"}), 2)
+	_, err = m.AddTask(ctx, record(3, "alice", basilica.TaskSpec{Image: "j"}), 2, 1000)
 	wantCode(t, err, "TASK_QUOTA")
 
-	n, err := m.ForgetBlobs(ctx, start.Add(time.Hour), 10, func(basilica.Digest) error { t.Error("an open task's blob was dropped"); return nil })
+	h.pass(2 * time.Hour)
+	n, err := m.ForgetBlobs(ctx, time.Hour, 10, func(basilica.Digest) error { t.Error("an open task's blob was dropped"); return nil })
 	if n != 0 || err != nil {
 		t.Errorf("forgot %d: %v", n, err)
 	}
@@ -151,7 +185,7 @@ func TestClaimOnce(t *testing.T) {
 	ctx, m := context.Background(), openMiner(t)
 	const tasks = 40
 	for i := range tasks {
-		_, err := m.AddTask(ctx, record(i, "c", basilica.TaskSpec{Image: "i"}), tasks)
+		_, err := m.AddTask(ctx, record(i, "c", basilica.TaskSpec{Image: "i"}), tasks, 1000)
 		must(t, err)
 		must(t, m.Place(ctx, basilica.TaskID(fmt.Sprintf("t%d", i)), "e", start))
 	}
@@ -161,7 +195,7 @@ func TestClaimOnce(t *testing.T) {
 	for w := range 8 {
 		wg.Go(func() {
 			for {
-				got, err := m.Claim(ctx, fmt.Sprint(w), start, start.Add(time.Minute), 3)
+				got, err := m.Claim(ctx, fmt.Sprint(w), time.Minute, 3)
 				if err != nil {
 					t.Error(err)
 				}
@@ -188,26 +222,32 @@ func TestClaimOnce(t *testing.T) {
 }
 
 func TestFencing(t *testing.T) {
-	ctx, m := context.Background(), openMiner(t)
-	_, err := m.AddTask(ctx, record(1, "c", basilica.TaskSpec{Image: "i"}), 1)
+	ctx := context.Background()
+	m, h := openMinerBy(t)
+	_, err := m.AddTask(ctx, record(1, "c", basilica.TaskSpec{Image: "i"}), 1, 1000)
 	must(t, err)
 	must(t, m.Place(ctx, "t1", "e", start))
 	wantCode(t, m.Place(ctx, "t1", "f", start), "TASK_NOT_QUEUED")
-	claim := func(at time.Time) basilica.TaskRecord {
+	claim := func() basilica.TaskRecord {
 		t.Helper()
-		got, err := m.Claim(ctx, "w", at, at.Add(time.Minute), 1)
+		got, err := m.Claim(ctx, "w", time.Minute, 1)
 		must(t, err)
 		if len(got) != 1 || got[0].Attempt != 1 || got[0].State != basilica.TaskPlaced {
 			t.Fatalf("claimed %+v", got)
 		}
 		return got[0]
 	}
-	old := claim(start)
-	now := claim(start.Add(time.Minute))
-	wantCode(t, m.Accept(ctx, "t1", old.Fence, nil, start), "TASK_FENCED")
-	wantCode(t, m.Requeue(ctx, "t1", old.Fence, start, basilica.Reason{}, false), "TASK_FENCED")
-	must(t, m.Accept(ctx, "t1", now.Fence, []string{"g"}, start.Add(time.Minute)))
-	wantCode(t, m.Requeue(ctx, "t1", now.Fence, start, basilica.Reason{}, false), "TASK_ACCEPTED")
+	old := claim()
+	h.pass(time.Minute)
+	now := claim()
+	wantCode(t, m.Offer(ctx, "t1", old.Fence, 0), "TASK_FENCED")
+	wantCode(t, m.Accept(ctx, "t1", old.Fence, nil, 0), "TASK_FENCED")
+	wantCode(t, m.Refused(ctx, "t1", old.Fence, 0, basilica.Reason{}), "TASK_FENCED")
+	wantCode(t, m.Withdraw(ctx, "t1", old.Fence, basilica.Reason{}), "TASK_FENCED")
+	wantCode(t, m.Retry(ctx, "t1", old.Fence, 0, basilica.Reason{}, 0, false, false), "TASK_FENCED")
+	must(t, m.Accept(ctx, "t1", now.Fence, []string{"g"}, time.Minute))
+	wantCode(t, m.Refused(ctx, "t1", now.Fence, 0, basilica.Reason{}), "TASK_ACCEPTED")
+	wantCode(t, m.Withdraw(ctx, "t1", now.Fence, basilica.Reason{}), "TASK_ACCEPTED")
 
 	ended, code := start.Add(time.Hour), 3
 	now.State, now.Ended, now.ExitCode, now.LogBytes = basilica.TaskFailed, &ended, &code, 9
@@ -231,7 +271,8 @@ func TestFencing(t *testing.T) {
 	if left, err := m.Unreleased(ctx, 10); len(left) != 0 || err != nil {
 		t.Errorf("unreleased %+v %v", left, err)
 	}
-	n, err := m.ForgetBlobs(ctx, ended.Add(time.Hour), 10, func(basilica.Digest) error { return nil })
+	h.pass(2 * time.Hour)
+	n, err := m.ForgetBlobs(ctx, time.Hour, 10, func(basilica.Digest) error { return nil })
 	if n != 1 || err != nil {
 		t.Errorf("forgot %d: %v", n, err)
 	}
@@ -239,40 +280,40 @@ func TestFencing(t *testing.T) {
 
 func TestBeat(t *testing.T) {
 	ctx, m := context.Background(), openMiner(t)
-	_, err := m.Beat(ctx, "e", basilica.LastBeat{At: start}, nil, start)
+	_, err := m.Beat(ctx, "e", basilica.LastBeat{At: start}, nil, basilica.Digest{}, 0)
 	wantCode(t, err, "EXECUTOR_UNKNOWN")
 	must(t, m.AddToken(ctx, basilica.TokenRecord{Created: start, Expires: start.Add(time.Hour)}))
 	must(t, m.Enroll(ctx, basilica.Digest{}, member("e", 1)))
 	place := func(n int) basilica.TaskRecord {
 		t.Helper()
-		_, err := m.AddTask(ctx, record(n, "c", basilica.TaskSpec{Image: "i"}), 10)
+		_, err := m.AddTask(ctx, record(n, "c", basilica.TaskSpec{Image: "i"}), 10, 1000)
 		must(t, err)
 		must(t, m.Place(ctx, basilica.TaskID(fmt.Sprintf("t%d", n)), "e", start))
-		got, err := m.Claim(ctx, "w", start, start.Add(time.Minute), 1)
+		got, err := m.Claim(ctx, "w", time.Minute, 1)
 		must(t, err)
 		return got[0]
 	}
 	running, unwanted, refused := place(1), place(2), place(3)
-	must(t, m.Accept(ctx, running.ID, running.Fence, nil, start))
-	must(t, m.Accept(ctx, unwanted.ID, unwanted.Fence, nil, start))
+	must(t, m.Accept(ctx, running.ID, running.Fence, nil, time.Second))
+	must(t, m.Accept(ctx, unwanted.ID, unwanted.Fence, nil, time.Second))
 	_, err = m.WantCancel(ctx, "c", unwanted.ID, basilica.Reason{Code: "CANCELLED"}, start)
 	must(t, err)
-	must(t, m.Requeue(ctx, refused.ID, refused.Fence, start, basilica.Reason{Code: "X"}, false))
-	must(t, m.AddGrant(ctx, basilica.GrantRecord{ID: "g", Validator: "v", Executors: []basilica.ExecutorID{"e", "f"}, Issued: start, Expires: start.Add(time.Minute)}, start.Add(-time.Minute), 1))
-	wantCode(t, m.AddGrant(ctx, basilica.GrantRecord{ID: "h", Validator: "v", Issued: start}, start.Add(-time.Minute), 1), "GRANT_RATE")
+	must(t, m.Retry(ctx, refused.ID, refused.Fence, 0, basilica.Reason{Code: "X"}, 0, true, true))
+	must(t, m.AddGrant(ctx, basilica.GrantRecord{ID: "g", Validator: "v", Executors: []basilica.ExecutorID{"e", "f"}, Issued: start, Expires: start.Add(time.Minute)}, time.Minute, 1))
+	wantCode(t, m.AddGrant(ctx, basilica.GrantRecord{ID: "h", Validator: "v", Issued: start}, time.Minute, 1), "GRANT_RATE")
 	must(t, m.RevokeGrant(ctx, "g"))
-	must(t, m.SetDrain(ctx, "e", true))
+	must(t, m.SetDrain(ctx, "e", true, time.Time{}))
 
-	lease := start.Add(30 * time.Second)
+	const lease = 30 * time.Second
 	reply, err := m.Beat(ctx, "e", basilica.LastBeat{At: start, Clock: -time.Second, Version: "v1", Health: basilica.Health{OK: true, MaxTasks: 3}},
-		[]basilica.GPU{{Kind: basilica.GPUSoftware, UUID: "u"}}, lease)
+		[]basilica.GPU{{Kind: basilica.GPUSoftware, UUID: "u"}}, basilica.Digest{}, lease)
 	must(t, err)
 	if len(reply.Renew) != 2 || len(reply.Cancel) != 2 || len(reply.Revoked) != 1 || !reply.Drain {
 		t.Errorf("reply %+v", reply)
 	}
 	got, err := m.Task(ctx, running.ID)
-	if err != nil || !got.LeaseUntil.Equal(lease) {
-		t.Errorf("lease until %v %v", got.LeaseUntil, err)
+	if err != nil || got.LeaseLeft != lease {
+		t.Errorf("lease for %v %v", got.LeaseLeft, err)
 	}
 	e, err := m.Member(ctx, "e")
 	must(t, err)
@@ -291,7 +332,7 @@ func TestBeat(t *testing.T) {
 
 func TestCancelStates(t *testing.T) {
 	ctx, m := context.Background(), openMiner(t)
-	_, err := m.AddTask(ctx, record(1, "c", basilica.TaskSpec{Image: "i"}), 1)
+	_, err := m.AddTask(ctx, record(1, "c", basilica.TaskSpec{Image: "i"}), 1, 1000)
 	must(t, err)
 	_, err = m.WantCancel(ctx, "other", "t1", basilica.Reason{}, start)
 	wantCode(t, err, "TASK_UNKNOWN")
@@ -307,23 +348,34 @@ func TestCancelStates(t *testing.T) {
 }
 
 func TestForgetTasks(t *testing.T) {
-	ctx, m := context.Background(), openMiner(t)
+	ctx := context.Background()
+	m, h := openMinerBy(t)
 	must(t, m.AddToken(ctx, basilica.TokenRecord{Created: start, Expires: start.Add(time.Hour)}))
 	must(t, m.Enroll(ctx, basilica.Digest{}, member("e", 1)))
 	for n := 1; n <= 3; n++ {
-		_, err := m.AddTask(ctx, record(n, "c", basilica.TaskSpec{Image: "i"}), 10)
+		_, err := m.AddTask(ctx, record(n, "c", basilica.TaskSpec{Image: "i"}), 10, 1000)
 		must(t, err)
 	}
 	// t1 ended long ago on an executor, t2 lately, t3 is open.
 	must(t, m.Place(ctx, "t1", "e", start))
-	got, err := m.Claim(ctx, "w", start, start.Add(time.Minute), 1)
+	got, err := m.Claim(ctx, "w", time.Minute, 1)
 	must(t, err)
 	ended := start
 	got[0].State, got[0].Ended = basilica.TaskFailed, &ended
 	must(t, m.End(ctx, got[0], false))
-	_, err = m.WantCancel(ctx, "c", "t2", basilica.Reason{Code: "CANCELLED"}, start.Add(time.Hour))
+	h.pass(time.Hour)
+	_, err = m.WantCancel(ctx, "c", "t2", basilica.Reason{Code: "CANCELLED"}, h.now())
 	must(t, err)
-	must(t, m.ForgetTasks(ctx, start.Add(time.Minute), 10))
+	must(t, m.ForgetTasks(ctx, time.Minute, 10))
+	if _, err := m.Task(ctx, "t1"); err != nil {
+		t.Errorf("a task was forgotten before its log: %v", err)
+	}
+	var dropped []basilica.TaskID
+	must(t, m.ForgetLogs(ctx, time.Minute, 10, func(id basilica.TaskID) error { dropped = append(dropped, id); return nil }))
+	if len(dropped) != 1 || dropped[0] != "t1" {
+		t.Errorf("logs forgotten: %v", dropped)
+	}
+	must(t, m.ForgetTasks(ctx, time.Minute, 10))
 	left, _, err := m.TasksOf(ctx, "c", basilica.TaskQuery{})
 	if err != nil || len(left) != 2 || left[0].ID != "t3" || left[1].ID != "t2" {
 		t.Errorf("left %+v, %v", left, err)
@@ -354,10 +406,10 @@ func TestReopenFreesClaims(t *testing.T) {
 	now := func() time.Time { return start }
 	m, err := OpenMiner(ctx, dir, now)
 	must(t, err)
-	_, err = m.AddTask(ctx, record(1, "c", basilica.TaskSpec{Image: "i"}), 1)
+	_, err = m.AddTask(ctx, record(1, "c", basilica.TaskSpec{Image: "i"}), 1, 1000)
 	must(t, err)
 	must(t, m.Place(ctx, "t1", "e", start))
-	first, err := m.Claim(ctx, "w", start, start.Add(time.Hour), 1)
+	first, err := m.Claim(ctx, "w", time.Hour, 1)
 	must(t, err)
 	_, err = OpenMiner(ctx, dir, now)
 	wantCode(t, err, "DATA_IN_USE")
@@ -365,7 +417,7 @@ func TestReopenFreesClaims(t *testing.T) {
 	m, err = OpenMiner(ctx, dir, now)
 	must(t, err)
 	defer m.Close()
-	second, err := m.Claim(ctx, "w", start, start.Add(time.Hour), 1)
+	second, err := m.Claim(ctx, "w", time.Hour, 1)
 	must(t, err)
 	if len(second) != 1 || second[0].Fence <= first[0].Fence {
 		t.Errorf("claims after reopening: %+v", second)
@@ -375,17 +427,14 @@ func TestReopenFreesClaims(t *testing.T) {
 // TestGrantsOfOneValidatorAreBounded: whoever has a permit must not fill the miner's disk with what it once opened.
 func TestGrantsOfOneValidatorAreBounded(t *testing.T) {
 	ctx := context.Background()
-	m, err := OpenMiner(ctx, t.TempDir(), time.Now)
-	must(t, err)
-	defer m.Close()
-	start := time.Unix(1_700_000_000, 0)
+	m, h := openMinerBy(t)
 	grant := func(id, validator string, at time.Time) basilica.GrantRecord {
 		return basilica.GrantRecord{ID: basilica.GrantID(id), Validator: basilica.Hotkey(validator), Executors: []basilica.ExecutorID{"e"}, Issued: at, Expires: at.Add(time.Second)}
 	}
-	must(t, m.AddGrant(ctx, grant("other", "w", start), start, 1))
+	must(t, m.AddGrant(ctx, grant("other", "w", start), time.Second, 1))
 	for i := range maxGrantsKept + 3 {
-		at := start.Add(time.Duration(i) * time.Minute)
-		must(t, m.AddGrant(ctx, grant(fmt.Sprint(i), "v", at), at, 1))
+		h.pass(time.Minute)
+		must(t, m.AddGrant(ctx, grant(fmt.Sprint(i), "v", h.now()), time.Second, 1))
 	}
 	kept, err := m.GrantsOf(ctx, "e", 2*maxGrantsKept)
 	must(t, err)

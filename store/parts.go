@@ -138,7 +138,7 @@ func (p *part) begin(b *Blobs, blob basilica.Blob, offset, room int64) (turn uin
 		return 0, nil, noBlobSpace(b.max-room, b.max, blob.Size-p.size)
 	}
 	if file, err = os.OpenFile(p.path, os.O_RDWR|os.O_CREATE, 0o600); err != nil {
-		return 0, nil, fmt.Errorf("open upload: %w", err)
+		return 0, nil, fileError(b.dir, fmt.Errorf("open upload: %w", err))
 	}
 	if p.sum == nil || offset < p.size {
 		p.sum = sha256.New()
@@ -149,7 +149,7 @@ func (p *part) begin(b *Blobs, blob basilica.Blob, offset, room int64) (turn uin
 	}
 	if err := file.Truncate(offset); err != nil {
 		p.sum = nil
-		return 0, nil, errors.Join(fmt.Errorf("cut upload: %w", err), file.Close())
+		return 0, nil, errors.Join(fileError(b.dir, fmt.Errorf("cut upload: %w", err)), file.Close())
 	}
 	b.free(p.size - offset)
 	p.size = offset
@@ -178,7 +178,7 @@ func (w partWriter) Write(data []byte) (int, error) {
 	}
 	if _, err := w.file.WriteAt(data, w.p.size); err != nil {
 		w.b.free(int64(len(data)))
-		return 0, fmt.Errorf("write upload: %w", err)
+		return 0, fileError(w.b.dir, fmt.Errorf("write upload: %w", err))
 	}
 	w.p.sum.Write(data)
 	w.p.size += int64(len(data))
@@ -203,7 +203,7 @@ func (b *Blobs) Finish(owner basilica.Hotkey, blob basilica.Blob) error {
 		return errors.Join(blobMismatch(blob.SHA256), b.drop(name, p))
 	}
 	if err := syncFile(p.path); err != nil {
-		return fmt.Errorf("store blob: %w", err)
+		return fileError(b.dir, fmt.Errorf("store blob: %w", err))
 	}
 	kept, err := b.link(p.path, b.Path(blob.SHA256))
 	if err != nil {

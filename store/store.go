@@ -19,7 +19,6 @@ import (
 
 	"github.com/pressly/goose/v3"
 	"golang.org/x/sys/unix"
-	"modernc.org/sqlite"
 
 	"basilica"
 	"basilica/internal/crashpoint"
@@ -34,19 +33,20 @@ type DB struct {
 	write *sql.DB
 	read  *sql.DB
 	lock  *os.File
+	dir   string
 }
 
 // open takes the lock of dir, opens dir/ROLE.sqlite and brings its schema to this version. A directory that another
 // process holds is a Conflict, a schema newer than this program Invalid.
 func open(ctx context.Context, dir, role string) (_ *DB, err error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, fmt.Errorf("make data directory: %w", err)
+		return nil, fileError(dir, fmt.Errorf("make data directory: %w", err))
 	}
 	lock, err := lockDir(dir, role)
 	if err != nil {
 		return nil, err
 	}
-	db := &DB{lock: lock}
+	db := &DB{lock: lock, dir: dir}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, db.Close())
@@ -55,7 +55,7 @@ func open(ctx context.Context, dir, role string) (_ *DB, err error) {
 	path := filepath.Join(dir, role+".sqlite")
 	file, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
-		return nil, fmt.Errorf("open database: %w", err)
+		return nil, fileError(dir, fmt.Errorf("open database: %w", err))
 	}
 	if err := file.Close(); err != nil {
 		return nil, fmt.Errorf("open database: %w", err)
@@ -68,7 +68,7 @@ func open(ctx context.Context, dir, role string) (_ *DB, err error) {
 	}
 	db.write.SetMaxOpenConns(1)
 	if err := migrate(ctx, db.write, role); err != nil {
-		return nil, err
+		return nil, mappedIn(dir, err)
 	}
 	if db.read, err = sql.Open("sqlite", name+"?"+readPragmas); err != nil {
 		return nil, fmt.Errorf("open database for reading: %w", err)
@@ -81,7 +81,7 @@ func lockDir(dir, role string) (*os.File, error) {
 	path := filepath.Join(dir, role+".lock")
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
-		return nil, fmt.Errorf("open lock: %w", err)
+		return nil, fileError(dir, fmt.Errorf("open lock: %w", err))
 	}
 	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		holder, _ := io.ReadAll(io.LimitReader(f, 16))
@@ -140,14 +140,14 @@ func (db *DB) Close() error {
 func (db *DB) tx(ctx context.Context, f func(*sql.Tx) error) error {
 	tx, err := db.write.BeginTx(ctx, nil)
 	if err != nil {
-		return mapped(fmt.Errorf("begin transaction: %w", err))
+		return mappedIn(db.dir, fmt.Errorf("begin transaction: %w", err))
 	}
 	if err := f(tx); err != nil {
-		return mapped(errors.Join(err, ignoreDone(tx.Rollback())))
+		return mappedIn(db.dir, errors.Join(err, ignoreDone(tx.Rollback())))
 	}
 	crashpoint.HitCaller(1, "commit.before")
 	if err := tx.Commit(); err != nil {
-		return mapped(fmt.Errorf("commit: %w", err))
+		return mappedIn(db.dir, fmt.Errorf("commit: %w", err))
 	}
 	crashpoint.HitCaller(1, "commit.after")
 	return nil
@@ -156,38 +156,6 @@ func (db *DB) tx(ctx context.Context, f func(*sql.Tx) error) error {
 func ignoreDone(err error) error {
 	if errors.Is(err, sql.ErrTxDone) {
 		return nil
-	}
-	return err
-}
-
-// SQLite's extended result codes, from its documentation.
-const (
-	codeFull       = 13
-	codeBusy       = 5
-	codePrimaryKey = 1555
-	codeUnique     = 2067
-)
-
-// mapped gives the kind of a database error: a duplicate key is a Conflict, a full disk Exhausted, a locked file
-// Unavailable, a missing row NotFound.
-func mapped(err error) error {
-	if err == nil || basilica.CodeOf(err) != "" {
-		return err
-	}
-	if errors.Is(err, sql.ErrNoRows) {
-		return basilica.E(basilica.NotFound, "NO_SUCH_ROW", "the stored thing does not exist", "").With(err)
-	}
-	var e *sqlite.Error
-	if !errors.As(err, &e) {
-		return err
-	}
-	switch code := e.Code(); {
-	case code == codePrimaryKey || code == codeUnique:
-		return basilica.E(basilica.Conflict, "ALREADY_STORED", "that key is stored already", "").With(err)
-	case code&0xff == codeFull:
-		return basilica.E(basilica.Exhausted, "DISK_FULL", "the disk of the data directory is full", "free space on it; nothing that was confirmed is lost").With(err)
-	case code&0xff == codeBusy:
-		return basilica.E(basilica.Unavailable, "DATABASE_LOCKED", "the database stayed locked for five seconds", "find the other program that has it open").With(err)
 	}
 	return err
 }

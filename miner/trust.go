@@ -1,0 +1,186 @@
+package miner
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	"basilica"
+	"basilica/pki"
+)
+
+// trust is what executors are to believe now.
+func (m *Miner) trust() basilica.Trust {
+	return basilica.Trust{FleetCAs: m.Authority.FleetCAs(), SSHCAs: m.Authority.SSHCAKeys(), JWTKeys: m.Authority.JWTPublicKeys()}
+}
+
+// Known refuses an executor that is not enrolled (EXECUTOR_UNKNOWN) or was revoked (EXECUTOR_REVOKED), and a certificate
+// that is not the one which it was given last, nor the one that it showed for that (CERTIFICATE_REPLACED).
+func (m *Miner) Known(ctx context.Context, id basilica.ExecutorID, cert []byte) error {
+	e, err := m.Store.Member(ctx, id)
+	if err != nil {
+		return err
+	}
+	return e.Admits(cert)
+}
+
+// Renew implements basilica.Fleet.
+func (m *Miner) Renew(ctx context.Context, executor basilica.ExecutorID, req basilica.RenewRequest) (basilica.Renewal, error) {
+	spki, err := pki.CSRKey(req.CSR)
+	if err != nil {
+		return basilica.Renewal{}, basilica.E(basilica.Invalid, "RENEW_INVALID", "the certificate request is not valid", "use the same version of basilica on both machines").With(err)
+	}
+	e, err := m.Store.Member(ctx, executor)
+	if err != nil {
+		return basilica.Renewal{}, err
+	}
+	if !bytes.Equal(spki, e.KeySPKI) {
+		return basilica.Renewal{}, basilica.E(basilica.Denied, "RENEW_KEY", fmt.Sprintf("executor %s was enrolled with another key", executor), "join it again with a new token: basilica token create")
+	}
+	cert, err := m.Authority.IssueExecutor(req.CSR, string(executor), m.Now())
+	if err != nil {
+		return basilica.Renewal{}, fmt.Errorf("issue certificate: %w", err)
+	}
+	trust := m.trust()
+	if err := m.Store.RenewCertificate(ctx, executor, req.Certificate, cert); err != nil {
+		return basilica.Renewal{}, err
+	}
+	m.Log.InfoContext(ctx, "certificate renewed", "executor", executor)
+	return basilica.Renewal{Certificate: cert, Trust: trust}, nil
+}
+
+// RotateKeys begins to replace the authority's keys, unless that is under way, and says where it stands.
+func (m *Miner) RotateKeys(ctx context.Context) (basilica.RotationView, error) {
+	if phase, _ := m.Authority.Rotation(); phase == pki.PhaseNone {
+		if err := m.Authority.BeginRotation(); err != nil {
+			return basilica.RotationView{}, err
+		}
+		m.Log.InfoContext(ctx, "rotation of the authority's keys begun")
+	}
+	return m.Rotation(ctx)
+}
+
+// Rotation says where the replacement of the authority's keys stands.
+func (m *Miner) Rotation(ctx context.Context) (basilica.RotationView, error) {
+	phase, switched := m.Authority.Rotation()
+	v := basilica.RotationView{Phase: string(phase), Waiting: []basilica.ExecutorID{}}
+	if phase == pki.PhaseNone {
+		return v, nil
+	}
+	if phase == pki.PhaseSwitched {
+		at := switched.Add(pki.RotationOverlap)
+		v.NextStep = &at
+		return v, nil
+	}
+	members, err := m.Store.Members(ctx)
+	if err != nil {
+		return v, fmt.Errorf("list executors: %w", err)
+	}
+	want := m.trust().Digest()
+	for _, e := range members {
+		if e.Revoked == nil && e.Trust != want {
+			v.Waiting = append(v.Waiting, e.Executor)
+		}
+	}
+	return v, nil
+}
+
+// rotate takes the steps of a rotation as they fall due, until ctx ends. Where it stands is in the authority's file, so
+// that a miner that was killed goes on.
+func (m *Miner) rotate(ctx context.Context) error {
+	for {
+		if err := m.rotateStep(ctx); err != nil && ctx.Err() == nil {
+			m.Log.ErrorContext(ctx, "rotate the authority's keys", "err", err)
+		}
+		if err := rest(ctx, m.cfg.Tick); err != nil {
+			return err
+		}
+	}
+}
+
+func (m *Miner) rotateStep(ctx context.Context) error {
+	phase, switched := m.Authority.Rotation()
+	now := m.Now()
+	switch phase {
+	case pki.PhaseAnnounced:
+		v, err := m.Rotation(ctx)
+		if err != nil || len(v.Waiting) > 0 {
+			return err
+		}
+		if err := m.Authority.SwitchRotation(now); err != nil {
+			return err
+		}
+		// They name the authority that the fleet door shows no more.
+		ended, err := m.Store.RevokeTokens(ctx, now)
+		m.Log.InfoContext(ctx, "the authority's new keys sign from now on", "unused_tokens_ended", ended)
+		return err
+	case pki.PhaseSwitched:
+		// A clock that was set back does not keep the old keys for ever.
+		if since := now.Sub(switched); since > -pki.RotationOverlap && since < pki.RotationOverlap {
+			return nil
+		}
+		if err := m.Authority.EndRotation(); err != nil {
+			return err
+		}
+		m.Log.InfoContext(ctx, "the authority's old keys are forgotten")
+	}
+	return nil
+}
+
+// twins tells two processes that speak under one identity apart: whoever was heard, then followed by another, and is heard
+// again has a twin. A restarted executor is not heard again under its old instance.
+type twins struct {
+	mu sync.Mutex
+	by map[basilica.ExecutorID]*speaker
+}
+
+type speaker struct {
+	instance string
+	last     time.Time
+	before   string // the instance that instance followed
+
+	twin     string // the second instance: refused while the first is heard
+	twinFrom string
+	twinAt   time.Time
+}
+
+// judge refuses the second of two (IDENTITY_TWICE).
+func (w *twins) judge(id basilica.ExecutorID, beat basilica.Heartbeat, now time.Time, ttl time.Duration) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	s := w.by[id]
+	if s == nil {
+		s = &speaker{instance: beat.Instance}
+		w.by[id] = s
+	}
+	switch beat.Instance {
+	case s.instance:
+	case s.before:
+		// The first speaks again: the one that followed it is the second.
+		s.twin, s.twinAt, s.twinFrom = s.instance, now, "an address not yet known"
+		s.instance, s.before = beat.Instance, ""
+	case s.twin:
+		if now.Sub(s.last).Abs() <= ttl {
+			s.twinAt, s.twinFrom = now, beat.From
+			return basilica.E(basilica.Conflict, "IDENTITY_TWICE", fmt.Sprintf("another machine speaks as executor %s already", id),
+				"where this disk is a copy, empty the data directory and join with a token of its own; else stop the copy")
+		}
+		s.instance, s.before, s.twin = beat.Instance, s.instance, ""
+	default:
+		s.instance, s.before = beat.Instance, s.instance
+	}
+	s.last = now
+	return nil
+}
+
+// of gives where the refused second was heard from lately; "" where there is none.
+func (w *twins) of(id basilica.ExecutorID, now time.Time, ttl time.Duration) string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if s := w.by[id]; s != nil && s.twin != "" && now.Sub(s.twinAt).Abs() <= ttl {
+		return s.twinFrom
+	}
+	return ""
+}
