@@ -28,6 +28,9 @@ const callTimeout = 30 * time.Second
 
 // Engine is one Docker engine on this machine. Its methods may be called at the same time.
 type Engine struct {
+	// Images is the policy on images; it is set before the first use.
+	Images Images
+
 	api *client.Client
 	log *slog.Logger
 

@@ -8,9 +8,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
-	"io"
 	"log/slog"
-	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -22,7 +20,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/google/go-containerregistry/pkg/registry"
 	"github.com/moby/moby/client"
 
 	"basilica"
@@ -486,57 +483,6 @@ func TestStopListRemove(t *testing.T) {
 	}
 }
 
-func TestImagesAreNamelessAndChecked(t *testing.T) {
-	e := engine(t)
-	name := fmt.Sprintf("localhost/basilica-test:%d", os.Getpid())
-	file := saved(t, []string{name}, nil)
-	id := load(t, e, file)
-	if _, err := e.EnsureImage(t.Context(), name, nil); basilica.CodeOf(err) != "IMAGE_NOT_FOUND" {
-		t.Errorf("a stranger's file took a name: %v", err)
-	}
-	if got, err := e.EnsureImage(t.Context(), id, nil); err != nil || got != id {
-		t.Errorf("by address: %s %v", got, err)
-	}
-	for _, ref := range []string{"", "a b", "no-such-image:1", "UPPER/case", "sha256:" + strings.Repeat("0", 64)} {
-		if _, err := e.EnsureImage(t.Context(), ref, nil); basilica.CodeOf(err) != "IMAGE_NOT_FOUND" {
-			t.Errorf("image %q: %v", ref, err)
-		}
-	}
-	for label, bad := range map[string][]byte{"nothing": nil, "text": []byte(strings.Repeat("no tar ", 200))} {
-		if _, err := e.LoadImage(t.Context(), bytes.NewReader(bad)); basilica.CodeOf(err) != "IMAGE_FILE" {
-			t.Errorf("%s: %v", label, err)
-		}
-	}
-}
-
-func TestMissingImageOfARegistry(t *testing.T) {
-	e := engine(t)
-	srv := httptest.NewServer(registry.New(registry.Logger(slog.NewLogLogger(slog.DiscardHandler, slog.LevelInfo))))
-	defer srv.Close()
-	ref := strings.TrimPrefix(srv.URL, "http://") + "/none@sha256:" + strings.Repeat("1", 64)
-	if _, err := e.EnsureImage(t.Context(), ref, nil); basilica.CodeOf(err) != "IMAGE_NOT_FOUND" {
-		t.Errorf("missing image: %v", err)
-	}
-	srv.Close()
-	if _, err := e.EnsureImage(t.Context(), ref, nil); basilica.CodeOf(err) != "IMAGE_REGISTRY" || basilica.KindOf(err) != basilica.Unavailable {
-		t.Errorf("registry away: %v", err)
-	}
-}
-
-func TestBinaryImage(t *testing.T) {
-	e := engine(t)
-	program := busybox(t)
-	var file bytes.Buffer
-	if err := BinaryImage(&file, "busybox-alone", bytes.NewReader(program), int64(len(program))); err != nil {
-		t.Fatal(err)
-	}
-	id := load(t, e, file.Bytes())
-	end, text, _ := job(t, e, id, nil, "/busybox-alone", "echo", "alone")
-	if end.ExitCode != 0 || text != "alone\n" {
-		t.Errorf("%+v %q", end, text)
-	}
-}
-
 func TestAbsentEngine(t *testing.T) {
 	e, err := New("unix://"+filepath.Join(t.TempDir(), "none.sock"), slog.New(slog.DiscardHandler))
 	if err != nil {
@@ -572,37 +518,4 @@ func TestUnmountAll(t *testing.T) {
 	if m, err := Mounted(root); err != nil || len(m) != 0 {
 		t.Errorf("mounted %v %v", m, err)
 	}
-}
-
-// FuzzImageFile gives the door for image files arbitrary bytes.
-func FuzzImageFile(f *testing.F) {
-	var b bytes.Buffer
-	if err := BinaryImage(&b, "x", strings.NewReader("hello"), 5); err != nil {
-		f.Fatal(err)
-	}
-	f.Add(b.Bytes())
-	f.Add([]byte("x"))
-	f.Fuzz(func(t *testing.T, file []byte) {
-		img, err := manifestOf(bytes.NewReader(file))
-		if err != nil {
-			return
-		}
-		var out bytes.Buffer
-		if err := nameless(&out, bytes.NewReader(file), img); err != nil {
-			return
-		}
-		r := tar.NewReader(&out)
-		for {
-			h, err := r.Next()
-			if err == io.EOF {
-				return
-			}
-			if err != nil {
-				t.Fatalf("wrote a broken tar file: %v", err)
-			}
-			if strings.HasPrefix(h.Name, "/") || strings.HasPrefix(h.Name, "..") {
-				t.Fatalf("name %q", h.Name)
-			}
-		}
-	})
 }
