@@ -62,6 +62,10 @@ type ExecutorConfig struct {
 	Heartbeat Duration `toml:"heartbeat"`
 	// BlobBytes bounds all stored inputs and outputs together.
 	BlobBytes ByteSize `toml:"blob_bytes"`
+	// ImageBytes bounds the disk that one image of a client takes, unpacked; the engine's free disk bounds it too.
+	ImageBytes ByteSize `toml:"image_bytes"`
+	// AllowPrivateRegistries lets images come from registries on loopback and private addresses, which clients name.
+	AllowPrivateRegistries bool `toml:"allow_private_registries"`
 	// LogBytes bounds the log that is kept of one task; at most 64Mi.
 	LogBytes ByteSize `toml:"log_bytes"`
 	// Resources is section [executor.resources].
@@ -84,7 +88,7 @@ type ExecutorResources struct {
 func DefaultExecutorConfig() ExecutorConfig {
 	return ExecutorConfig{
 		DataDir: "~/.basilica/executor", Listen: "0.0.0.0:50051", SSHListen: "0.0.0.0:50022", StatusListen: "127.0.0.1:50052",
-		DockerHost: docker.DefaultHost, Heartbeat: Duration(2 * time.Second), BlobBytes: 100 << 30, LogBytes: 16 << 20,
+		DockerHost: docker.DefaultHost, Heartbeat: Duration(2 * time.Second), BlobBytes: 100 << 30, ImageBytes: 64 << 30, LogBytes: 16 << 20,
 		Resources: ExecutorResources{MaxContainers: 10, MaxMemoryPerContainer: 8 << 30, MaxCPUPerContainer: 4, GPUAllocationMode: "exclusive"},
 	}
 }
@@ -107,6 +111,8 @@ func (c *ExecutorConfig) Validate() error {
 		return invalid("executor.heartbeat", fmt.Sprintf("%s is outside 100ms..10s", c.Heartbeat), `use the default, "2s"`)
 	case c.BlobBytes <= 0:
 		return invalid("executor.blob_bytes", "is not positive", `write a size, e.g. "100Gi"`)
+	case c.ImageBytes <= 0:
+		return invalid("executor.image_bytes", "is not positive", `write a size, e.g. "64Gi"`)
 	case c.LogBytes <= 0 || c.LogBytes > basilica.MaxLogBytes:
 		return invalid("executor.log_bytes", "is outside 1..64Mi", `write a size, e.g. "16Mi"`)
 	case r.MaxContainers < 1 || r.MaxContainers > 1000:
@@ -211,6 +217,7 @@ func inspect(ctx context.Context, cfg ExecutorConfig, log *slog.Logger) (_ *mach
 			err = errors.Join(err, m.engine.Close())
 		}
 	}()
+	m.engine.Images = docker.Images{MaxBytes: int64(cfg.ImageBytes), AllowPrivate: cfg.AllowPrivateRegistries, Dir: cfg.DataDir}
 	name, version, err := m.engine.Available(ctx)
 	if err != nil {
 		return nil, err

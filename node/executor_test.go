@@ -45,6 +45,7 @@ func TestExecutorConfigNamesTheWrongKey(t *testing.T) {
 		"executor.software_gpus":                      func(c *ExecutorConfig) { c.SoftwareGPUs = -1 },
 		"executor.heartbeat":                          func(c *ExecutorConfig) { c.Heartbeat = 0 },
 		"executor.blob_bytes":                         func(c *ExecutorConfig) { c.BlobBytes = 0 },
+		"executor.image_bytes":                        func(c *ExecutorConfig) { c.ImageBytes = 0 },
 		"executor.log_bytes":                          func(c *ExecutorConfig) { c.LogBytes = 1 << 40 },
 		"executor.resources.max_containers":           func(c *ExecutorConfig) { c.Resources.MaxContainers = 0 },
 		"executor.resources.max_memory_per_container": func(c *ExecutorConfig) { c.Resources.MaxMemoryPerContainer = 1 },

@@ -384,6 +384,7 @@ func (n *Network) boxConfig(b box) (string, error) {
 		file.Executor.DockerHost = n.cfg.DockerHost
 	}
 	file.Executor.AllowAdversaryAttestor = true // the chain's money is play money
+	file.Executor.AllowPrivateRegistries = true // as is whose registry it is
 	file.Executor.Heartbeat = Duration(500 * time.Millisecond)
 	return path, WriteConfig(path, file)
 }
