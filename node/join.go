@@ -1,23 +1,16 @@
 package node
 
 import (
-	"bytes"
 	"context"
-	"crypto/x509"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
 	"net"
-	"os"
 	"path/filepath"
 	"time"
 
-	"golang.org/x/crypto/ssh"
-
 	"basilica"
 	"basilica/executor"
-	"basilica/keys"
 	"basilica/pki"
 	"basilica/store"
 	"basilica/wire"
@@ -71,7 +64,7 @@ func Join(ctx context.Context, cfg JoinConfig, deps Deps) (_ Joined, err error) 
 	if err := e.Validate(); err != nil {
 		return Joined{}, err
 	}
-	if e.DataDir, err = dataDir(e.DataDir); err != nil {
+	if e.DataDir, err = DataDir(e.DataDir); err != nil {
 		return Joined{}, err
 	}
 	// Whoever holds the store's lock is the only one in this directory.

@@ -1,7 +1,9 @@
 package node
 
 import (
+	"bytes"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -10,6 +12,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -266,13 +269,16 @@ func (n *Miner) wire(db *store.Miner, hotkey *keys.Pair, authority *pki.Authorit
 	if err != nil {
 		return err
 	}
-	cert, err := authority.ServerCertificate(deps.Now(), []string{host})
-	if err != nil {
-		return err
+	shown := &minerCertificate{authority: authority, hosts: []string{host}, now: deps.Now}
+	known := func(ctx context.Context, id basilica.ExecutorID, cert []byte) error {
+		return n.role.Known(ctx, id, cert)
 	}
-	n.pool = wire.NewExecutors(wire.ExecutorsConfig{Certificate: cert, CA: authority.CACert(), Now: deps.Now, MintJWT: func(id basilica.ExecutorID) (string, error) {
-		return authority.MintJWT(string(id), deps.Now(), jwtLife)
-	}})
+	n.pool = wire.NewExecutors(wire.ExecutorsConfig{
+		Certificate: shown.get, CAs: authority.FleetCAs, Known: known, Now: deps.Now,
+		MintJWT: func(id basilica.ExecutorID) (string, error) {
+			return authority.MintJWT(string(id), deps.Now(), jwtLife)
+		},
+	})
 	n.chain = subtensor.New(subtensor.Config{URL: cfg.Chain.URL}, deps.Log.With("room", "subtensor"))
 	n.closers.add(n.pool.Close, n.chain.Close)
 	n.role = miner.New(miner.Config{
@@ -283,6 +289,11 @@ func (n *Miner) wire(db *store.Miner, hotkey *keys.Pair, authority *pki.Authorit
 		PeerKey: func(ctx context.Context, addr string) ([]byte, error) {
 			return wire.PeerKey(ctx, addr, cfg.AllowPrivateExecutors)
 		},
+		Knock: func(ctx context.Context, addr string) error { return wire.Knock(ctx, addr, cfg.AllowPrivateExecutors) },
+		Cut: func(id basilica.ExecutorID, why error) {
+			n.fleet.Cut(id, why)
+			n.pool.Forget(id)
+		},
 	})
 	n.axon, err = axon.NewServer(n.role, axon.ServerConfig{
 		Hotkey: basilica.Hotkey(hotkey.SS58()), Key: tlsKey, Replays: db, Validation: n.role.MayValidate, Compute: n.role.MayCompute, Now: deps.Now, Log: deps.Log,
@@ -290,13 +301,39 @@ func (n *Miner) wire(db *store.Miner, hotkey *keys.Pair, authority *pki.Authorit
 	if err != nil {
 		return err
 	}
-	n.fleet, err = wire.NewFleetServer(n.role, wire.FleetServerConfig{Certificate: cert, CA: authority.CACert(), Now: deps.Now, Log: deps.Log})
+	n.fleet, err = wire.NewFleetServer(n.role, wire.FleetServerConfig{Certificate: shown.get, CAs: authority.FleetCAs, Known: known, Now: deps.Now, Log: deps.Log})
 	if err != nil {
 		return err
 	}
 	n.admin = admin.NewServer(n.role, deps.Log)
 	n.status = status.New("miner", Version(), n.role.Health, func(ctx context.Context) (any, error) { return n.role.Status(ctx) })
 	return n.status.Registry().Register(minerMetrics{n.role})
+}
+
+// minerCertificate is what the miner shows to its machines. It is made anew when the authority that signs is another, when
+// a third of its life is left, and when the clock was set back behind its beginning.
+type minerCertificate struct {
+	authority *pki.Authority
+	hosts     []string
+	now       func() time.Time
+
+	mu   sync.Mutex
+	cert *tls.Certificate
+}
+
+func (c *minerCertificate) get() (*tls.Certificate, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	now := c.now()
+	if c.cert != nil && bytes.Equal(c.cert.Certificate[1], c.authority.CACert()) && !now.Before(c.cert.Leaf.NotBefore) && now.Before(c.cert.Leaf.NotAfter.Add(-pki.MinerLife/3)) {
+		return c.cert, nil
+	}
+	cert, err := c.authority.ServerCertificate(now, c.hosts)
+	if err != nil {
+		return nil, err
+	}
+	c.cert = &cert
+	return c.cert, nil
 }
 
 const (

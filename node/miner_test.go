@@ -148,9 +148,9 @@ func joinEcho(t *testing.T, ctx context.Context, token string) *echoBox {
 	box := &echoBox{id: out.Executor, key: key, endorsement: out.Endorsement, task: make(chan basilica.ExecuteRequest, 1)}
 	cert := tls.Certificate{Certificate: [][]byte{out.Certificate}, PrivateKey: key.Signer()}
 	log := slog.New(slog.DiscardHandler)
-	server, err := wire.NewExecutorServer(box, wire.ExecutorServerConfig{Executor: out.Executor, Certificate: cert, ClientCA: out.FleetCA, JWTKey: out.JWTKey, Now: time.Now, Log: log})
+	server, err := wire.NewExecutorServer(box, wire.ExecutorServerConfig{Executor: out.Executor, Certificate: shows(cert), CAs: func() [][]byte { return out.Trust.FleetCAs }, JWTKeys: func() [][]byte { return out.Trust.JWTKeys }, Now: time.Now, Log: log})
 	check(t, err)
-	fleet, err := wire.DialFleet(parsed.Addr, wire.FleetClientConfig{Certificate: cert, CA: out.FleetCA, Now: time.Now})
+	fleet, err := wire.DialFleet(parsed.Addr, wire.FleetClientConfig{Certificate: shows(cert), CAs: func() [][]byte { return out.Trust.FleetCAs }, Now: time.Now})
 	check(t, err)
 	door, err := net.Listen("tcp", addr)
 	check(t, err)

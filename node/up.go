@@ -316,14 +316,14 @@ func (n *Network) startBoxes(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	members, err := minerAdmin.Members(ctx)
+	page, err := minerAdmin.Members(ctx, "", 0)
 	if err != nil {
 		return fmt.Errorf("list the fleet: %w", err)
 	}
 	var group errgroup.Group
 	for _, b := range boxes() {
 		path, err := n.boxConfig(b)
-		if err == nil && !slices.ContainsFunc(members, func(m basilica.MemberView) bool { return m.Executor == b.id }) {
+		if err == nil && !slices.ContainsFunc(page.Executors, func(m basilica.MemberView) bool { return m.Executor == b.id }) {
 			err = n.enrollBox(ctx, minerAdmin, b, path)
 		}
 		if err != nil {

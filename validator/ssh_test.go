@@ -43,7 +43,7 @@ func serve(t *testing.T, m *machine, authority *pki.Authority, miner *keys.Pair)
 	m.host = host.PublicKey().Marshal()
 	direct := &wireSession{m: m}
 	server, err := sshdoor.NewServer(sshdoor.Config{
-		HostKey: host, CA: authority.SSHCAKey(), Principal: string(m.id), Now: time.Now, Log: slog.New(slog.DiscardHandler),
+		HostKey: host, CAs: authority.SSHCAKeys, Principal: string(m.id), Now: time.Now, Log: slog.New(slog.DiscardHandler),
 		Handlers: map[string]sshdoor.Handler{
 			"attest": func(ctx context.Context, s sshdoor.Session) error {
 				validator, err := keys.DecodeSS58(string(s.Validator))

@@ -16,12 +16,22 @@ import (
 )
 
 func executorCommand() *cobra.Command {
-	return roleVerb("executor", "Run a machine that has joined a fleet", `Takes tasks from its miner and challenges from validators, runs containers, gives each GPU one
+	return withUnit(roleVerb("executor", "Run a machine that has joined a fleet", `Takes tasks from its miner and challenges from validators, runs containers, gives each GPU one
 holder at a time. The machine must have joined: see `+"`basilica join`"+`.`,
 		(*commonFlags).register,
 		func(ctx context.Context, cfg node.Config, deps node.Deps) (role, error) {
 			return node.NewExecutor(ctx, cfg.Executor, deps)
-		})
+		}), executorUnit)
+}
+
+// executorUnit ends in half a minute where tasks go on without their executor, and else in the time that ending and
+// removing them may take.
+func executorUnit(cfg node.Config) unit {
+	u := unit{role: "executor", data: cfg.Executor.DataDir, mounts: true, engine: true, stopSec: 150}
+	if cfg.Executor.KeepTasks {
+		u.stopSec = 30
+	}
+	return u
 }
 
 const (

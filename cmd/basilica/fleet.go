@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"time"
 
@@ -92,9 +93,9 @@ func tokenListCommand() *cobra.Command {
 				return err
 			}
 			return show(cmd, map[string]any{"tokens": tokens}, func(w io.Writer) error {
-				rows := newTable(w, "TOKEN", "FOR", "EXPIRES", "USED BY")
+				rows := newTable(w, "TOKEN", "STATE", "FOR", "EXPIRES", "USED BY")
 				for _, t := range tokens {
-					rows.AppendRow(table.Row{t.ID, t.Name, t.Expires.Local().Format(time.DateTime), t.UsedBy})
+					rows.AppendRow(table.Row{t.ID, tokenState(t, time.Now()), t.Name, t.Expires.Local().Format(time.DateTime), t.UsedBy})
 				}
 				rows.Render()
 				return nil
@@ -105,9 +106,19 @@ func tokenListCommand() *cobra.Command {
 	return cmd
 }
 
+func tokenState(t basilica.TokenRecord, now time.Time) string {
+	switch {
+	case t.UsedAt != nil:
+		return "used"
+	case !now.Before(t.Expires):
+		return "expired"
+	}
+	return "open"
+}
+
 func tokenRevokeCommand() *cobra.Command {
 	var at adminFlags
-	cmd := &cobra.Command{
+	cmd := withJSON(&cobra.Command{
 		Use:   "revoke TOKEN",
 		Short: "End a join token that was not used, by its id of token list",
 		Args:  arguments(cobra.ExactArgs(1)),
@@ -116,46 +127,125 @@ func tokenRevokeCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return c.RevokeToken(cmd.Context(), args[0])
+			if err := c.RevokeToken(cmd.Context(), args[0]); err != nil {
+				return err
+			}
+			return show(cmd, map[string]string{"revoked": args[0]}, func(w io.Writer) error {
+				_, err := fmt.Fprintf(w, "token %s cannot be used any more\n", args[0])
+				return err
+			})
 		},
-	}
+	})
 	at.register(cmd)
 	return cmd
 }
 
 func fleetCommand() *cobra.Command {
-	cmd := &cobra.Command{Use: "fleet", Short: "See a miner's machines", Args: arguments(cobra.NoArgs)}
-	cmd.AddCommand(fleetLsCommand(), fleetShowCommand(), fleetDrainCommand())
+	cmd := &cobra.Command{Use: "fleet", Short: "See and change a miner's machines", Args: arguments(cobra.NoArgs)}
+	cmd.AddCommand(fleetLsCommand(), fleetShowCommand(), fleetDrainCommand(), fleetRevokeCommand(), fleetRenameCommand(), fleetLabelCommand(), fleetRotateCommand())
 	return cmd
+}
+
+// members reads the whole fleet, part by part.
+func members(cmd *cobra.Command, c *admin.Client) ([]basilica.MemberView, error) {
+	all, cursor := []basilica.MemberView{}, ""
+	for {
+		page, err := c.Members(cmd.Context(), cursor, 0)
+		if err != nil {
+			return nil, err
+		}
+		all, cursor = append(all, page.Executors...), page.Next
+		if cursor == "" {
+			return all, nil
+		}
+	}
 }
 
 func fleetLsCommand() *cobra.Command {
 	var at adminFlags
 	cmd := withJSON(&cobra.Command{
 		Use:   "ls",
-		Short: "List the machines",
-		Args:  arguments(cobra.NoArgs),
+		Short: "List the machines, and what to do about those that are not well",
+		Long: `STATE is ready; draining or drained (no new task); unknown (never heard of), silent (not heard of
+lately), unreachable (heard of, but the miner cannot dial it), clock (its time is off too far),
+unhealthy (it says so itself), or revoked. CLOCK is its clock minus the miner's. Under the table
+stands what is wrong with a machine and how to mend it.`,
+		Args: arguments(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			c, err := at.open(cmd)
 			if err != nil {
 				return err
 			}
-			members, err := c.Members(cmd.Context())
+			fleet, err := members(cmd, c)
 			if err != nil {
 				return err
 			}
-			return show(cmd, map[string]any{"executors": members}, func(w io.Writer) error {
-				rows := newTable(w, "EXECUTOR", "READY", "GPUS", "TASKS", "ADDRESS", "LAST SEEN", "WHY NOT")
-				for _, m := range members {
-					rows.AppendRow(table.Row{m.Executor, m.Ready, gpuNames(m.Facts.GPUs), len(m.Tasks), m.Addr, lastSeen(m), whyNot(m)})
-				}
-				rows.Render()
-				return nil
-			})
+			return show(cmd, map[string]any{"executors": fleet}, func(w io.Writer) error { return printFleet(w, fleet) })
 		},
 	})
 	at.register(cmd)
 	return cmd
+}
+
+func printFleet(w io.Writer, fleet []basilica.MemberView) error {
+	rows := newTable(w, "EXECUTOR", "STATE", "GPUS", "TASKS", "CLOCK", "VERSION", "LABELS", "ADDRESS", "LAST SEEN")
+	for _, m := range fleet {
+		rows.AppendRow(table.Row{named(m), m.State, gpuNames(m.Facts.GPUs), len(m.Tasks), skew(m), version(m), labelText(m.Labels), m.Addr, lastSeen(m)})
+	}
+	rows.Render()
+	for _, m := range fleet {
+		for _, r := range wrong(m) {
+			if _, err := fmt.Fprintf(w, "\n%s [%s]\n", r.Sentence, r.Code); err != nil {
+				return err
+			}
+			if r.Fix == "" {
+				continue
+			}
+			if _, err := fmt.Fprintf(w, "  Fix: %s\n", r.Fix); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// wrong is what the owner of a machine should read: why it is not ready, and what else is to be mended.
+func wrong(m basilica.MemberView) []basilica.Reason {
+	if m.Why == nil {
+		return m.Notes
+	}
+	return append([]basilica.Reason{*m.Why}, m.Notes...)
+}
+
+func named(m basilica.MemberView) string {
+	if m.Name == "" {
+		return string(m.Executor)
+	}
+	return fmt.Sprintf("%s (%s)", m.Executor, m.Name)
+}
+
+// skew is the executor's clock minus the miner's, in whole seconds.
+func skew(m basilica.MemberView) string {
+	if m.LastBeat == nil {
+		return ""
+	}
+	return fmt.Sprintf("%+d s", int64(m.LastBeat.Clock.Round(time.Second)/time.Second))
+}
+
+func version(m basilica.MemberView) string {
+	if m.LastBeat == nil {
+		return m.Facts.Version
+	}
+	return m.LastBeat.Version
+}
+
+func labelText(labels map[string]string) string {
+	pairs := make([]string, 0, len(labels))
+	for k, v := range labels {
+		pairs = append(pairs, k+"="+v)
+	}
+	slices.Sort(pairs)
+	return strings.Join(pairs, ",")
 }
 
 func fleetShowCommand() *cobra.Command {
@@ -174,8 +264,14 @@ func fleetShowCommand() *cobra.Command {
 				return err
 			}
 			return show(cmd, m, func(w io.Writer) error {
-				_, err := fmt.Fprintf(w, "executor   %s\nready      %v %s\naddress    %s, ssh %s\nenrolled   %s\nlast seen  %s\nGPUs       %s\nmachine    %s, %d CPUs, %s\n",
-					m.Executor, m.Ready, whyNot(m), m.Addr, m.SSHAddr, m.Enrolled.Local().Format(time.DateTime), lastSeen(m), gpuNames(m.Facts.GPUs), m.Facts.Hostname, m.Facts.CPUs, gib(m.Facts.MemoryBytes))
+				_, err := fmt.Fprintf(w, "executor   %s\nstate      %s\nlabels     %s\naddress    %s, ssh %s\nenrolled   %s\nlast seen  %s, clock %s, basilica %s\nidentity   until %s\nGPUs       %s\nmachine    %s, %d CPUs, %s\n",
+					named(m), m.State, labelText(m.Labels), m.Addr, m.SSHAddr, m.Enrolled.Local().Format(time.DateTime), lastSeen(m), skew(m), version(m), identityEnds(m),
+					gpuNames(m.Facts.GPUs), m.Facts.Hostname, m.Facts.CPUs, gib(m.Facts.MemoryBytes))
+				for _, r := range wrong(m) {
+					if err == nil {
+						_, err = fmt.Fprintf(w, "wrong      %s [%s]\n           Fix: %s\n", r.Sentence, r.Code, r.Fix)
+					}
+				}
 				for _, t := range m.Tasks {
 					if err == nil {
 						_, err = fmt.Fprintf(w, "task       %s %s\n", t.ID, t.State)
@@ -191,28 +287,6 @@ func fleetShowCommand() *cobra.Command {
 		},
 	})
 	at.register(cmd)
-	return cmd
-}
-
-func fleetDrainCommand() *cobra.Command {
-	var (
-		at  adminFlags
-		end bool
-	)
-	cmd := &cobra.Command{
-		Use:   "drain EXECUTOR",
-		Short: "Give a machine no new task; what runs goes on",
-		Args:  arguments(cobra.ExactArgs(1)),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			c, err := at.open(cmd)
-			if err != nil {
-				return err
-			}
-			return c.Drain(cmd.Context(), basilica.ExecutorID(args[0]), !end)
-		},
-	}
-	at.register(cmd)
-	cmd.Flags().BoolVar(&end, "end", false, "give it tasks again")
 	return cmd
 }
 
@@ -234,9 +308,9 @@ func lastSeen(m basilica.MemberView) string {
 	return m.LastBeat.At.Local().Format(time.DateTime)
 }
 
-func whyNot(m basilica.MemberView) string {
-	if m.Why == nil {
-		return ""
+func identityEnds(m basilica.MemberView) string {
+	if m.Ends.IsZero() {
+		return "revoked"
 	}
-	return m.Why.Sentence
+	return m.Ends.Local().Format(time.DateOnly)
 }

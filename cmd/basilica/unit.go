@@ -1,0 +1,98 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"os/user"
+	"path/filepath"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"basilica/node"
+)
+
+// unit is what a role's systemd unit is made of.
+type unit struct {
+	role    string
+	data    string // data directory as configured
+	mounts  bool   // the role makes mounts that other processes of the host must see, as root
+	engine  bool   // it needs the container engine
+	stopSec int    // how long an orderly end may take
+}
+
+// withUnit gives a role's verb its --print-unit.
+func withUnit(cmd *cobra.Command, about func(node.Config) unit) *cobra.Command {
+	var print bool
+	cmd.Flags().BoolVar(&print, "print-unit", false, "print a systemd unit that runs this role with this configuration, and end")
+	run := cmd.RunE
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if !print {
+			return run(cmd, args)
+		}
+		var at commonFlags
+		at.config, at.logLevel = cmd.Flag("config").Value.String(), cmd.Flag("log-level").Value.String()
+		cfg, _, err := at.load(cmd)
+		if err != nil {
+			return err
+		}
+		return printUnit(cmd.OutOrStdout(), about(cfg), at.config)
+	}
+	return cmd
+}
+
+func printUnit(w io.Writer, u unit, config string) error {
+	self, err := os.Executable()
+	if err != nil {
+		return fmt.Errorf("find own program: %w", err)
+	}
+	command := []string{self, u.role}
+	if config != "" {
+		if config, err = filepath.Abs(config); err != nil {
+			return err
+		}
+		command = append(command, "--config", config)
+	}
+	if u.data, err = node.DataDir(u.data); err != nil {
+		return err
+	}
+	me, err := user.Current()
+	if err != nil {
+		return fmt.Errorf("find own user: %w", err)
+	}
+	var b strings.Builder
+	line := func(format string, args ...any) { fmt.Fprintf(&b, format+"\n", args...) }
+	line("# /etc/systemd/system/basilica-%s.service, printed by basilica %s --print-unit.", u.role, u.role)
+	line("[Unit]\nDescription=Basilica %s\nWants=network-online.target time-sync.target\nAfter=network-online.target time-sync.target", u.role)
+	if u.engine {
+		line("# Not Requires: a restart of the engine must not end this role, which waits for it.\nWants=docker.service\nAfter=docker.service")
+	}
+	line("StartLimitIntervalSec=0\n\n[Service]\nType=exec\nExecStart=%s", strings.ReplaceAll(quoteAll(command), "$", "$$"))
+	line("Restart=always\nRestartSec=5\nKillMode=mixed\nKillSignal=SIGTERM\nTimeoutStopSec=%d\nUser=%s\nUMask=0077\nLimitNOFILE=65536", u.stopSec, me.Username)
+	if rest, ok := strings.CutPrefix(u.data, "/var/lib/"); ok {
+		line("StateDirectory=%s\nStateDirectoryMode=0700", strings.ReplaceAll(rest, "%", "%%"))
+	}
+	line("NoNewPrivileges=yes\nLockPersonality=yes\nRestrictRealtime=yes\nRestrictSUIDSGID=yes\nSystemCallArchitectures=native")
+	line("RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6 AF_NETLINK")
+	if u.mounts {
+		line("# Nothing here that gives the role a view of its own of the file system (Protect…, Private…, ReadWritePaths): the engine must\n# see the size-limited directories that it mounts for tasks.")
+		line("CapabilityBoundingSet=CAP_SYS_ADMIN CAP_CHOWN CAP_DAC_OVERRIDE CAP_DAC_READ_SEARCH CAP_FOWNER CAP_KILL CAP_SYS_PTRACE CAP_NET_BIND_SERVICE CAP_SYS_RESOURCE\nOOMScoreAdjust=-500")
+	} else {
+		line("CapabilityBoundingSet=\nProtectSystem=strict\nProtectHome=read-only\nReadWritePaths=%s", quoteAll([]string{u.data}))
+		line("PrivateTmp=yes\nPrivateDevices=yes\nProtectKernelTunables=yes\nProtectKernelModules=yes\nProtectKernelLogs=yes\nProtectControlGroups=yes\nProtectClock=yes\nProtectHostname=yes")
+		line("RestrictNamespaces=yes\nMemoryDenyWriteExecute=yes\nSystemCallFilter=@system-service\nSystemCallErrorNumber=EPERM")
+	}
+	line("\n[Install]\nWantedBy=multi-user.target")
+	_, err = io.WriteString(w, b.String())
+	return err
+}
+
+// quoteAll writes words as systemd reads them back in a list of paths, and with dollars doubled in a command line.
+func quoteAll(words []string) string {
+	quoted := make([]string, len(words))
+	for i, word := range words {
+		quoted[i] = `"` + strings.NewReplacer("%", "%%", `\`, `\\`, `"`, `\"`).Replace(word) + `"`
+	}
+	return strings.Join(quoted, " ")
+}
