@@ -54,9 +54,10 @@ const (
 
 // Reason codes that the formula knows. Every other reason of a not_run is an "other" one.
 const (
-	ReasonBusy      = "BUSY"
-	ReasonLocal     = "LOCAL_ERROR"
-	ReasonRestarted = "VALIDATOR_RESTARTED"
+	ReasonBusy          = "BUSY"                // a tenant holds the GPUs
+	ReasonBusyChallenge = "BUSY_CHALLENGE"      // another validator does: no credit and no loss, but a miss
+	ReasonLocal         = "LOCAL_ERROR"         // the validator's own fault: as if the round had not been
+	ReasonRestarted     = "VALIDATOR_RESTARTED" // the same
 )
 
 // StrengthEnrolment is the strength of a challenge that lifts an exhausted abort budget.
@@ -107,6 +108,9 @@ func (s Standing) Next(v basilica.Verification, p Policy) Standing {
 	if proof.Reason == ReasonLocal || proof.Reason == ReasonRestarted {
 		return s
 	}
+	if proof.Reason == ReasonBusyChallenge {
+		return s.missed() // two validators met, which nobody can help; but nobody may be met for ever
+	}
 	s.Recent, s.Aborts = slices.Clone(s.Recent), slices.Clone(s.Aborts)
 	credit := 0.0
 	switch proven := proof.Result == basilica.Unsure && len(v.GPUs) > 0; {
@@ -125,8 +129,7 @@ func (s Standing) Next(v basilica.Verification, p Policy) Standing {
 	case proof.Reason == ReasonBusy:
 		s.BusyBare = true
 	default:
-		s.Misses++
-		s.Missing = s.Missing || s.Misses >= MissesInARow
+		s = s.missed()
 	}
 	if v.AfterOpen && proof.Result == basilica.NotRun {
 		s = s.aborted(v.Ended)
@@ -135,6 +138,13 @@ func (s Standing) Next(v basilica.Verification, p Policy) Standing {
 	if over := len(s.Recent) - p.rounds(); over > 0 {
 		s.Recent = slices.Delete(s.Recent, 0, over)
 	}
+	return s
+}
+
+// missed counts a round in which the machine could not be measured.
+func (s Standing) missed() Standing {
+	s.Misses++
+	s.Missing = s.Missing || s.Misses >= MissesInARow
 	return s
 }
 

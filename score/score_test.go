@@ -1,7 +1,9 @@
 package score
 
 import (
+	"encoding/json"
 	"math"
+	"os"
 	"testing"
 	"time"
 
@@ -69,6 +71,9 @@ func TestStandings(t *testing.T) {
 	abort := func(at float64) round {
 		return round{at: at, result: basilica.NotRun, reason: "TIMEOUT_PROOF", afterOpen: true}
 	}
+	other := func(at float64) round {
+		return round{at: at, result: basilica.NotRun, reason: ReasonBusyChallenge, holder: "g-1"}
+	}
 	local := func(at float64) round { return round{at: at, result: basilica.NotRun, reason: ReasonLocal} }
 	for _, c := range []struct {
 		name   string
@@ -100,6 +105,8 @@ func TestStandings(t *testing.T) {
 		{"two aborts more than a day apart", []round{pass(0), abort(1), pass(2), abort(26)}, 0.5, ""},
 		{"an enrolment pass forgives earlier aborts", []round{abort(1), enrol(2), abort(3), pass(4)}, 0.5, ""},
 		{"the validator's own fault has no effect", []round{pass(0), local(1), local(2), local(3), {at: 4, result: basilica.NotRun, reason: ReasonRestarted}}, 1, ""},
+		{"held by another validator's challenge", []round{pass(0), other(1), pass(2), other(3), other(4), pass(5)}, 1, ""},
+		{"always held by some challenge", []round{pass(0), other(1), other(2), other(3)}, 0, "NOT_RUN_IN_A_ROW"},
 		{"task path did not pass", []round{{result: basilica.Pass, reason: "PASS", noTask: true}}, TaskPathCredit, ""},
 		{"unsure with GPUs counts", []round{{result: basilica.Unsure, reason: "AMBIGUOUS"}}, 1, ""},
 		{"a duplicate GPU proves nothing", []round{pass(0), {at: 1, result: basilica.Unsure, reason: "DUPLICATE_UUID", noGPUs: true}}, 0, ""},
@@ -111,6 +118,66 @@ func TestStandings(t *testing.T) {
 				t.Errorf("value %v halted %q, want %v %q (%+v)", got.Value, s.Halted(), c.value, c.halted, s)
 			}
 		})
+	}
+}
+
+// TestCaseA7_5BoxThatIsAlwaysRented: pay goes on in full while the last pass is younger than the published age, falls after
+// it, is never zero after three rounds, and ends for whoever keeps its own card busy for weeks.
+func TestCaseA7_5BoxThatIsAlwaysRented(t *testing.T) {
+	text, err := os.ReadFile("testdata/cases/A7-5-fully-leased.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var c struct {
+		RoundMinutes float64 `json:"round_minutes"`
+		Lease        struct {
+			From float64 `json:"from_min"`
+			To   float64 `json:"to_min"`
+		} `json:"lease"`
+	}
+	if err := json.Unmarshal(text, &c); err != nil || c.RoundMinutes == 0 {
+		t.Fatal(c, err)
+	}
+	p := Policy{Rounds: DefaultRounds}
+	value := func(s Standing) float64 { return s.Score("box", p).Value }
+	s := replay(p, round{result: basilica.Pass, reason: "PASS"})
+	full := value(s)
+	busy := func(minutes float64, holder string) {
+		v := round{at: minutes / 60, result: basilica.NotRun, reason: ReasonBusy, holder: holder}.verification()
+		s = s.Next(v, p)
+	}
+	rounds := 0
+	for at := c.Lease.From + c.RoundMinutes; at <= c.Lease.To; at += c.RoundMinutes {
+		busy(at, "a real client's task")
+		rounds++
+		if value(s) != full || s.Halted() != "" {
+			t.Fatalf("round %d, %v min after the pass: %v of %v, %s", rounds, at, value(s), full, s.Halted())
+		}
+	}
+	if rounds != 42 {
+		t.Fatalf("%d rounds", rounds)
+	}
+	// The lease goes on: the miner's own client holds the card for a week.
+	last, zeroAt := full, 0.0
+	for at := c.Lease.To + c.RoundMinutes; at < 7*24*60; at += c.RoundMinutes {
+		busy(at, "the miner's own task")
+		now := value(s)
+		switch {
+		case now > last:
+			t.Fatalf("pay rose while nothing was proven, %v min after the pass", at)
+		case at <= BusyFull.Minutes() && now != full:
+			t.Fatalf("%v of %v, %v min after the pass: younger than the published age", now, full, at)
+		case now == 0 && zeroAt == 0:
+			zeroAt = at
+		}
+		last = now
+	}
+	if window := float64(DefaultRounds) * c.RoundMinutes; zeroAt < (BusyFull+BusyFall).Minutes() || zeroAt > (BusyFull+BusyFall).Minutes()+window {
+		t.Errorf("pay ended %v min after the pass", zeroAt)
+	}
+	s = s.Next(round{at: 7 * 24, result: basilica.Pass, reason: "PASS"}.verification(), p)
+	if value(s) == 0 {
+		t.Error("a pass did not bring pay back")
 	}
 }
 

@@ -41,6 +41,7 @@ const (
 	reasonTooMany       = "TOO_MANY_EXECUTORS"   // known, but beyond the number that is looked at
 	reasonAddressTwice  = "ADDRESS_TWICE"        // two executors at one SSH address
 	reasonDuplicateUUID = "DUPLICATE_UUID"       // another executor proved that GPU in the same round
+	reasonDropped       = "SSH_DROPPED"          // the connection broke in the middle
 	reasonLate          = "LATE_START"           // ready after the other machines of its miner had begun
 	reasonRefused       = "REFUSED"              // the machine refused without a code that may be repeated
 )
@@ -174,6 +175,8 @@ func reasonOf(ctx context.Context, err error) (reason, detail, holder string) {
 		return score.ReasonLocal, "the validator was stopped", ""
 	case errors.As(err, &held) && held.Holding.Kind == basilica.HolderQuarantine:
 		return "QUARANTINE", sentence(err), ""
+	case errors.As(err, &held) && held.Holding.Kind == basilica.HolderChallenge:
+		return score.ReasonBusyChallenge, sentence(err), clip(held.Holding.Holder, 128)
 	case errors.As(err, &held):
 		return score.ReasonBusy, sentence(err), clip(held.Holding.Holder, 128)
 	case code == score.ReasonLocal || code == score.ReasonRestarted:
@@ -182,6 +185,8 @@ func reasonOf(ctx context.Context, err error) (reason, detail, holder string) {
 		return code, sentence(err), ""
 	case errors.Is(err, context.DeadlineExceeded):
 		return "TIMEOUT", "no answer in time", ""
+	case errors.Is(err, io.ErrUnexpectedEOF):
+		return reasonDropped, "the SSH connection broke in the middle", ""
 	}
 	return reasonRefused, sentence(err), ""
 }
@@ -214,6 +219,9 @@ func (v *Validator) prove(ctx context.Context, t target, e basilica.Endorsement,
 	fail := func(err error) (basilica.Verdict, bool) {
 		reason, detail, holder := reasonOf(ctx, err)
 		out.Holder = holder
+		if reason == score.ReasonBusy {
+			detail += lastProven(t.standing, v.now())
+		}
 		return notRun(basilica.CheckGPUProof, reason, detail), false
 	}
 	late := time.AfterFunc(v.cfg.ConnectTimeout, hangUp) // the verifier's deadlines begin with the open channel
@@ -242,6 +250,18 @@ func (v *Validator) prove(ctx context.Context, t target, e basilica.Endorsement,
 	}
 	drain(stream, hangUp)
 	return v.judged(verifier, out), true
+}
+
+// lastProven tells the owner of a busy machine what its tenant costs.
+func lastProven(s score.Standing, now time.Time) string {
+	switch age := now.Sub(s.LastPass); {
+	case s.LastPass.IsZero():
+		return "; never proven, so it earns nothing until it is"
+	case age > score.BusyFull:
+		return fmt.Sprintf("; last proven %.1f h ago: pay falls since %g h and ends at %g h, let the machine be free for a round", age.Hours(), score.BusyFull.Hours(), (score.BusyFull + score.BusyFall).Hours())
+	default:
+		return fmt.Sprintf("; last proven %.1f h ago: pay goes on in full until %g h", age.Hours(), score.BusyFull.Hours())
+	}
 }
 
 func strength(s score.Standing) attest.Strength {
