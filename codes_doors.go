@@ -55,6 +55,7 @@ var doorCodes = []Explanation{
 	{"NOT_THE_MINER", "only the executor's own miner may call it", "the certificate shown is not the miner's; an executor's certificate opens no other executor", "call through the miner"},
 	{"NOT_YOURSELF", "an executor speaks for another one", "a connection speaks for the machine whose certificate it shows", "this is a fault of the program; report it"},
 	{"NO_SIGNER", "a call needs a hotkey to sign with", "only reading what is open to everyone goes without", "give a key file with --hotkey"},
+	{"ORIGIN_REFUSED", "a web page of another origin may not call this door", "a page can send what it may not read the answer of; browsers name the page in the Origin header", "call it from a program, or from a page of its own address"},
 	{"PEER_FAULT", "a peer met a fault of its own", "the whole reason stands in the peer's log", "read its log"},
 	{"PEER_UNREACHABLE", "a peer cannot be reached", "it does not run, or its port is closed", "check that it runs and that its port is open"},
 	{"PEER_VERSION", "a peer does not know a call", "the two programs are of different versions", "run the same version of basilica on both machines"},

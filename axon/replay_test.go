@@ -241,7 +241,7 @@ func heap() int64 {
 // TestCaseA2_4ReplayMemoryIsNoTarget: key pairs cost nothing, so a request of an unregistered one must leave nothing; the
 // registered validator is served meanwhile. BASILICA_FLOOD_KEYS scales the number of keys.
 func TestCaseA2_4ReplayMemoryIsNoTarget(t *testing.T) {
-	fresh := 3000
+	fresh := 1000
 	if text := os.Getenv("BASILICA_FLOOD_KEYS"); text != "" {
 		var err error
 		if fresh, err = strconv.Atoi(text); err != nil {

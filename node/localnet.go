@@ -22,6 +22,9 @@ type LocalnetConfig struct {
 	// Listen is where JSON-RPC is answered, over WebSocket and HTTP. Whoever reaches it may send extrinsics; keep it on
 	// loopback.
 	Listen string `toml:"listen"`
+	// Hosts are further names under which programs may call the chain's doors. Addresses and localhost always may; a web page
+	// that re-pointed a name of its own to this machine may not.
+	Hosts []string `toml:"hosts"`
 	// StatusListen is where /health, /metrics and /api/v1/status are answered; empty: nowhere.
 	StatusListen string `toml:"status_listen"`
 	// DataDir keeps the chain. Empty: the chain ends with the process.
@@ -95,7 +98,7 @@ func NewLocalnet(ctx context.Context, cfg LocalnetConfig, deps Deps) (_ *Localne
 	if l.chain, err = localnet.New(made); err != nil {
 		return nil, err
 	}
-	door := subtensor.ServerConfig{Version: Version()}
+	door := subtensor.ServerConfig{Version: Version(), Hosts: cfg.Hosts}
 	if cfg.Manual {
 		door.Seal = l.chain.Seal
 	}
@@ -103,6 +106,7 @@ func NewLocalnet(ctx context.Context, cfg LocalnetConfig, deps Deps) (_ *Localne
 	l.status = status.New("localnet", Version(), l.health, func(context.Context) (any, error) {
 		return map[string]any{"genesis": l.chain.Genesis(), "head": l.chain.Head(), "pending": len(l.chain.Pending())}, nil
 	})
+	l.status.AllowHosts(cfg.Hosts)
 	return l, nil
 }
 

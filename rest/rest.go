@@ -64,7 +64,7 @@ func New(cfg Config) (http.Handler, error) {
 	api.CreateHooks = nil // no $schema links in answers
 	d := &door{cfg: cfg, downloads: make(chan struct{}, maxDownloads)}
 	d.routes(humago.New(mux, api))
-	return newLimit(cfg, mux), nil
+	return limited(cfg, mux), nil
 }
 
 type door struct {

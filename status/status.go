@@ -9,31 +9,31 @@ import (
 	"fmt"
 	"net"
 	"net/http"
-	"net/netip"
 	"runtime"
 	"runtime/debug"
-	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
-	"golang.org/x/net/netutil"
 
 	"basilica"
+	"basilica/internal/gate"
 )
 
 // Caps of the door.
 const (
-	maxConnections  = 128
-	maxHeaderBytes  = 16 << 10
-	maxBodyBytes    = 64 << 10
-	headerTimeout   = 5 * time.Second
-	readTimeout     = 10 * time.Second
-	writeTimeout    = 30 * time.Second
-	idleTimeout     = time.Minute
-	answerTimeout   = 5 * time.Second // of the health and status functions
-	shutdownTimeout = 3 * time.Second
+	maxConnections        = 256
+	maxConnectionsNetwork = 64
+	perSecond             = 100 // requests of one network, and perSecond*2 at once
+	maxHeaderBytes        = 16 << 10
+	maxBodyBytes          = 64 << 10
+	headerTimeout         = 5 * time.Second
+	readTimeout           = 10 * time.Second
+	writeTimeout          = 30 * time.Second
+	idleTimeout           = time.Minute
+	answerTimeout         = 5 * time.Second // of the health and status functions
+	shutdownTimeout       = 3 * time.Second
 )
 
 // Server answers for one role. It holds the role's metrics.
@@ -44,13 +44,15 @@ type Server struct {
 	status   func(context.Context) (any, error)
 	registry *prometheus.Registry
 	mux      *http.ServeMux
+	rates    *gate.Rates
+	hosts    []string
 }
 
 // New makes a door for a role. health gives nil where the role can do its work now; its error's code, sentence and fix
 // are shown. status gives a value for JSON: what the role is busy with. Both are called per request with a deadline of
 // five seconds and must be safe for concurrent use.
 func New(role, version string, health func(context.Context) error, status func(context.Context) (any, error)) *Server {
-	s := &Server{role: role, version: version, health: health, status: status, registry: prometheus.NewRegistry(), mux: http.NewServeMux()}
+	s := &Server{role: role, version: version, health: health, status: status, registry: prometheus.NewRegistry(), mux: http.NewServeMux(), rates: gate.NewRates(perSecond, 2*perSecond, time.Now)}
 	s.registry.MustRegister(
 		collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
@@ -85,9 +87,19 @@ func (s *Server) Registry() *prometheus.Registry { return s.registry }
 // listener, caps and Host check. It must be called before Serve.
 func (s *Server) Mount(pattern string, door http.Handler) { s.mux.Handle(pattern, door) }
 
-// Handler is the door with its caps but without a Host check, which needs the listener's address.
+// Handler is the door with its caps. On a connection to a loopback address, requests that name another host are refused: a web
+// page must not read this door through a rebound name.
 func (s *Server) Handler() http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if !gate.Host(r, s.hosts, false) {
+			Fail(w, basilica.E(basilica.Denied, "HOST_REFUSED", "this door is on loopback and the request names another host", "ask for http://127.0.0.1 or http://localhost with the port of this door"))
+			return
+		}
+		if !s.rates.Take(gate.Network(r.RemoteAddr)) {
+			w.Header().Set("Retry-After", "1")
+			Fail(w, basilica.E(basilica.Exhausted, "RATE_LIMIT", "too many requests from this address", "ask less often"))
+			return
+		}
 		r.Body = http.MaxBytesReader(w, r.Body, maxBodyBytes)
 		h := w.Header()
 		h.Set("X-Content-Type-Options", "nosniff")
@@ -96,15 +108,14 @@ func (s *Server) Handler() http.Handler {
 	})
 }
 
-// Serve answers on ln until ctx ends, closes ln, and returns nil then. Where ln is on loopback, requests that name
-// another Host are refused: a web page must not read this door through a rebound name.
+// AllowHosts names further hosts under which a door on loopback may be called, as a proxy before it does. It must be called
+// before Serve.
+func (s *Server) AllowHosts(names []string) { s.hosts = names }
+
+// Serve answers on ln until ctx ends, closes ln, and returns nil then.
 func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
-	handler := s.Handler()
-	if onLoopback(ln.Addr()) {
-		handler = loopbackHost(handler)
-	}
 	server := &http.Server{
-		Handler:           handler,
+		Handler:           s.Handler(),
 		ReadHeaderTimeout: headerTimeout,
 		ReadTimeout:       readTimeout,
 		WriteTimeout:      writeTimeout,
@@ -113,7 +124,7 @@ func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 		BaseContext:       func(net.Listener) context.Context { return ctx },
 	}
 	served := make(chan error, 1)
-	go func() { served <- server.Serve(netutil.LimitListener(ln, maxConnections)) }()
+	go func() { served <- server.Serve(gate.Listen(ln, maxConnections, maxConnectionsNetwork)) }()
 	select {
 	case err := <-served:
 		return fmt.Errorf("serve status of %s: %w", s.role, err)
@@ -130,35 +141,6 @@ func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 		return fmt.Errorf("stop status of %s: %w", s.role, err)
 	}
 	return nil
-}
-
-func onLoopback(a net.Addr) bool {
-	ap, err := netip.ParseAddrPort(a.String())
-	return err == nil && ap.Addr().Unmap().IsLoopback()
-}
-
-// loopbackHost lets only requests pass whose Host is localhost or a loopback address.
-func loopbackHost(next http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if !namesLoopback(r.Host) {
-			Fail(w, basilica.E(basilica.Denied, "HOST_REFUSED", "this door is on loopback and the request names another host", "ask for http://127.0.0.1 or http://localhost with the port of this door"))
-			return
-		}
-		next.ServeHTTP(w, r)
-	})
-}
-
-func namesLoopback(host string) bool {
-	name := host
-	if h, _, err := net.SplitHostPort(host); err == nil {
-		name = h
-	}
-	name = strings.TrimSuffix(strings.TrimPrefix(name, "["), "]")
-	if strings.EqualFold(name, "localhost") {
-		return true
-	}
-	addr, err := netip.ParseAddr(name)
-	return err == nil && addr.Unmap().IsLoopback()
 }
 
 // Health is the JSON of /health.

@@ -9,15 +9,15 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"net/netip"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/coder/websocket"
-	"golang.org/x/net/netutil"
 
 	"basilica"
 	"basilica/internal/crashpoint"
+	"basilica/internal/gate"
 	"basilica/pallet"
 )
 
@@ -55,7 +55,7 @@ type Pool interface {
 type ServerConfig struct {
 	// Version is what system_version answers; "0" where empty.
 	Version string
-	// MaxMessage bounds one request in bytes, batches included; 16 MiB where 0.
+	// MaxMessage bounds one request in bytes, batches included; 1 MiB where 0.
 	MaxMessage int64
 	// MaxConnections bounds open WebSocket connections; 256 where 0.
 	MaxConnections int
@@ -76,7 +76,7 @@ func (c ServerConfig) withDefaults() ServerConfig {
 		c.Version = "0"
 	}
 	if c.MaxMessage == 0 {
-		c.MaxMessage = 16 << 20
+		c.MaxMessage = 1 << 20
 	}
 	if c.MaxConnections == 0 {
 		c.MaxConnections = 256
@@ -90,8 +90,13 @@ func (c ServerConfig) withDefaults() ServerConfig {
 	return c
 }
 
-// maxWaiting bounds the answers that wait for a slow reader of one connection, in bytes; who falls behind is dropped.
-const maxWaiting = 64 << 20
+// maxWaiting bounds the answers that wait for a slow reader of one connection, maxWaitingAll those of all, in bytes; who falls
+// behind is dropped.
+const (
+	maxWaiting     = 16 << 20
+	maxWaitingAll  = 128 << 20
+	maxBatchAnswer = 8 << 20 // of one batch, in bytes
+)
 
 const (
 	serverWriteTimeout = 10 * time.Second
@@ -106,6 +111,7 @@ type Server struct {
 	cfg     ServerConfig
 	log     *slog.Logger
 	methods map[string]method
+	waiting atomic.Int64 // bytes of answers on their way, of all callers
 
 	mu       sync.Mutex
 	open     int
@@ -128,8 +134,8 @@ func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 		ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
 	}
 	failed := make(chan error, 1)
-	// A few more than WebSockets are admitted, so that one too many hears why; the rest wait in the kernel.
-	limited := netutil.LimitListener(ln, s.cfg.MaxConnections+16)
+	// A few more than WebSockets are admitted, so that one too many hears why; one place leaves a quarter to others.
+	limited := gate.Listen(ln, s.cfg.MaxConnections+16, s.cfg.MaxConnections*3/4+16)
 	go func() { failed <- srv.Serve(limited) }()
 	var err error
 	select {
@@ -150,8 +156,12 @@ func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 
 // ServeHTTP answers one HTTP request: an upgrade to WebSocket or a POST.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	if !s.mayCall(r.Host) {
-		http.Error(w, "this name of the host is not one of the server's", http.StatusForbidden)
+	switch {
+	case !gate.Host(r, s.cfg.Hosts, true):
+		refuse(w, basilica.E(basilica.Denied, "HOST_REFUSED", "the request names a host that is not this server", "call it by its address, or add the name to localnet.hosts"))
+		return
+	case !gate.Origin(r):
+		refuse(w, basilica.E(basilica.Denied, "ORIGIN_REFUSED", "a web page of another origin may not call this server", "call it from a program, or from a page of its own address"))
 		return
 	}
 	if r.Header.Get("Upgrade") != "" {
@@ -174,30 +184,26 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	answer, _ := s.respond(nil, body)
+	defer s.waiting.Add(-int64(len(answer)))
+	if s.waiting.Add(int64(len(answer))) > maxWaitingAll {
+		refuse(w, basilica.E(basilica.Unavailable, "CHAIN_BUSY", "too many answers wait for callers that do not read them", "try again in a minute"))
+		return
+	}
 	w.Header().Set("Content-Type", "application/json")
 	if _, err := w.Write(answer); err != nil {
 		s.log.Debug("answer not written", "err", err)
 	}
 }
 
-// mayCall refuses host names that are neither addresses nor known.
-func (s *Server) mayCall(hostport string) bool {
-	host, _, err := net.SplitHostPort(hostport)
+// refuse answers with an error as JSON.
+func refuse(w http.ResponseWriter, e *basilica.Error) {
+	body, err := json.Marshal(map[string]any{"error": map[string]string{"kind": e.Kind.String(), "code": e.Code, "sentence": e.Sentence, "fix": e.Fix}})
 	if err != nil {
-		host = hostport
+		body = []byte("{}")
 	}
-	if len(host) > 1 && host[0] == '[' && host[len(host)-1] == ']' {
-		host = host[1 : len(host)-1]
-	}
-	if _, err := netip.ParseAddr(host); err == nil || host == "localhost" {
-		return true
-	}
-	for _, h := range s.cfg.Hosts {
-		if h == host {
-			return true
-		}
-	}
-	return false
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(e.Kind.HTTPStatus())
+	_, _ = w.Write(append(body, '\n')) // a caller that hung up is not our error
 }
 
 func (s *Server) upgrade(w http.ResponseWriter, r *http.Request) {
@@ -324,7 +330,7 @@ func (s *Server) respondBatch(session *session, message []byte) (answer []byte, 
 		if one == nil {
 			continue
 		}
-		if size += len(one); size > maxWaiting/2 {
+		if size += len(one); size > maxBatchAnswer {
 			return encodeFault(nil, &fault{Code: -32011, Message: "The batch response was too large"}), then
 		}
 		answers = append(answers, one)

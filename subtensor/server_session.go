@@ -22,6 +22,7 @@ type session struct {
 	mu      sync.Mutex
 	queue   [][]byte
 	waiting int           // bytes in queue
+	over    bool          // nothing is queued any more
 	filled  chan struct{} // has a token when the queue may hold something
 	subs    map[string]*feed
 	lastSub uint64
@@ -47,6 +48,7 @@ func newSession(s *Server, ws *websocket.Conn) *session {
 // run serves the connection until it ends and everything it started has stopped.
 func (s *session) run(ctx context.Context) {
 	s.ctx, s.stop = context.WithCancel(ctx)
+	defer s.unqueue() // last: nothing is sent any more
 	defer s.feeds.Wait()
 	defer s.forget()
 	defer s.ws.CloseNow() //nolint:errcheck // it is over either way
@@ -83,12 +85,25 @@ func (s *session) forget() {
 	clear(s.subs)
 }
 
+// unqueue gives back what still waited when the connection ended.
+func (s *session) unqueue() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.server.waiting.Add(-int64(s.waiting))
+	s.waiting, s.queue, s.over = 0, nil, true
+}
+
 // send queues a message; a reader that is too far behind loses the connection.
 func (s *session) send(message []byte) {
 	s.mu.Lock()
+	if s.over {
+		s.mu.Unlock()
+		return
+	}
 	s.queue = append(s.queue, message)
 	s.waiting += len(message)
-	behind := s.waiting > maxWaiting
+	all := s.server.waiting.Add(int64(len(message)))
+	behind := s.waiting > maxWaiting || all > maxWaitingAll
 	s.mu.Unlock()
 	if behind {
 		s.server.log.Debug("WebSocket reader too slow")
@@ -123,6 +138,7 @@ func (s *session) write() {
 			}
 			s.mu.Lock()
 			s.waiting -= len(m)
+			s.server.waiting.Add(-int64(len(m)))
 			s.mu.Unlock()
 		}
 	}

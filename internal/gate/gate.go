@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"net/url"
 	"slices"
 	"strings"
 	"sync"
@@ -164,6 +165,22 @@ func Host(r *http.Request, names []string, everywhere bool) bool {
 	}
 	named := func(name string) bool { return strings.EqualFold(host, name) }
 	return named("localhost") || slices.ContainsFunc(names, named)
+}
+
+// Origin says whether a request may come from the web page that it names, if any: one of this very door. A page elsewhere can
+// send a request that it may not read the answer of; where requests change something that is harm enough.
+func Origin(r *http.Request) bool {
+	switch r.Header.Get("Sec-Fetch-Site") {
+	case "", "same-origin", "none":
+	default:
+		return false
+	}
+	origin := r.Header.Get("Origin")
+	if origin == "" {
+		return true
+	}
+	u, err := url.Parse(origin)
+	return err == nil && u.Host != "" && strings.EqualFold(u.Host, r.Host)
 }
 
 // onLoopback says whether a request came in on a loopback address, whatever its listener named. A request without a

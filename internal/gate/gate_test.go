@@ -158,6 +158,31 @@ func TestHost(t *testing.T) {
 	}
 }
 
+func TestOrigin(t *testing.T) {
+	for _, c := range []struct {
+		origin, site string
+		want         bool
+	}{
+		{"", "", true},
+		{"", "none", true},
+		{"http://127.0.0.1:9944", "", true},
+		{"http://127.0.0.1:9944", "same-origin", true},
+		{"http://127.0.0.1:9945", "", false},
+		{"http://attacker.example", "", false},
+		{"http://127.0.0.1:9944.attacker.example", "", false},
+		{"null", "", false},
+		{"", "cross-site", false},
+		{"http://127.0.0.1:9944", "same-site", false},
+	} {
+		r := naming("127.0.0.1:9944", "127.0.0.1")
+		r.Header.Set("Origin", c.origin)
+		r.Header.Set("Sec-Fetch-Site", c.site)
+		if got := Origin(r); got != c.want {
+			t.Errorf("origin %q, site %q: %v", c.origin, c.site, got)
+		}
+	}
+}
+
 func FuzzHost(f *testing.F) {
 	for _, s := range []string{"localhost", "[::1]:80", "127.0.0.1:8081", "a:b:c", "[", "[::ffff:127.0.0.1]", "panel.attacker.example:8081", "127.0.0.1.evil:80", "[::1%evil]"} {
 		f.Add(s)
