@@ -152,12 +152,12 @@ type house struct {
 	boxKey  *keys.P256
 	hotkey  *keys.Pair
 	pki     *pki.Authority
-	peer    func(addr string) ([]byte, error)
 	stop    func()
 	cut     func(id basilica.ExecutorID, why error)
 
-	mu  sync.Mutex // guards now
-	now time.Time
+	mu   sync.Mutex // guards the rest
+	now  time.Time
+	peer func(addr string) ([]byte, error)
 
 	enrollment basilica.Enrollment
 }
@@ -166,6 +166,20 @@ func (h *house) clock() time.Time {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return h.now
+}
+
+// answers says who answers where the miner dials from now on.
+func (h *house) answers(f func(addr string) ([]byte, error)) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.peer = f
+}
+
+func (h *house) answer(addr string) ([]byte, error) {
+	h.mu.Lock()
+	f := h.peer
+	h.mu.Unlock()
+	return f(addr)
 }
 
 func (h *house) pass(d time.Duration) {
@@ -220,7 +234,7 @@ func (h *house) open(change func(*miner.Config)) {
 	h.store = db
 	parts := miner.Parts{
 		Hotkey: h.hotkey, Chain: h.chain, Authority: h.pki, Store: db, Blobs: blobs, Logs: logs, Now: h.clock, Log: slog.New(slog.DiscardHandler),
-		PeerKey: func(_ context.Context, addr string) ([]byte, error) { return h.peer(addr) },
+		PeerKey: func(_ context.Context, addr string) ([]byte, error) { return h.answer(addr) },
 		Cut:     func(id basilica.ExecutorID, why error) { h.cut(id, why) },
 		Executor: func(basilica.ExecutorID, string) basilica.Executor {
 			if h.machine != nil {

@@ -30,7 +30,7 @@ func TestEnroll(t *testing.T) {
 	}
 	other, err := keys.GenerateP256()
 	must(t, err)
-	h.peer = func(string) ([]byte, error) { return other.SPKI(), nil }
+	h.answers(func(string) ([]byte, error) { return other.SPKI(), nil })
 	used := h.token("")
 	_, err = h.miner.Enroll(ctx, h.request(used, "", other))
 	must(t, err)
@@ -54,10 +54,10 @@ func TestEnroll(t *testing.T) {
 			t.Errorf("%s: %v, want %s", name, err, c.code)
 		}
 	}
-	h.peer = func(string) ([]byte, error) { return h.boxKey.SPKI(), nil }
+	h.answers(func(string) ([]byte, error) { return h.boxKey.SPKI(), nil })
 	_, err = h.miner.Enroll(ctx, h.request(h.token(""), "third", other))
 	wantCode(t, err, "DIAL_BACK_KEY")
-	h.peer = func(string) ([]byte, error) { return nil, errors.New("connection refused") }
+	h.answers(func(string) ([]byte, error) { return nil, errors.New("connection refused") })
 	_, err = h.miner.Enroll(ctx, h.request(h.token(""), "third", other))
 	wantCode(t, err, "DIAL_BACK")
 	if fix := basilica.FixOf(err); !bytes.Contains([]byte(fix), []byte("50051")) {
