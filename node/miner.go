@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -60,6 +61,19 @@ type MinerConfig struct {
 	AllowPrivateExecutors bool `toml:"allow_private_executors"`
 	// BlobBytes bounds all stored inputs and outputs together.
 	BlobBytes ByteSize `toml:"blob_bytes"`
+	// LostAfter is how long miner and executor may not hear of each other: then the executor ends its tasks, and the miner
+	// counts them as lost. It is the longest that this miner may be away without harm to what runs.
+	LostAfter Duration `toml:"lost_after"`
+	// MaxTasksPerClient bounds the unfinished tasks of one client, MaxQueue the waiting tasks of all.
+	MaxTasksPerClient int `toml:"max_tasks_per_client"`
+	MaxQueue          int `toml:"max_queue"`
+	// ClientBlobBytes bounds the stored inputs and outputs of one client.
+	ClientBlobBytes ByteSize `toml:"client_blob_bytes"`
+	// KeepBlobs is how long inputs and outputs stay after their client or a task of it last touched them, KeepLogs how long
+	// a log stays after its task's end, KeepTasks how long the task itself is listed (at least as long as its log).
+	KeepBlobs Duration `toml:"keep_blobs"`
+	KeepLogs  Duration `toml:"keep_logs"`
+	KeepTasks Duration `toml:"keep_tasks"`
 
 	// Chain is section [chain].
 	Chain ChainConfig `toml:"-"`
@@ -69,7 +83,8 @@ type MinerConfig struct {
 func DefaultMinerConfig() MinerConfig {
 	return MinerConfig{
 		DataDir: "~/.basilica/miner", AxonListen: "0.0.0.0:8080", FleetListen: "0.0.0.0:8090", StatusListen: "127.0.0.1:8082",
-		Compute: miner.ComputeOpen, BlobBytes: 100 << 30,
+		Compute: miner.ComputeOpen, BlobBytes: 100 << 30, LostAfter: Duration(10 * time.Minute), MaxTasksPerClient: 64, MaxQueue: 10_000, ClientBlobBytes: 32 << 30,
+		KeepBlobs: Duration(24 * time.Hour), KeepLogs: Duration(7 * 24 * time.Hour), KeepTasks: Duration(30 * 24 * time.Hour),
 	}
 }
 
@@ -86,10 +101,8 @@ func (c *MinerConfig) Validate() error {
 			return invalid(key, fmt.Sprintf("%.80q is not host:port", addr), "write it like 127.0.0.1:8080")
 		}
 	}
-	if c.AxonAdvertise != "" {
-		if _, err := netip.ParseAddrPort(c.AxonAdvertise); err != nil {
-			return invalid("miner.axon_advertise", fmt.Sprintf("%.80q is not ip:port", c.AxonAdvertise), "write the public IP address and port, e.g. 203.0.113.5:8080")
-		}
+	if err := c.checkAdvertised(); err != nil {
+		return err
 	}
 	if c.FleetAdvertise != "" {
 		if host, _, err := net.SplitHostPort(c.FleetAdvertise); err != nil || host == "" {
@@ -107,8 +120,83 @@ func (c *MinerConfig) Validate() error {
 	if c.BlobBytes <= 0 {
 		return invalid("miner.blob_bytes", "is not positive", `write a size, e.g. "100Gi"`)
 	}
+	return c.validateBounds()
+}
+
+// Shortest and longest that a task may go on while miner and executor do not hear of each other.
+const minLostAfter, maxLostAfter = 15 * time.Second, time.Hour
+
+// validateBounds checks what is kept, and for how long.
+func (c *MinerConfig) validateBounds() error {
+	if d := time.Duration(c.LostAfter); d < minLostAfter || d > maxLostAfter {
+		return invalid("miner.lost_after", fmt.Sprintf("%s is outside %s to %s", d, minLostAfter, maxLostAfter), `write a time, e.g. "10m"`)
+	}
+	if c.MaxTasksPerClient <= 0 {
+		return invalid("miner.max_tasks_per_client", "is not positive", "write a number, e.g. 64")
+	}
+	if c.MaxQueue <= 0 {
+		return invalid("miner.max_queue", "is not positive", "write a number, e.g. 10000")
+	}
+	if c.ClientBlobBytes <= 0 {
+		return invalid("miner.client_blob_bytes", "is not positive", `write a size, e.g. "32Gi"`)
+	}
+	for key, d := range map[string]Duration{"miner.keep_blobs": c.KeepBlobs, "miner.keep_logs": c.KeepLogs, "miner.keep_tasks": c.KeepTasks} {
+		if time.Duration(d) < time.Hour {
+			return invalid(key, fmt.Sprintf("%s is under an hour", d), `write a time, e.g. "24h"`)
+		}
+	}
+	if c.KeepTasks < c.KeepLogs {
+		return invalid("miner.keep_tasks", fmt.Sprintf("%s is shorter than miner.keep_logs", c.KeepTasks), "keep tasks at least as long as their logs")
+	}
 	return nil
 }
+
+// checkAdvertised judges what would be published on chain: where a box is rented, the port inside is seldom the one outside.
+func (c *MinerConfig) checkAdvertised() error {
+	text := c.AxonAdvertise
+	if text == "" {
+		return nil
+	}
+	refused := func(code, what, fix string) error {
+		return &basilica.Error{Kind: basilica.Invalid, Code: code, Sentence: fmt.Sprintf("miner.axon_advertise: %.80q %s", text, what), Fix: fix}
+	}
+	if strings.Contains(text, "://") {
+		return refused("ADVERTISE_URL", "is a URL, not ip:port", "write the address and port alone, e.g. 203.0.113.5:8080")
+	}
+	host, port, err := net.SplitHostPort(text)
+	if err != nil {
+		return refused("ADVERTISE_NO_PORT", "names no port", "write ip:port with the port that the world reaches; on a rented box it often differs from the one inside")
+	}
+	addr, err := netip.ParseAddr(host)
+	if err != nil {
+		return refused("ADVERTISE_NAME", "does not begin with an IP address", "the chain holds addresses, not names: write the public IP address, e.g. 203.0.113.5:8080")
+	}
+	number, err := strconv.ParseUint(port, 10, 16)
+	_, inside, _ := net.SplitHostPort(c.AxonListen)
+	if err != nil || number == 0 && inside != "0" {
+		return refused("ADVERTISE_PORT", "has no port that can be called", "write the port that the world reaches; 0 stands for the port that axon_listen took where that is 0 too")
+	}
+	return c.checkPublished(addr.Unmap())
+}
+
+// checkPublished judges the address that would be published, whichever key it comes from.
+func (c *MinerConfig) checkPublished(addr netip.Addr) error {
+	switch {
+	case addr.IsUnspecified():
+		return basilica.E(basilica.Invalid, "ADVERTISE_ANY", fmt.Sprintf("the axon cannot be published under %s, which is every address of this machine and none of its own", addr),
+			"set miner.axon_advertise to the one public ip:port under which the world reaches the axon; axon_listen may stay as it is")
+	case addr.IsMulticast():
+		return basilica.E(basilica.Invalid, "ADVERTISE_NAME", fmt.Sprintf("the axon cannot be published under the multicast address %s", addr),
+			"set miner.axon_advertise to the one public ip:port under which the world reaches the axon")
+	case !c.Chain.AllowPrivate && (addr.IsLoopback() || addr.IsPrivate() || addr.IsLinkLocalUnicast() || carriers.Contains(addr)):
+		return basilica.E(basilica.Invalid, "ADVERTISE_PRIVATE", fmt.Sprintf("the axon cannot be published under %s, which only this network reaches", addr),
+			"set miner.axon_advertise to the public ip:port; where the chain is a local one, set chain.allow_private = true")
+	}
+	return nil
+}
+
+// carriers is the network between a carrier's translators and its customers (RFC 6598): private to all but them.
+var carriers = netip.MustParsePrefix("100.64.0.0/10")
 
 // Miner is a wired miner.
 type Miner struct {
@@ -224,8 +312,8 @@ func (n *Miner) addresses() (axonAddr netip.AddrPort, fleetAddr string, err erro
 		axonAddr = netip.AddrPortFrom(axonAddr.Addr(), bound.Port())
 	}
 	axonAddr = netip.AddrPortFrom(axonAddr.Addr().Unmap(), axonAddr.Port())
-	if axonAddr.Addr().IsUnspecified() {
-		return axonAddr, "", invalid("miner.axon_advertise", "is not set, and miner.axon_listen names every address", "set it to the ip:port under which the world reaches the axon")
+	if err := n.cfg.checkPublished(axonAddr.Addr()); err != nil {
+		return axonAddr, "", err
 	}
 	host, fleetPort, err := net.SplitHostPort(n.fleetLn.Addr().String())
 	if err != nil {
@@ -284,6 +372,8 @@ func (n *Miner) wire(db *store.Miner, hotkey *keys.Pair, authority *pki.Authorit
 	n.role = miner.New(miner.Config{
 		NetUID: cfg.Chain.NetUID, Axon: basilica.Axon{Addr: axonAddr, Version: axonVersion, Protocol: axonProtocol, TLSKey: point}, FleetAddr: fleetAddr,
 		Version: Version(), Compute: cfg.Compute, AllowList: cfg.AllowList, MinStake: cfg.MinValidatorStake,
+		LostAfter: time.Duration(cfg.LostAfter), MaxOpenTasks: cfg.MaxTasksPerClient, MaxQueueTasks: cfg.MaxQueue, MaxBlobBytes: int64(cfg.ClientBlobBytes),
+		KeepBlobs: time.Duration(cfg.KeepBlobs), KeepLogs: time.Duration(cfg.KeepLogs), KeepTasks: time.Duration(cfg.KeepTasks),
 	}, miner.Parts{
 		Hotkey: hotkey, Chain: n.chain, Authority: authority, Store: db, Blobs: blobs, Logs: logs, Executor: n.pool.Executor, Now: deps.Now, Log: deps.Log,
 		PeerKey: func(ctx context.Context, addr string) ([]byte, error) {

@@ -29,16 +29,23 @@ func TestMinerConfigNamesTheWrongKey(t *testing.T) {
 		t.Fatal(err)
 	}
 	for key, change := range map[string]func(*MinerConfig){
-		"miner.data_dir":        func(c *MinerConfig) { c.DataDir = "" },
-		"miner.hotkey":          func(c *MinerConfig) { c.Hotkey = "" },
-		"miner.axon_listen":     func(c *MinerConfig) { c.AxonListen = "8080" },
-		"miner.fleet_listen":    func(c *MinerConfig) { c.FleetListen = "8090" },
-		"miner.status_listen":   func(c *MinerConfig) { c.StatusListen = "" },
-		"miner.axon_advertise":  func(c *MinerConfig) { c.AxonAdvertise = "example.org:8080" },
-		"miner.fleet_advertise": func(c *MinerConfig) { c.FleetAdvertise = ":8090" },
-		"miner.compute":         func(c *MinerConfig) { c.Compute = "some" },
-		"miner.allow_list":      func(c *MinerConfig) { c.AllowList = []basilica.Hotkey{"5x"} },
-		"miner.blob_bytes":      func(c *MinerConfig) { c.BlobBytes = 0 },
+		"miner.data_dir":             func(c *MinerConfig) { c.DataDir = "" },
+		"miner.hotkey":               func(c *MinerConfig) { c.Hotkey = "" },
+		"miner.axon_listen":          func(c *MinerConfig) { c.AxonListen = "8080" },
+		"miner.fleet_listen":         func(c *MinerConfig) { c.FleetListen = "8090" },
+		"miner.status_listen":        func(c *MinerConfig) { c.StatusListen = "" },
+		"miner.axon_advertise":       func(c *MinerConfig) { c.AxonAdvertise = "example.org:8080" },
+		"miner.fleet_advertise":      func(c *MinerConfig) { c.FleetAdvertise = ":8090" },
+		"miner.compute":              func(c *MinerConfig) { c.Compute = "some" },
+		"miner.allow_list":           func(c *MinerConfig) { c.AllowList = []basilica.Hotkey{"5x"} },
+		"miner.blob_bytes":           func(c *MinerConfig) { c.BlobBytes = 0 },
+		"miner.lost_after":           func(c *MinerConfig) { c.LostAfter = Duration(2 * time.Hour) },
+		"miner.max_tasks_per_client": func(c *MinerConfig) { c.MaxTasksPerClient = 0 },
+		"miner.max_queue":            func(c *MinerConfig) { c.MaxQueue = -1 },
+		"miner.client_blob_bytes":    func(c *MinerConfig) { c.ClientBlobBytes = 0 },
+		"miner.keep_blobs":           func(c *MinerConfig) { c.KeepBlobs = 0 },
+		"miner.keep_logs":            func(c *MinerConfig) { c.KeepLogs = Duration(time.Minute) },
+		"miner.keep_tasks":           func(c *MinerConfig) { c.KeepTasks = Duration(time.Hour) },
 	} {
 		bad := good
 		change(&bad)
