@@ -40,33 +40,36 @@ func (e *Executor) Execute(ctx context.Context, req basilica.ExecuteRequest) (ba
 	known, err := e.cfg.Attempts.Attempt(ctx, basilica.TaskAttempt{Task: req.Task, Attempt: req.Attempt})
 	switch {
 	case err == nil:
-		return known.Holding, nil
+		return e.shown(known.Holding, e.lineNow()), nil
 	case basilica.KindOf(err) != basilica.NotFound:
 		return basilica.Holding{}, err
 	}
 	if err := e.admits(d); err != nil {
 		return basilica.Holding{}, err
 	}
-	gpus, err := e.choose(ctx, d.spec)
+	if _, err := e.login(d.spec); err != nil {
+		return basilica.Holding{}, err
+	}
+	now := e.lineNow()
+	gpus, err := e.choose(ctx, d.spec, now)
+	if err != nil {
+		return basilica.Holding{}, e.refusal(err, now)
+	}
+	inputs, err := e.inputs(d.spec)
 	if err != nil {
 		return basilica.Holding{}, err
 	}
-	inputs, err := e.inputs(d.spec.Inputs)
-	if err != nil {
-		return basilica.Holding{}, err
-	}
-	now := e.cfg.Now()
 	a := basilica.Attempt{
-		Task: req.Task, Number: req.Attempt, Client: req.Client, Spec: req.Spec, State: basilica.TaskPlaced, Accepted: now,
+		Task: req.Task, Number: req.Attempt, Client: req.Client, Spec: req.Spec, State: basilica.TaskPlaced, Accepted: e.cfg.Now(),
 		Holding: basilica.Holding{Kind: basilica.HolderTask, Holder: string(req.Task), GPUs: gpus, Expires: now.Add(min(max(req.Lease, minLease), maxLease))},
 	}
 	h, fresh, err := e.cfg.Attempts.Accept(ctx, a, inputs, e.cfg.MaxContainers, now)
 	if err != nil || !fresh {
-		return h, err
+		return e.shown(h, now), e.refusal(err, now)
 	}
 	a.Holding = h
-	e.begin(a, d)
-	return h, nil
+	e.start(inheritance{attempt: a, demand: d})
+	return e.shown(h, now), nil
 }
 
 // demandOf reads a spec and checks it against what this machine ever gives.
@@ -119,11 +122,14 @@ func (e *Executor) demandOf(raw []byte) (demand, error) {
 
 // admits checks what changes from moment to moment; the caller holds mu.
 func (e *Executor) admits(d demand) error {
-	switch {
-	case e.base == nil || e.base.Err() != nil:
-		return basilica.E(basilica.Unavailable, "NOT_RUNNING", "the executor is starting or stopping", "try again")
-	case e.drain:
+	if err := e.runs(); err != nil {
+		return err
+	}
+	if e.drain {
 		return basilica.E(basilica.Unavailable, "DRAINING", "the miner takes this machine out of service", "use another machine")
+	}
+	if err := e.roomFor(d.output); err != nil {
+		return err
 	}
 	used := int64(0)
 	for _, l := range e.live {
@@ -151,11 +157,11 @@ func eligible(gpus []basilica.GPU, software bool) []basilica.GPU {
 }
 
 // choose picks free devices for a task; the caller holds mu.
-func (e *Executor) choose(ctx context.Context, spec basilica.TaskSpec) ([]string, error) {
+func (e *Executor) choose(ctx context.Context, spec basilica.TaskSpec, now time.Time) ([]string, error) {
 	if spec.GPUs == 0 {
 		return nil, nil
 	}
-	ledger, err := e.cfg.Ledger.Ledger(ctx, e.cfg.Now())
+	ledger, err := e.cfg.Ledger.Ledger(ctx, now)
 	if err != nil {
 		return nil, fmt.Errorf("read ledger: %w", err)
 	}
@@ -176,10 +182,20 @@ func (e *Executor) choose(ctx context.Context, spec basilica.TaskSpec) ([]string
 	return chosen, nil
 }
 
-// inputs checks that every input is here, and lists them.
-func (e *Executor) inputs(files []basilica.TaskFile) ([]basilica.Digest, error) {
+// inputs checks that every input is here, and the image where it comes as a blob, and lists them.
+func (e *Executor) inputs(spec basilica.TaskSpec) ([]basilica.Digest, error) {
 	var sums []basilica.Digest
-	for _, f := range files {
+	if sum, ok := basilica.ImageBlob(spec.Image); ok {
+		r, _, err := e.cfg.Blobs.Open(sum)
+		if err != nil {
+			return nil, err
+		}
+		if err := r.Close(); err != nil {
+			return nil, fmt.Errorf("look at image: %w", err)
+		}
+		sums = append(sums, sum)
+	}
+	for _, f := range spec.Inputs {
 		r, size, err := e.cfg.Blobs.Open(f.SHA256)
 		if err != nil {
 			return nil, err
@@ -233,7 +249,7 @@ func (e *Executor) Watch(ctx context.Context, task basilica.TaskID, attempt int,
 		if err != nil {
 			return err
 		}
-		if a.State.Terminal() {
+		if a.State.Terminal() && changed == nil { // nothing of it is left
 			return f(basilica.TaskEvent{Task: task, Attempt: attempt, State: a.State, At: a.Ended, Reason: a.Reason, ExitCode: a.ExitCode, Outputs: a.Outputs, Receipt: a.Receipt})
 		}
 		if changed == nil {

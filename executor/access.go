@@ -48,10 +48,13 @@ func (e *Executor) Attest(ctx context.Context, v Visit) (err error) {
 	if len(gpus) == 0 {
 		return basilica.E(basilica.Unavailable, "NO_GPU", "this machine has no device that could be proven", "check the GPU driver with gpu-attestor detect")
 	}
-	now := e.cfg.Now()
+	if err := e.running(); err != nil {
+		return err
+	}
+	now := e.ledgerNow()
 	h, err := e.cfg.Ledger.Hold(ctx, basilica.Holding{Kind: basilica.HolderChallenge, Holder: string(v.Grant), GPUs: gpus, Expires: now.Add(challengeLife)}, now)
 	if err != nil {
-		return err
+		return e.refusal(err, now)
 	}
 	log := e.cfg.Log.With("grant", string(v.Grant), "validator", string(v.Validator), "fence", h.Fence)
 	log.Info("challenge begins")
@@ -68,6 +71,9 @@ func (e *Executor) Attest(ctx context.Context, v Visit) (err error) {
 
 // Facts answers with one JSON value of the machine's facts.
 func (e *Executor) Facts(ctx context.Context, v Visit) error {
+	if err := e.running(); err != nil {
+		return err
+	}
 	f, err := e.SystemInfo(ctx)
 	if err != nil {
 		return err
@@ -91,6 +97,9 @@ func answer(w io.WriteCloser, value any) error {
 func (e *Executor) Check(ctx context.Context, v Visit) (err error) {
 	nonce, err := readNonce(v.Channel)
 	if err != nil {
+		return err
+	}
+	if err := e.running(); err != nil {
 		return err
 	}
 	select {

@@ -8,32 +8,42 @@ import (
 )
 
 // beats sends a heartbeat every few seconds and obeys its answer, until ctx ends. A miner that is away changes nothing
-// until the leases of its tasks run out.
+// until the leases of its tasks run out; one that has revoked this machine ends it.
 func (e *Executor) beats(ctx context.Context) error {
 	tick := time.NewTicker(e.cfg.Heartbeat)
 	defer tick.Stop()
-	heard := true
 	for {
-		if err := e.beat(ctx); err != nil {
-			if ctx.Err() != nil {
-				return nil
-			}
-			if heard {
-				e.cfg.Log.Warn("miner not reached by heartbeat", "err", err)
-			}
-			heard = false
-		} else {
-			if !heard {
-				e.cfg.Log.Info("miner reached by heartbeat again")
-			}
-			heard = true
+		err := e.beat(ctx)
+		if ctx.Err() != nil {
+			return nil
+		}
+		e.mu.Lock()
+		last := e.unheard
+		e.unheard = err
+		e.mu.Unlock()
+		switch {
+		case basilica.CodeOf(err) == "EXECUTOR_REVOKED":
+			e.cfg.Log.Error("this machine was revoked", "err", err)
+			return err
+		case err != nil && (last == nil || basilica.CodeOf(last) != basilica.CodeOf(err)):
+			e.cfg.Log.Warn("miner not reached by heartbeat; it is tried again", "err", err, "fix", basilica.FixOf(err))
+		case err == nil && last != nil:
+			e.cfg.Log.Info("miner reached by heartbeat again")
 		}
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-tick.C:
+		case <-e.cfg.Wake:
 		}
 	}
+}
+
+// Unheard says why the last heartbeat was not answered; nil where it was.
+func (e *Executor) Unheard() error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.unheard
 }
 
 func (e *Executor) beat(ctx context.Context) error {
@@ -42,11 +52,22 @@ func (e *Executor) beat(ctx context.Context) error {
 		return err
 	}
 	sent := e.cfg.Now()
-	reply, err := e.cfg.Fleet.Heartbeat(ctx, e.cfg.Executor, basilica.Heartbeat{At: sent, Health: health, Version: e.cfg.Version, GPUs: e.cfg.GPUs})
+	reply, err := e.cfg.Fleet.Heartbeat(ctx, e.cfg.Executor, basilica.Heartbeat{
+		At: sent, Health: health, Version: e.cfg.Version, GPUs: e.cfg.GPUs, Instance: e.instance, Trust: e.cfg.Identity.Trust(),
+	})
+	if basilica.CodeOf(err) == "CERTIFICATE_EARLY" {
+		// A clock was ahead when it was made and has been set back since.
+		return e.renew(ctx, "the miner says that it begins in the future")
+	}
 	if err != nil {
 		return err
 	}
 	e.obey(ctx, sent, e.cfg.Now(), reply)
+	if why := renewalDue(e.cfg.Identity, reply.Trust, e.cfg.Now()); why != "" {
+		if err := e.renew(ctx, why); err != nil {
+			e.cfg.Log.Warn("certificate not renewed yet", "err", err, "fix", basilica.FixOf(err))
+		}
+	}
 	return nil
 }
 
@@ -76,10 +97,10 @@ func (e *Executor) obey(ctx context.Context, sent, received time.Time, reply bas
 			cancel = append(cancel, l)
 		}
 	}
-	fresh := false
+	var fresh []basilica.GrantID
 	for _, grant := range reply.Revoked {
 		if _, known := e.revoked[grant]; !known {
-			fresh = true
+			fresh = append(fresh, grant)
 			e.cfg.Log.Info("grant revoked", "grant", string(grant))
 		}
 		e.revoked[grant] = received
@@ -87,14 +108,21 @@ func (e *Executor) obey(ctx context.Context, sent, received time.Time, reply bas
 	e.mu.Unlock()
 	lease := min(max(reply.Lease, minLease), maxLease)
 	for _, fence := range renew {
-		if err := e.cfg.Ledger.Extend(ctx, fence, received.Add(lease)); err != nil && basilica.CodeOf(err) != "FENCE_STALE" {
+		if err := e.cfg.Ledger.Extend(ctx, fence, e.ledgerNow().Add(lease)); err != nil && basilica.CodeOf(err) != "FENCE_STALE" {
 			e.cfg.Log.Error("lease not renewed", "fence", fence, "err", err)
 		}
 	}
 	for _, l := range cancel {
 		l.stop(errCancelled)
 	}
-	if fresh && e.cfg.Revoked != nil {
+	if len(fresh) == 0 {
+		return
+	}
+	// On record, so that they stay refused when this process has ended.
+	if err := e.cfg.Marks.RevokeGrants(ctx, fresh, received); err != nil {
+		e.cfg.Log.Error("revoked grants not recorded", "err", err)
+	}
+	if e.cfg.Revoked != nil {
 		e.cfg.Revoked()
 	}
 }

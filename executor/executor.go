@@ -5,12 +5,11 @@ package executor
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
-	"os"
-	"path/filepath"
 	"sync"
 	"time"
 
@@ -19,16 +18,40 @@ import (
 	"basilica"
 )
 
-// Engine runs containers.
-type Engine interface {
-	Available(ctx context.Context) (name, version string, err error)
-	EnsureImage(ctx context.Context, ref string, login *basilica.RegistryLogin) (id string, err error)
+// Containers makes and runs containers. One that does not exist is NotFound (CONTAINER_GONE), an engine that is away
+// Unavailable (DOCKER_ABSENT).
+type Containers interface {
 	Create(ctx context.Context, spec basilica.ContainerSpec) (id string, err error)
 	Start(ctx context.Context, id string) (wait func(context.Context) (basilica.ContainerEnd, error), err error)
+	// Await is for a container that somebody else started, or that has ended already.
+	Await(ctx context.Context, id string) (wait func(context.Context) (basilica.ContainerEnd, error), err error)
+	// Logs attaches before the start and gives every byte as it comes; PastLogs gives what the engine kept, from the start.
 	Logs(ctx context.Context, id string) (follow func(f func(basilica.LogStream, []byte) error) error, err error)
+	PastLogs(ctx context.Context, id string) (follow func(f func(basilica.LogStream, []byte) error) error, err error)
 	Stop(ctx context.Context, id string, grace time.Duration) error
 	Remove(ctx context.Context, id string) error
 	List(ctx context.Context, label, value string) ([]basilica.ContainerState, error)
+	Inspect(ctx context.Context, id string) (basilica.ContainerState, error)
+	// Leftover lists the processes that a container has, whether or not the engine knows it any more.
+	Leftover(id string) (pids []int, err error)
+	// LostDevices lists the GPU nodes of a running container that it may no longer open.
+	LostDevices(ctx context.Context, id string) ([]string, error)
+}
+
+// Images finds, pulls, loads and removes images.
+type Images interface {
+	EnsureImage(ctx context.Context, ref string, login *basilica.RegistryLogin) (id string, err error)
+	LoadImage(ctx context.Context, file io.ReadSeeker) (id string, err error)
+	// ForgetImage removes an image that has no name and that no container uses; others stay.
+	ForgetImage(ctx context.Context, id string) error
+}
+
+// Engine is the container engine of this machine.
+type Engine interface {
+	Containers
+	Images
+	Available(ctx context.Context) (name, version string, err error)
+	Process(ctx context.Context) (basilica.EngineProcess, error)
 }
 
 // Ledger says who holds which GPU.
@@ -37,8 +60,10 @@ type Ledger interface {
 	Ledger(ctx context.Context, now time.Time) ([]basilica.Holding, error)
 	Extend(ctx context.Context, fence uint64, expires time.Time) error
 	Quarantine(ctx context.Context, r basilica.Remains) error
+	Quarantined(ctx context.Context) ([]basilica.Remains, error)
 	Leave(ctx context.Context, fence uint64) error
-	ClearLedger(ctx context.Context) error
+	// TimeLine gives where the ledger's times begin in this boot: a time, and the time since boot then.
+	TimeLine(ctx context.Context, boot string, wall time.Time, up time.Duration) (time.Time, time.Duration, error)
 }
 
 // Attempts keeps attempts at tasks, and which blobs they need.
@@ -47,10 +72,23 @@ type Attempts interface {
 	SaveAttempt(ctx context.Context, a basilica.Attempt) error
 	Attempt(ctx context.Context, at basilica.TaskAttempt) (basilica.Attempt, error)
 	OpenAttempts(ctx context.Context) ([]basilica.Attempt, error)
+	EndedHolding(ctx context.Context) ([]basilica.Attempt, error)
 	EndedBefore(ctx context.Context, before time.Time) ([]basilica.Attempt, error)
 	ForgetAttempt(ctx context.Context, at basilica.TaskAttempt) error
 	SawBlob(ctx context.Context, sum basilica.Digest, now time.Time) error
 	ForgetBlobs(ctx context.Context, before time.Time) ([]basilica.Digest, error)
+	UnknownBlobs(ctx context.Context, stored []basilica.Digest) ([]basilica.Digest, error)
+}
+
+// Marks keeps what a later process must know beside attempts: grants that the miner ended early, and images that were
+// loaded from a file (source to id; an empty id is being loaded).
+type Marks interface {
+	RevokeGrants(ctx context.Context, grants []basilica.GrantID, now time.Time) error
+	RevokedGrants(ctx context.Context) (map[basilica.GrantID]time.Time, error)
+	ForgetRevoked(ctx context.Context, before time.Time) error
+	KeepImage(ctx context.Context, source, id string) error
+	LoadedImages(ctx context.Context) (map[string]string, error)
+	ForgetImage(ctx context.Context, source string) error
 }
 
 // Blobs keeps content under its SHA-256, as files.
@@ -59,6 +97,7 @@ type Blobs interface {
 	Open(sum basilica.Digest) (io.ReadSeekCloser, int64, error)
 	Path(sum basilica.Digest) string
 	Delete(sum basilica.Digest) error
+	Stored() ([]basilica.Digest, error)
 }
 
 // Logs keeps one log per name.
@@ -86,6 +125,8 @@ type Config struct {
 	Machine     string // label that marks this machine's own containers on a shared engine: unique to its data directory
 	Dir         string // working directory of attempts, of this executor alone
 	Version     string
+	Boot        string               // boot id of the machine
+	Uptime      func() time.Duration // since boot, moved by nobody who sets a clock
 	Endorsement basilica.SignedEndorsement
 	Sign        func(msg []byte) ([]byte, error) // by the machine's receipt key
 	GPUs        []basilica.GPU
@@ -97,8 +138,15 @@ type Config struct {
 	MaxCPUMillis  int64 // of one container
 	MaxLogBytes   int64 // of one attempt; zero: 16 MiB
 	Heartbeat     time.Duration
+	// MinFreeDisk is how many bytes of FreeDisk no task and no blob may take; zero: no floor.
+	MinFreeDisk int64
+	FreeDisk    func() (int64, error) // free bytes of the data directory's file system
+	// KeepTasks has Run leave containers running at its end, for the process that comes next.
+	KeepTasks bool
 
-	Facts func(ctx context.Context) (basilica.Facts, error)
+	// Unseal opens what was sealed to the machine's endorsed key under basilica.RegistryInfo.
+	Unseal func(sealed []byte) ([]byte, error)
+	Facts  func(ctx context.Context) (basilica.Facts, error)
 	// CheckImage gives the content address of the image that answers `task-check`, and makes it where it is missing.
 	CheckImage func(ctx context.Context) (string, error)
 	Revoked    func() // optional: called after grants were revoked
@@ -108,11 +156,14 @@ type Config struct {
 	Engine   Engine
 	Ledger   Ledger
 	Attempts Attempts
+	Marks    Marks
 	Blobs    Blobs
 	Logs     Logs
 	Disk     Disk
 	Prover   Prover
 	Fleet    basilica.Fleet
+	Identity Identity
+	Wake     <-chan struct{} // optional: what comes here has a heartbeat sent at once
 }
 
 // Times and sizes of the role.
@@ -137,83 +188,45 @@ type Executor struct {
 	cfg    Config
 	maxCPU int64
 	checks chan struct{}
+	// instance names this process of the machine in heartbeats.
+	instance string
+
+	stopWait     time.Duration // for an engine to say that a killed container has ended
+	devicesEvery time.Duration // between two looks at a container's devices
 
 	mu      sync.Mutex
 	base    context.Context // of Run; nil before and after it
 	live    map[basilica.TaskAttempt]*life
 	checked map[basilica.TaskAttempt]bool // validators' checks that have something on this machine
-	stuck   []basilica.Attempt            // ended, but something of them could not be removed yet
+	kept    map[basilica.TaskAttempt]bool // left to the process that comes next
+	stuck   []basilica.Remains            // ended, but something of them could not be removed yet
 	drain   bool
 	clock   *time.Duration // this machine's clock minus the miner's, by the last heartbeat
+	unheard error          // why the last heartbeat was not answered
 	revoked map[basilica.GrantID]time.Time
 	engine  engineState
+	begin   time.Time     // of the ledger's time line
+	beginUp time.Duration // time since boot then
 	lives   sync.WaitGroup
 
 	// blobUse is held for reading while content and its record are written, so that nobody forgets one without the other.
 	blobUse sync.RWMutex
-}
-
-// engineState is what the engine last said of itself.
-type engineState struct {
-	name, version string
-	err           error
-	asked         time.Time
-}
-
-// engineNow asks the engine at most every few seconds.
-func (e *Executor) engineNow(ctx context.Context) engineState {
-	now := e.cfg.Now()
-	e.mu.Lock()
-	s := e.engine
-	e.mu.Unlock()
-	if !s.asked.IsZero() && now.Sub(s.asked) < engineEvery {
-		return s
-	}
-	s.name, s.version, s.err = e.cfg.Engine.Available(ctx)
-	s.asked = now
-	if ctx.Err() == nil {
-		e.mu.Lock()
-		e.engine = s
-		e.mu.Unlock()
-	}
-	return s
+	// imageUse is held while an image is loaded from a blob or forgotten.
+	imageUse sync.Mutex
 }
 
 var _ basilica.Executor = (*Executor)(nil)
 
-// life is one attempt that has not ended.
-type life struct {
-	stop   context.CancelCauseFunc
-	memory int64
-	fence  uint64
-
-	mu      sync.Mutex
-	changed chan struct{} // closed and replaced at every change
-}
-
-func (l *life) change() {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	close(l.changed)
-	l.changed = make(chan struct{})
-}
-
-func (l *life) next() <-chan struct{} {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.changed
-}
-
 // New checks the configuration.
 func New(cfg Config) (*Executor, error) {
 	switch {
-	case cfg.Executor == "" || cfg.Machine == "" || cfg.Dir == "":
-		return nil, errors.New("executor: id, machine label and working directory are needed")
+	case cfg.Executor == "" || cfg.Machine == "" || cfg.Dir == "" || cfg.Boot == "":
+		return nil, errors.New("executor: id, machine label, working directory and boot id are needed")
 	case cfg.MaxContainers < 1 || cfg.MaxMemory < 1 || cfg.MaxCPUMillis < 1 || cfg.CPUs < 1 || cfg.MemoryBytes < 1:
 		return nil, errors.New("executor: limits must be positive")
-	case cfg.Now == nil || cfg.Log == nil || cfg.Sign == nil || cfg.Facts == nil || cfg.CheckImage == nil:
-		return nil, errors.New("executor: clock, logger, signer, facts and check image are needed")
-	case cfg.Engine == nil || cfg.Ledger == nil || cfg.Attempts == nil || cfg.Blobs == nil || cfg.Logs == nil || cfg.Disk == nil || cfg.Prover == nil || cfg.Fleet == nil:
+	case cfg.Now == nil || cfg.Uptime == nil || cfg.Log == nil || cfg.Sign == nil || cfg.Unseal == nil || cfg.Facts == nil || cfg.FreeDisk == nil || cfg.CheckImage == nil:
+		return nil, errors.New("executor: clocks, logger, keys, facts, free disk and check image are needed")
+	case cfg.Engine == nil || cfg.Ledger == nil || cfg.Attempts == nil || cfg.Marks == nil || cfg.Blobs == nil || cfg.Logs == nil || cfg.Disk == nil || cfg.Prover == nil || cfg.Fleet == nil || cfg.Identity == nil:
 		return nil, errors.New("executor: a part is missing")
 	}
 	if cfg.MaxLogBytes <= 0 || cfg.MaxLogBytes > basilica.MaxLogBytes {
@@ -224,25 +237,31 @@ func New(cfg Config) (*Executor, error) {
 	}
 	cfg.MaxMemory = min(cfg.MaxMemory, cfg.MemoryBytes)
 	return &Executor{
-		cfg: cfg, maxCPU: min(cfg.MaxCPUMillis, int64(cfg.CPUs)*1000), checks: make(chan struct{}, 2),
-		live: map[basilica.TaskAttempt]*life{}, checked: map[basilica.TaskAttempt]bool{}, revoked: map[basilica.GrantID]time.Time{},
+		cfg: cfg, maxCPU: min(cfg.MaxCPUMillis, int64(cfg.CPUs)*1000), checks: make(chan struct{}, 2), instance: rand.Text(),
+		stopWait: stopWait, devicesEvery: devicesEvery, begin: cfg.Now(), beginUp: cfg.Uptime(),
+		live: map[basilica.TaskAttempt]*life{}, kept: map[basilica.TaskAttempt]bool{}, checked: map[basilica.TaskAttempt]bool{}, revoked: map[basilica.GrantID]time.Time{},
 	}, nil
 }
 
-// Run first ends what an earlier process left, then works until ctx ends; it returns when every container is stopped
-// and removed. ready is called once, when work is accepted.
+// Run takes over what an earlier process left, then works until ctx ends; it returns when every container is stopped and
+// removed, or, where tasks are kept, left running to the next process. ready is called once, when work is accepted.
 func (e *Executor) Run(ctx context.Context, ready func()) error {
-	if err := e.recover(ctx); err != nil {
+	inherited, err := e.recover(ctx)
+	if err != nil {
 		return fmt.Errorf("recover: %w", err)
 	}
 	g, gctx := errgroup.WithContext(ctx)
 	e.mu.Lock()
 	e.base = gctx
+	for _, i := range inherited {
+		e.start(i)
+	}
 	e.mu.Unlock()
+	e.endLeases(gctx)
 	g.Go(func() error { return e.beats(gctx) })
 	g.Go(func() error { return e.sweeps(gctx) })
 	ready()
-	err := g.Wait()
+	err = g.Wait()
 	e.mu.Lock()
 	e.base = nil
 	for _, l := range e.live {
@@ -253,217 +272,50 @@ func (e *Executor) Run(ctx context.Context, ready func()) error {
 	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanUp)
 	defer cancel()
 	e.retryStuck(last)
-	if oerr := e.removeOrphans(last); oerr != nil {
+	if oerr := errors.Join(e.removeOrphans(last), e.forgetImages(last)); oerr != nil {
 		e.cfg.Log.Error("something of ended tasks remains", "err", oerr)
 	}
 	return err
 }
 
-// sweeps ends attempts whose lease ran out, retries what could not be removed, and forgets what nobody needs.
-func (e *Executor) sweeps(ctx context.Context) error {
-	sweep, retry, tidy := time.NewTicker(sweepEvery), time.NewTicker(retryEvery), time.NewTicker(tidyEvery)
-	defer sweep.Stop()
-	defer retry.Stop()
-	defer tidy.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-sweep.C:
-			e.endLeases(ctx)
-		case <-retry.C:
-			e.retryStuck(ctx)
-		case <-tidy.C:
-			e.tidy(ctx)
-		}
-	}
-}
-
-// endLeases stops the attempts whose holding expired: their miner no longer counts on them.
-func (e *Executor) endLeases(ctx context.Context) {
-	now := e.cfg.Now()
-	ledger, err := e.cfg.Ledger.Ledger(ctx, now)
-	if err != nil {
-		if ctx.Err() == nil {
-			e.cfg.Log.Error("ledger not read", "err", err)
-		}
-		return
-	}
-	expired := map[uint64]bool{}
-	for _, h := range ledger {
-		expired[h.Fence] = !h.Expires.After(now)
-	}
+// running refuses a call before Run has taken over what was left, and after its end.
+func (e *Executor) running() error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	for at, l := range e.live {
-		if expired[l.fence] {
-			e.cfg.Log.Warn("lease ran out", "task", at.Task, "attempt", at.Attempt)
-			l.stop(errLeaseEnded)
-		}
-	}
+	return e.runs()
 }
 
-func (e *Executor) retryStuck(ctx context.Context) {
-	e.mu.Lock()
-	stuck := e.stuck
-	e.stuck = nil
-	e.mu.Unlock()
-	for _, a := range stuck {
-		e.leave(ctx, a)
-	}
-}
-
-// removeOrphans removes containers and files that belong to no task and no check: an engine may finish late what it was
-// asked for, and a removal may have failed. Who makes one is in live or checked before, so what is in neither has ended.
-func (e *Executor) removeOrphans(ctx context.Context) error {
-	own, err := e.cfg.Engine.List(ctx, labelMachine, e.cfg.Machine)
-	if err != nil {
-		return err
-	}
-	dirs, err := os.ReadDir(e.cfg.Dir)
-	if err != nil {
-		return fmt.Errorf("list working directories: %w", err)
-	}
-	used := map[basilica.TaskID]bool{}
-	e.mu.Lock()
-	for at := range e.live {
-		used[logName(at)] = true
-	}
-	for at := range e.checked {
-		used[logName(at)] = true
-	}
-	e.mu.Unlock()
-	var errs []error
-	for _, c := range own {
-		if !used[basilica.TaskID(c.Labels[labelTask]+"."+c.Labels[labelAttempt])] {
-			errs = append(errs, e.cfg.Engine.Remove(ctx, c.ID))
-		}
-	}
-	for _, d := range dirs {
-		if !used[basilica.TaskID(d.Name())] {
-			errs = append(errs, e.removeDir(filepath.Join(e.cfg.Dir, d.Name())))
-		}
-	}
-	return errors.Join(errs...)
-}
-
-// tidy removes what belongs to nobody, and forgets attempts that nobody released for a week and blobs that no attempt
-// needs.
-func (e *Executor) tidy(ctx context.Context) {
-	now := e.cfg.Now()
-	old, err := e.cfg.Attempts.EndedBefore(ctx, now.Add(-forgottenAfter))
-	for _, a := range old {
-		err = errors.Join(err, e.Release(ctx, a.Task, a.Number))
-	}
-	err = errors.Join(err, e.forgetBlobs(ctx), e.removeOrphans(ctx))
-	if err != nil && ctx.Err() == nil {
-		e.cfg.Log.Error("something old is not forgotten or not removed", "err", err)
-	}
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	for grant, at := range e.revoked {
-		if now.Sub(at) > revokedFor {
-			delete(e.revoked, grant)
-		}
-	}
-}
-
-func (e *Executor) forgetBlobs(ctx context.Context) error {
-	if !e.blobUse.TryLock() { // content is on its way in; tidy comes again
-		return nil
-	}
-	defer e.blobUse.Unlock()
-	sums, err := e.cfg.Attempts.ForgetBlobs(ctx, e.cfg.Now().Add(-unusedBlobs))
-	for _, sum := range sums {
-		err = errors.Join(err, e.cfg.Blobs.Delete(sum))
-	}
-	return err
-}
-
-// SystemInfo implements basilica.Executor.
-func (e *Executor) SystemInfo(ctx context.Context) (basilica.Facts, error) {
-	f, err := e.cfg.Facts(ctx)
-	if err != nil {
-		return f, fmt.Errorf("read facts: %w", err)
-	}
-	f.Version, f.GPUs = e.cfg.Version, e.cfg.GPUs
-	// Without an engine the facts stand as they are; Health says why.
-	if s := e.engineNow(ctx); s.err == nil {
-		f.Engine, f.EngineVersion = s.name, s.version
-	}
-	return f, nil
-}
-
-// Health implements basilica.Executor.
-func (e *Executor) Health(ctx context.Context) (basilica.Health, error) {
-	ledger, err := e.cfg.Ledger.Ledger(ctx, e.cfg.Now())
-	if err != nil {
-		return basilica.Health{}, fmt.Errorf("read ledger: %w", err)
-	}
-	h := basilica.Health{Ledger: ledger, MaxTasks: e.cfg.MaxContainers, Limits: basilica.Limits{CPUMillis: e.maxCPU, MemoryBytes: e.cfg.MaxMemory, DefaultMemoryBytes: e.defaultMemory()}}
-	if s := e.engineNow(ctx); s.err != nil {
-		h.Reasons = append(h.Reasons, reasonOf(s.err))
-	}
-	e.mu.Lock()
-	h.Tasks = len(e.live)
-	if e.drain {
-		h.Reasons = append(h.Reasons, basilica.Reason{Code: "DRAINING", Sentence: "the miner takes this machine out of service"})
-	}
-	if n := len(e.stuck); n > 0 {
-		h.Reasons = append(h.Reasons, basilica.Reason{Code: "CLEANUP", Sentence: fmt.Sprintf("something of %d ended tasks could not be removed yet", n)})
-	}
-	if e.base == nil {
-		h.Reasons = append(h.Reasons, basilica.Reason{Code: "NOT_RUNNING", Sentence: "the executor is starting or stopping"})
-	}
-	e.mu.Unlock()
-	h.OK = len(h.Reasons) == 0
-	return h, nil
-}
-
-// defaultMemory is what a task gets that does not say, in bytes.
-func (e *Executor) defaultMemory() int64 { return min(defaultMemory, e.cfg.MaxMemory) }
-
-// reasonOf gives the code, sentence and next step that may be shown of a failure; a fault of ours is one word.
-func reasonOf(err error) basilica.Reason {
-	var be *basilica.Error
-	if errors.As(err, &be) && be.Code != "" {
-		return basilica.Reason{Code: be.Code, Sentence: be.Sentence, Fix: be.Fix}
-	}
-	return basilica.Reason{Code: "EXECUTOR_FAULT", Sentence: "the executor met a fault of its own"}
-}
-
-// PutBlob implements basilica.Executor.
-func (e *Executor) PutBlob(ctx context.Context, blob basilica.Blob, content io.Reader) error {
-	e.blobUse.RLock()
-	defer e.blobUse.RUnlock()
-	if err := e.cfg.Blobs.Put(ctx, blob, content); err != nil {
-		return err
-	}
-	return e.cfg.Attempts.SawBlob(ctx, blob.SHA256, e.cfg.Now())
-}
-
-// GetBlob implements basilica.Executor.
-func (e *Executor) GetBlob(ctx context.Context, sum basilica.Digest, w io.Writer) (err error) {
-	r, _, err := e.cfg.Blobs.Open(sum)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, r.Close()) }()
-	stop := context.AfterFunc(ctx, func() { r.Close() })
-	defer stop()
-	if _, err := io.Copy(w, r); err != nil {
-		return errors.Join(ctx.Err(), fmt.Errorf("send blob: %w", err))
+// runs is running for who holds mu.
+func (e *Executor) runs() error {
+	if e.base == nil || e.base.Err() != nil {
+		return basilica.E(basilica.Unavailable, "NOT_RUNNING", "the executor is starting or stopping", "try again")
 	}
 	return nil
 }
 
-// Release implements basilica.Executor.
-func (e *Executor) Release(ctx context.Context, task basilica.TaskID, attempt int) error {
-	at := basilica.TaskAttempt{Task: task, Attempt: attempt}
-	if err := e.cfg.Attempts.ForgetAttempt(ctx, at); err != nil {
-		return err
+// ledgerNow is the time on the ledger's own line, which setting the clock does not move.
+func (e *Executor) ledgerNow() time.Time {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.lineNow()
+}
+
+// lineNow is ledgerNow for who holds mu.
+func (e *Executor) lineNow() time.Time { return e.begin.Add(e.cfg.Uptime() - e.beginUp) }
+
+// shown is a holding as others see it: it expires by this machine's clock.
+func (e *Executor) shown(h basilica.Holding, now time.Time) basilica.Holding {
+	h.Expires = e.cfg.Now().Add(h.Expires.Sub(now)).UTC()
+	return h
+}
+
+// refusal shows the holding in a refusal of the ledger.
+func (e *Executor) refusal(err error, now time.Time) error {
+	var held *basilica.Held
+	if errors.As(err, &held) {
+		return basilica.NewHeld(e.shown(held.Holding, now))
 	}
-	return errors.Join(e.cfg.Logs.Forget(logName(at)), e.forgetBlobs(ctx))
+	return err
 }
 
 // Cancel implements basilica.Executor.
@@ -478,16 +330,6 @@ func (e *Executor) Cancel(ctx context.Context, task basilica.TaskID, attempt int
 	}
 	l.stop(errCancelled)
 	return nil
-}
-
-// Clock gives this machine's clock minus the miner's, by the last heartbeat; false before the first.
-func (e *Executor) Clock() (time.Duration, bool) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if e.clock == nil {
-		return 0, false
-	}
-	return *e.clock, true
 }
 
 // GrantRevoked says whether the miner ended a validation grant early.

@@ -8,8 +8,9 @@ import (
 	"hash"
 	"log/slog"
 	"os"
-	"path/filepath"
 	"strconv"
+	"sync"
+	"syscall"
 	"time"
 
 	"basilica"
@@ -20,68 +21,123 @@ var (
 	errCancelled  = errors.New("cancelled")
 	errTimedOut   = errors.New("timed out")
 	errLeaseEnded = errors.New("lease ended")
+	errGPULost    = errors.New("the container lost its GPU")
 	errShutdown   = errors.New("executor stopped")
 )
+
+// errHandedOver ends a life that the next process goes on with.
+var errHandedOver = errors.New("left to the next process")
 
 // fixLost is what a client can do about a task whose end is not its own.
 const fixLost = "run it again"
 
-// Labels of a container, by which a later process finds what an earlier one left.
-const (
-	labelExecutor = "basilica.executor"
-	labelMachine  = "basilica.machine"
-	labelTask     = "basilica.task"
-	labelAttempt  = "basilica.attempt"
-	labelFence    = "basilica.fence"
-)
+// life is one attempt that has not ended, or of which something is still being removed.
+type life struct {
+	stop   context.CancelCauseFunc
+	memory int64
+	fence  uint64
+	image  string // as the spec names it
 
-const (
-	stopGrace = 2 * time.Second  // between the request to end and the kill
-	stopWait  = 90 * time.Second // for an engine to say that a killed container has ended
-	logWait   = 10 * time.Second // for the last bytes of a log after the container's end
-)
+	mu      sync.Mutex
+	changed chan struct{} // closed and replaced at every change
+}
 
-// begin starts the life of an accepted attempt; the caller holds mu and has seen that base lives.
-func (e *Executor) begin(a basilica.Attempt, d demand) {
+func (l *life) change() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	close(l.changed)
+	l.changed = make(chan struct{})
+}
+
+func (l *life) next() <-chan struct{} {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.changed
+}
+
+// inheritance is an attempt with what an earlier process left of it: nothing for one that was just accepted.
+type inheritance struct {
+	attempt basilica.Attempt
+	demand  demand
+	again   bool                     // begun before, and to be begun again
+	found   *basilica.ContainerState // its container, which ran or runs
+	lost    *basilica.Reason         // its end is not to be known
+}
+
+// start starts the life of an attempt; the caller holds mu and has seen that base lives.
+func (e *Executor) start(i inheritance) {
 	ctx, stop := context.WithCancelCause(e.base)
-	l := &life{stop: stop, memory: d.memory, fence: a.Holding.Fence, changed: make(chan struct{})}
-	e.live[a.Key()] = l
+	l := &life{stop: stop, memory: i.demand.memory, fence: i.attempt.Holding.Fence, image: i.demand.spec.Image, changed: make(chan struct{})}
+	e.live[i.attempt.Key()] = l
 	e.lives.Go(func() {
 		defer stop(nil)
-		e.liveOut(ctx, l, a, d)
+		e.liveOut(ctx, l, i)
 	})
 }
 
 // run is what is known of one attempt's container while it lives.
 type run struct {
-	end            *basilica.ContainerEnd // nil: no end was witnessed
-	stopped        bool                   // we brought the end about
+	end     *basilica.ContainerEnd // nil: no end was witnessed
+	endedAt time.Time              // when an end that came before this process did
+	lost    *basilica.Reason       // why the end is not to be known
+	stopped bool                   // we brought the end about
+	asked   time.Time              // when we asked for it
+	mayKeep bool                   // at the end of this process the container may run on
+
 	stdout, stderr hash.Hash
-	logBytes       int64
-	outputs        []basilica.TaskFile
-	err            error // what went wrong on this machine's side
+	kept           [3]int64 // bytes of each stream that were kept, by LogStream
+	logBytes       int64    // of both
+	logErr         error    // why the log could not be kept
+
+	outputs []basilica.TaskFile
+	err     error // what went wrong on this machine's side
 }
 
-// liveOut takes an attempt from placed to its end, removes everything of it, and only then tells of the end.
-func (e *Executor) liveOut(ctx context.Context, l *life, a basilica.Attempt, d demand) {
+func newRun() *run { return &run{stdout: sha256.New(), stderr: sha256.New()} }
+
+// took goes over a piece of log that was kept.
+func (r *run) took(stream basilica.LogStream, data []byte) {
+	sum := r.stdout
+	if stream == basilica.Stderr {
+		sum = r.stderr
+	}
+	sum.Write(data)
+	r.kept[stream] += int64(len(data))
+	r.logBytes += int64(len(data))
+}
+
+// liveOut takes an attempt to its end, records the end, removes everything of the attempt, and only then tells of the end.
+// A process that dies on the way leaves what the next one needs to do the same.
+func (e *Executor) liveOut(ctx context.Context, l *life, i inheritance) {
+	a := i.attempt
 	log := e.cfg.Log.With("task", string(a.Task), "attempt", a.Number, "executor", string(e.cfg.Executor))
-	r := &run{stdout: sha256.New(), stderr: sha256.New()}
-	r.err = e.work(ctx, log, l, &a, d, r)
+	r := newRun()
+	r.mayKeep = e.cfg.KeepTasks
+	r.err = e.work(ctx, log, l, &a, i, r)
+	lasting, cancel := e.lasting(ctx)
+	defer cancel()
 	cause := causeOf(ctx)
 	if r.end != nil && !r.stopped { // the job was faster than who wanted it stopped
 		cause = nil
 	}
-	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanUp)
-	defer cancel()
-	state, reason := conclude(cause, r.end, r.err)
+	if errors.Is(r.err, errHandedOver) || cause == errShutdown && r.mayKeep && !r.stopped {
+		log.Info("attempt left to the next process", "state", a.State)
+		e.handOver(l, a.Key())
+		return
+	}
+	state, reason := conclude(cause, r)
 	if r.err != nil {
 		log.Warn("attempt met an error", "err", r.err)
 	}
-	e.finish(last, log, &a, d, r, state, reason)
-	e.leave(last, a)
-	if err := e.cfg.Attempts.SaveAttempt(last, a); err != nil {
-		log.Error("the end of an attempt was not recorded", "err", err)
+	e.finish(log, &a, i.demand, r, state, reason)
+	if err := e.save(lasting, a); err != nil {
+		log.Error("the end of an attempt was not recorded; the next process finds it again", "err", err)
+		e.handOver(l, a.Key())
+		return
 	}
+	removing, done := context.WithTimeout(context.WithoutCancel(ctx), cleanUp)
+	defer done()
+	e.leave(removing, basilica.Remains{TaskAttempt: a.Key(), Fence: a.Holding.Fence, Container: a.Container, Boot: e.cfg.Boot})
 	log.Info("attempt ended", "state", a.State, "reason", reason.Code)
 	e.mu.Lock()
 	delete(e.live, a.Key())
@@ -89,10 +145,75 @@ func (e *Executor) liveOut(ctx context.Context, l *life, a basilica.Attempt, d d
 	l.change()
 }
 
+// handOver ends a life without an end of its attempt.
+func (e *Executor) handOver(l *life, at basilica.TaskAttempt) {
+	e.mu.Lock()
+	e.kept[at] = true
+	delete(e.live, at)
+	e.mu.Unlock()
+	l.change()
+}
+
+// lasting gives a context for what must not be lost: it ends some time after the executor does.
+func (e *Executor) lasting(life context.Context) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancel(context.WithoutCancel(life))
+	e.mu.Lock()
+	base := e.base
+	e.mu.Unlock()
+	if base == nil {
+		return context.WithTimeout(ctx, cleanUp)
+	}
+	stop := context.AfterFunc(base, func() { time.AfterFunc(cleanUp, cancel) })
+	return ctx, func() { stop(); cancel() }
+}
+
+// save records an attempt, as often as it takes while the database is locked or the disk is full.
+func (e *Executor) save(ctx context.Context, a basilica.Attempt) error {
+	for said := false; ; {
+		err := e.cfg.Attempts.SaveAttempt(ctx, a)
+		passes := basilica.KindOf(err) == basilica.Unavailable || basilica.CodeOf(err) == "DISK_FULL" || errors.Is(err, syscall.ENOSPC)
+		if err == nil || !passes {
+			return err
+		}
+		if !said {
+			said = true
+			e.cfg.Log.Error("an attempt could not be recorded; it is tried again", "task", string(a.Task), "attempt", a.Number, "err", err, "fix", basilica.FixOf(err))
+		}
+		if err := pause(ctx, againEvery); err != nil {
+			return err
+		}
+	}
+}
+
+// pause waits, unless ctx ends first.
+func pause(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-t.C:
+		return nil
+	}
+}
+
+// patiently calls f until the engine answers.
+func (e *Executor) patiently(ctx context.Context, f func() error) error {
+	for {
+		err := f()
+		if basilica.CodeOf(err) != "DOCKER_ABSENT" {
+			return err
+		}
+		if perr := pause(ctx, againEvery); perr != nil {
+			return errors.Join(perr, err)
+		}
+	}
+}
+
 // causeOf says why a life was stopped; whatever has no cause of ours is the end of the executor itself.
 func causeOf(ctx context.Context) error {
 	cause := context.Cause(ctx)
-	for _, ours := range []error{errCancelled, errTimedOut, errLeaseEnded} {
+	for _, ours := range []error{errCancelled, errTimedOut, errLeaseEnded, errGPULost} {
 		if errors.Is(cause, ours) {
 			return ours
 		}
@@ -103,231 +224,83 @@ func causeOf(ctx context.Context) error {
 	return nil
 }
 
+// killed is the exit code of a process that signal 9 ended.
+const killed = 137
+
 // conclude is the step from a running attempt to its end. A witnessed end comes first, unless we brought it about.
-func conclude(cause error, end *basilica.ContainerEnd, failure error) (basilica.TaskState, basilica.Reason) {
+func conclude(cause error, r *run) (basilica.TaskState, basilica.Reason) {
 	switch {
+	case r.stopped && r.end == nil && r.lost == nil:
+		return basilica.TaskLost, basilica.Reason{
+			Code: "UNKILLABLE", Sentence: "the task had to end and its container could not be killed, so nobody knows what it did; its GPUs are in quarantine", Fix: fixLost,
+		}
 	case errors.Is(cause, errCancelled):
 		return basilica.TaskCancelled, basilica.Reason{Code: "CANCELLED", Sentence: "the task was cancelled"}
 	case errors.Is(cause, errTimedOut):
 		return basilica.TaskTimedOut, basilica.Reason{Code: "TIMED_OUT", Sentence: "the task ran longer than its time limit", Fix: "give it more time with --timeout"}
 	case errors.Is(cause, errLeaseEnded):
 		return basilica.TaskLost, basilica.Reason{Code: "LEASE_ENDED", Sentence: "the executor did not hear from its miner in time and stopped the task", Fix: fixLost}
+	case errors.Is(cause, errGPULost):
+		return basilica.TaskLost, basilica.Reason{
+			Code: "GPU_ACCESS_LOST", Sentence: "the task's container lost its access to the GPU, by no fault of the task or of the GPU", Fix: fixLost,
+		}
 	case errors.Is(cause, errShutdown):
 		return basilica.TaskLost, basilica.Reason{Code: "EXECUTOR_STOPPED", Sentence: "the executor was stopped while the task ran", Fix: fixLost}
-	case failure != nil:
-		return basilica.TaskFailed, reasonOf(failure)
-	case end == nil:
+	case r.lost != nil:
+		return basilica.TaskLost, *r.lost
+	case r.err != nil:
+		return basilica.TaskFailed, reasonOf(r.err)
+	case r.end == nil:
 		return basilica.TaskLost, basilica.Reason{Code: "UNWITNESSED", Sentence: "the container's end was not seen", Fix: fixLost}
-	case end.ExitCode != 0 && end.MemoryKilled:
-		return basilica.TaskFailed, basilica.Reason{Code: "OUT_OF_MEMORY", Sentence: "the kernel killed the task at its memory limit", Fix: "ask for more with --memory"}
-	case end.ExitCode != 0:
-		return basilica.TaskFailed, basilica.Reason{Code: "EXIT_CODE", Sentence: fmt.Sprintf("the task's command ended with exit code %d", end.ExitCode)}
+	case r.end.MemoryKilled && r.end.ExitCode == 0:
+		return basilica.TaskFailed, basilica.Reason{
+			Code: "OUT_OF_MEMORY", Sentence: "the kernel killed a process of the task at its memory limit, although the task's command ended with 0", Fix: "ask for more with --memory",
+		}
+	case r.end.MemoryKilled:
+		return basilica.TaskFailed, basilica.Reason{
+			Code: "OUT_OF_MEMORY", Sentence: "the kernel killed the task at its memory limit, in which its files in /tmp, /home/job, /dev/shm and /out count", Fix: "ask for more with --memory",
+		}
+	case r.end.ExitCode == killed:
+		return basilica.TaskFailed, basilica.Reason{
+			Code: "KILLED", Sentence: "somebody killed the task (exit code 137): neither its miner, nor its time limit, nor its memory limit did", Fix: "look for a kill in the task itself, or ask the machine's owner",
+		}
+	case r.end.ExitCode != 0:
+		return basilica.TaskFailed, basilica.Reason{Code: "EXIT_CODE", Sentence: fmt.Sprintf("the task's command ended with exit code %d", r.end.ExitCode)}
 	}
 	return basilica.TaskSucceeded, basilica.Reason{}
 }
 
-// step moves an attempt's state and records it.
+// step moves an attempt's state and records it; a state that it had before keeps its time.
 func (e *Executor) step(ctx context.Context, l *life, a *basilica.Attempt, to basilica.TaskState, at *time.Time) error {
 	next, err := a.State.Step(to)
 	if err != nil {
 		return err
 	}
-	a.State, *at = next, e.cfg.Now()
-	if err := e.cfg.Attempts.SaveAttempt(ctx, *a); err != nil {
+	a.State = next
+	if at.IsZero() {
+		*at = e.cfg.Now()
+	}
+	if err := e.save(ctx, *a); err != nil {
 		return fmt.Errorf("record %s: %w", to, err)
 	}
 	l.change()
 	return nil
 }
 
-// work pulls, makes and runs the container and reads its outputs. What it returns is this machine's failure; the job's
-// own is in r.end.
-func (e *Executor) work(ctx context.Context, log *slog.Logger, l *life, a *basilica.Attempt, d demand, r *run) error {
-	if err := e.step(ctx, l, a, basilica.TaskPulling, &a.Pulling); err != nil {
-		return err
-	}
-	image, err := e.cfg.Engine.EnsureImage(ctx, d.spec.Image, nil)
-	if err != nil {
-		return err
-	}
-	a.ImageID = image
-	in, out, err := e.prepare(*a, d)
-	if err != nil {
-		return err
-	}
-	a.Container, err = e.cfg.Engine.Create(ctx, e.container(*a, d, in, out))
-	if err != nil {
-		return err
-	}
-	following, stopFollowing := context.WithCancel(context.WithoutCancel(ctx))
-	defer stopFollowing()
-	follow, err := e.cfg.Engine.Logs(following, a.Container)
-	if err != nil {
-		return err
-	}
-	wait, err := e.cfg.Engine.Start(ctx, a.Container)
-	if err != nil {
-		return err
-	}
-	timed, cancel := context.WithTimeoutCause(ctx, d.timeout, errTimedOut)
-	defer cancel()
-	if err := e.step(context.WithoutCancel(ctx), l, a, basilica.TaskRunning, &a.Started); err != nil {
-		nobody, giveUp := context.WithCancel(ctx)
-		giveUp()
-		_, werr := wait(nobody) // frees what the engine keeps for whoever waits
-		return errors.Join(err, werr)
-	}
-	log.Info("container runs", "container", a.Container, "image", image)
-	logged := make(chan error, 1)
-	go func() { logged <- follow(e.keepLog(l, *a, r)) }()
-	err = e.await(timed, *a, wait, r)
-	patience := time.AfterFunc(logWait, stopFollowing)
-	lerr := <-logged
-	patience.Stop()
-	if err != nil {
-		return err
-	}
-	if r.stopped {
-		l.stop(causeOf(timed)) // an expired time limit is not yet the life's own cause
-		return nil
-	}
-	if lerr != nil {
-		return fmt.Errorf("follow log: %w", lerr)
-	}
-	if r.end.Error != "" {
-		return basilica.E(basilica.Invalid, "CONTAINER_START", "the container could not run: "+r.end.Error, "check the command and the image")
-	}
-	reading, giveUp := context.WithTimeout(context.WithoutCancel(ctx), cleanUp)
-	defer giveUp()
-	r.outputs, err = e.collect(reading, out, d.output)
-	return err
-}
-
-// container is the attempt in the engine's terms.
-func (e *Executor) container(a basilica.Attempt, d demand, in, out string) basilica.ContainerSpec {
-	var gpus []basilica.GPU
-	for _, g := range e.cfg.GPUs {
-		for _, held := range a.Holding.GPUs {
-			if g.UUID == held {
-				gpus = append(gpus, g)
-			}
-		}
-	}
-	return basilica.ContainerSpec{
-		Name:  "basilica-" + e.cfg.Machine + "-" + string(logName(a.Key())),
-		Image: a.ImageID, Command: d.spec.Command, Env: d.spec.Env, Labels: e.labels(a),
-		CPUMillis: d.cpu, MemoryBytes: d.memory, Pids: maxPids, LogBytes: e.cfg.MaxLogBytes,
-		Input: in, Output: out, OutputBytes: d.output, GPUs: gpus,
-	}
-}
-
-func (e *Executor) labels(a basilica.Attempt) map[string]string {
-	return map[string]string{
-		labelExecutor: string(e.cfg.Executor), labelMachine: e.cfg.Machine, labelTask: string(a.Task),
-		labelAttempt: strconv.Itoa(a.Number), labelFence: strconv.FormatUint(a.Holding.Fence, 10),
-	}
-}
-
-// keepLog keeps the container's log, up to its cap, and hashes what it keeps.
-func (e *Executor) keepLog(l *life, a basilica.Attempt, r *run) func(basilica.LogStream, []byte) error {
-	name := logName(a.Key())
-	return func(stream basilica.LogStream, data []byte) error {
-		if room := e.cfg.MaxLogBytes - r.logBytes; int64(len(data)) > room {
-			data = data[:room]
-		}
-		if len(data) == 0 {
-			return nil // the job may go on talking; nobody keeps it
-		}
-		if err := e.cfg.Logs.Append(name, basilica.LogChunk{Offset: r.logBytes, Stream: stream, Data: data}); err != nil {
-			return err
-		}
-		sum := r.stdout
-		if stream == basilica.Stderr {
-			sum = r.stderr
-		}
-		sum.Write(data)
-		r.logBytes += int64(len(data))
-		l.change()
-		return nil
-	}
-}
-
-// await waits for the witnessed end; where ctx ends first it stops the container and waits on.
-func (e *Executor) await(ctx context.Context, a basilica.Attempt, wait func(context.Context) (basilica.ContainerEnd, error), r *run) error {
-	type outcome struct {
-		end basilica.ContainerEnd
-		err error
-	}
-	witness, giveUp := context.WithCancel(context.WithoutCancel(ctx))
-	defer giveUp()
-	done := make(chan outcome, 1)
-	go func() {
-		end, err := wait(witness)
-		done <- outcome{end, err}
-	}()
-	var o outcome
-	select {
-	case o = <-done:
-	case <-ctx.Done():
-		r.stopped = true
-		grace := stopGrace
-		if causeOf(ctx) == errShutdown { // no time to lose
-			grace = 0
-		}
-		err := e.cfg.Engine.Stop(witness, a.Container, grace)
-		patience := time.AfterFunc(stopWait, giveUp)
-		defer patience.Stop()
-		o = <-done
-		o.err = errors.Join(o.err, err)
-	}
-	if o.err != nil {
-		return fmt.Errorf("wait for container: %w", o.err)
-	}
-	r.end = &o.end
-	return nil
-}
-
-// dir is where the attempt's files stand.
-func (e *Executor) dir(at basilica.TaskAttempt) string {
-	return filepath.Join(e.cfg.Dir, string(logName(at)))
-}
-
-// prepare makes the directories of an attempt: inputs as links to their blobs, outputs as a mount of limited size.
-func (e *Executor) prepare(a basilica.Attempt, d demand) (in, out string, err error) {
-	dir := e.dir(a.Key())
-	if err := os.Mkdir(dir, 0o700); err != nil {
-		return "", "", fmt.Errorf("make working directory: %w", err)
-	}
-	in, out = filepath.Join(dir, "in"), filepath.Join(dir, "out")
-	if err := os.Mkdir(in, 0o755); err != nil {
-		return "", "", fmt.Errorf("make input directory: %w", err)
-	}
-	root, err := os.OpenRoot(in)
-	if err != nil {
-		return "", "", fmt.Errorf("open input directory: %w", err)
-	}
-	defer root.Close()
-	for _, f := range d.spec.Inputs {
-		if parent := filepath.Dir(f.Name); parent != "." {
-			if err := root.MkdirAll(parent, 0o755); err != nil {
-				return "", "", fmt.Errorf("make input directory: %w", err)
-			}
-		}
-		blob := e.cfg.Blobs.Path(f.SHA256)
-		// The job is another user and reads through a read-only mount; the blob's own directory stays closed to all.
-		if err := os.Chmod(blob, 0o444); err != nil {
-			return "", "", fmt.Errorf("open input to the job: %w", err)
-		}
-		if err := os.Link(blob, filepath.Join(in, f.Name)); err != nil {
-			return "", "", fmt.Errorf("place input: %w", err)
-		}
-	}
-	return in, out, e.cfg.Disk.MountOutput(out, d.output)
-}
-
 // finish fills in the end of an attempt and signs its receipt.
-func (e *Executor) finish(ctx context.Context, log *slog.Logger, a *basilica.Attempt, d demand, r *run, state basilica.TaskState, reason basilica.Reason) {
-	a.Ended = e.cfg.Now()
+func (e *Executor) finish(log *slog.Logger, a *basilica.Attempt, d demand, r *run, state basilica.TaskState, reason basilica.Reason) {
+	// By the time that passed, not by a clock that somebody may have set meanwhile.
+	now := e.cfg.Now()
+	a.Ended = now
+	if !a.Started.IsZero() {
+		a.Ended = a.Started.Add(max(now.Sub(a.Started), 0))
+	}
+	switch {
+	case !r.endedAt.IsZero() && r.endedAt.After(a.Started):
+		a.Ended = r.endedAt
+	case r.end == nil && r.stopped && !a.Started.IsZero(): // nobody is paid for what could not be stopped
+		a.Ended = a.Started.Add(max(r.asked.Sub(a.Started), 0))
+	}
 	a.State = state
 	if reason.Code != "" {
 		a.Reason = &reason
@@ -352,25 +325,38 @@ func (e *Executor) finish(ctx context.Context, log *slog.Logger, a *basilica.Att
 	a.Receipt = &signed
 }
 
-// leave removes container, mounts and files of an attempt and takes it out of the ledger. What cannot be removed keeps
-// its GPUs in quarantine and is tried again.
-func (e *Executor) leave(ctx context.Context, a basilica.Attempt) {
-	err := e.remove(ctx, a.Key())
+// leave removes container, mounts and files of an ended attempt and takes it out of the ledger. What cannot be removed, or
+// a process that goes on without its container, keeps the GPUs in quarantine and is tried again.
+func (e *Executor) leave(ctx context.Context, r basilica.Remains) {
+	err := e.remove(ctx, r.TaskAttempt)
 	if err == nil {
-		err = e.cfg.Ledger.Leave(ctx, a.Holding.Fence)
-	} else if qerr := e.cfg.Ledger.Quarantine(ctx, basilica.Remains{TaskAttempt: a.Key(), Fence: a.Holding.Fence, Container: a.Container}); qerr != nil && basilica.CodeOf(qerr) != "FENCE_STALE" {
+		var pids []int
+		if pids, err = e.cfg.Engine.Leftover(r.Container); err == nil && len(pids) > 0 {
+			err = fmt.Errorf("processes %v of its container are still there", pids)
+		}
+	}
+	if err == nil {
+		err = e.cfg.Ledger.Leave(ctx, r.Fence)
+	} else if qerr := e.cfg.Ledger.Quarantine(ctx, r); qerr != nil && basilica.CodeOf(qerr) != "FENCE_STALE" {
 		err = errors.Join(err, qerr)
 	}
 	if err == nil {
 		return
 	}
-	e.cfg.Log.Error("something of an ended attempt remains; its GPUs are in quarantine", "task", string(a.Task), "attempt", a.Number, "err", err)
+	e.cfg.Log.Error("something of an ended attempt remains; its GPUs are in quarantine", "task", string(r.Task), "attempt", r.Attempt, "err", err)
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.stuck = append(e.stuck, a)
+	e.stuck = append(e.stuck, r)
 }
 
 func (e *Executor) remove(ctx context.Context, at basilica.TaskAttempt) error {
+	if err := e.removeContainers(ctx, at); err != nil {
+		return err
+	}
+	return e.removeDir(e.dir(at))
+}
+
+func (e *Executor) removeContainers(ctx context.Context, at basilica.TaskAttempt) error {
 	own, err := e.cfg.Engine.List(ctx, labelMachine, e.cfg.Machine)
 	if err != nil {
 		return err
@@ -382,7 +368,7 @@ func (e *Executor) remove(ctx context.Context, at basilica.TaskAttempt) error {
 			}
 		}
 	}
-	return e.removeDir(e.dir(at))
+	return nil
 }
 
 func (e *Executor) removeDir(dir string) error {
@@ -393,60 +379,4 @@ func (e *Executor) removeDir(dir string) error {
 		return fmt.Errorf("remove working directory: %w", err)
 	}
 	return nil
-}
-
-// recover ends what an earlier process of this machine left: its containers are killed and removed, its mounts and
-// files too, and its open attempts are lost, for nobody witnessed their end.
-func (e *Executor) recover(ctx context.Context) error {
-	own, err := e.cfg.Engine.List(ctx, labelMachine, e.cfg.Machine)
-	if err != nil {
-		return err
-	}
-	for _, c := range own {
-		e.cfg.Log.Warn("container of an earlier process removed", "container", c.ID, "task", c.Labels[labelTask], "attempt", c.Labels[labelAttempt])
-		if err := e.cfg.Engine.Remove(ctx, c.ID); err != nil {
-			return err
-		}
-	}
-	if err := e.removeDir(e.cfg.Dir); err != nil {
-		return err
-	}
-	if err := os.MkdirAll(e.cfg.Dir, 0o700); err != nil {
-		return fmt.Errorf("make working directory: %w", err)
-	}
-	open, err := e.cfg.Attempts.OpenAttempts(ctx)
-	if err != nil {
-		return err
-	}
-	for _, a := range open {
-		log := e.cfg.Log.With("task", string(a.Task), "attempt", a.Number)
-		d, err := e.demandOf(a.Spec)
-		if err != nil {
-			log.Warn("recorded task is over this machine's present limits", "err", err)
-		}
-		r := &run{stdout: sha256.New(), stderr: sha256.New()}
-		if err := e.rehash(a.Key(), r); err != nil {
-			return err
-		}
-		e.finish(ctx, log, &a, d, r, basilica.TaskLost, basilica.Reason{Code: "EXECUTOR_RESTARTED", Sentence: "the executor ended without warning while the task ran, and nobody saw how the task ended", Fix: fixLost})
-		if err := e.cfg.Attempts.SaveAttempt(ctx, a); err != nil {
-			return err
-		}
-		log.Warn("attempt of an earlier process is lost")
-	}
-	return e.cfg.Ledger.ClearLedger(ctx)
-}
-
-// rehash computes what a receipt says of a log from the log that was kept.
-func (e *Executor) rehash(at basilica.TaskAttempt, r *run) error {
-	_, err := e.cfg.Logs.Read(logName(at), 0, func(c basilica.LogChunk) error {
-		sum := r.stdout
-		if c.Stream == basilica.Stderr {
-			sum = r.stderr
-		}
-		sum.Write(c.Data)
-		r.logBytes += int64(len(c.Data))
-		return nil
-	})
-	return err
 }

@@ -155,12 +155,12 @@ func (e *Executor) Accept(ctx context.Context, a basilica.Attempt, blobs []basil
 			return err
 		}
 		a.Holding, fresh = h, true
-		return insertAttempt(ctx, tx, a, blobs, now)
+		return insertAttempt(ctx, tx, a, blobs)
 	})
 	return h, fresh && err == nil, err
 }
 
-func insertAttempt(ctx context.Context, tx *sql.Tx, a basilica.Attempt, blobs []basilica.Digest, now time.Time) error {
+func insertAttempt(ctx context.Context, tx *sql.Tx, a basilica.Attempt, blobs []basilica.Digest) error {
 	holding, err := json.Marshal(a.Holding)
 	if err != nil {
 		return fmt.Errorf("encode holding: %w", err)
@@ -170,7 +170,7 @@ func insertAttempt(ctx context.Context, tx *sql.Tx, a basilica.Attempt, blobs []
 	if err != nil {
 		return fmt.Errorf("record attempt: %w", err)
 	}
-	return addBlobs(ctx, tx, a.Key(), blobs, now)
+	return addBlobs(ctx, tx, a.Key(), blobs, a.Accepted)
 }
 
 func addBlobs(ctx context.Context, tx *sql.Tx, at basilica.TaskAttempt, blobs []basilica.Digest, now time.Time) error {

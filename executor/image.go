@@ -1,0 +1,135 @@
+package executor
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+
+	"basilica"
+)
+
+// maxLoads bounds how often the image of one attempt is loaded.
+const maxLoads = 3
+
+// image finds or makes the image of a task and gives its content address.
+func (e *Executor) image(ctx context.Context, spec basilica.TaskSpec) (id string, err error) {
+	if sum, ok := basilica.ImageBlob(spec.Image); ok {
+		return e.loadImage(ctx, sum)
+	}
+	login, err := e.login(spec)
+	if err != nil {
+		return "", err
+	}
+	err = e.patiently(ctx, func() (err error) { id, err = e.cfg.Engine.EnsureImage(ctx, spec.Image, login); return err })
+	return id, err
+}
+
+// login opens the task's credentials for a registry; nil where it has none. They live in memory alone.
+func (e *Executor) login(spec basilica.TaskSpec) (*basilica.RegistryLogin, error) {
+	if spec.Registry == nil {
+		return nil, nil
+	}
+	bad := func(why string) *basilica.Error {
+		return basilica.E(basilica.Denied, "REGISTRY_SEALED", "the task's registry credentials are not for this machine: "+why, "submit the task again: the client seals them to the machines that the miner has now")
+	}
+	sealed, ok := spec.Registry.Sealed[e.cfg.Executor]
+	if !ok {
+		return nil, bad("they are sealed to others")
+	}
+	plain, err := e.cfg.Unseal(sealed)
+	if err != nil {
+		return nil, bad("they do not open by its key").With(err)
+	}
+	defer clear(plain)
+	var login basilica.RegistryLogin
+	if json.Unmarshal(plain, &login) != nil { // its error may quote what it read
+		return nil, bad("they cannot be read")
+	}
+	return &login, nil
+}
+
+// loadImage loads an image from a blob, or finds that it was loaded before. That it will be is on record before, so that no
+// image is left behind by a process that dies in between.
+func (e *Executor) loadImage(ctx context.Context, sum basilica.Digest) (id string, err error) {
+	e.imageUse.Lock()
+	defer e.imageUse.Unlock()
+	loaded, err := e.cfg.Marks.LoadedImages(ctx)
+	if err != nil {
+		return "", err
+	}
+	source := sum.String()
+	if loaded[source] != "" {
+		err := e.patiently(ctx, func() (err error) { id, err = e.cfg.Engine.EnsureImage(ctx, loaded[source], nil); return err })
+		if basilica.KindOf(err) != basilica.NotFound {
+			return id, err
+		}
+	}
+	if err := e.cfg.Marks.KeepImage(ctx, source, ""); err != nil {
+		return "", err
+	}
+	err = e.patiently(ctx, func() (err error) { id, err = e.load(ctx, sum); return err })
+	if err != nil {
+		return "", err
+	}
+	return id, e.cfg.Marks.KeepImage(ctx, source, id)
+}
+
+func (e *Executor) load(ctx context.Context, sum basilica.Digest) (id string, err error) {
+	f, _, err := e.cfg.Blobs.Open(sum)
+	if err != nil {
+		return "", err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	return e.cfg.Engine.LoadImage(ctx, f)
+}
+
+// forgetImages removes the images that were loaded from blobs and that no open attempt names.
+func (e *Executor) forgetImages(ctx context.Context) error {
+	e.imageUse.Lock()
+	defer e.imageUse.Unlock()
+	loaded, err := e.cfg.Marks.LoadedImages(ctx)
+	if err != nil {
+		return err
+	}
+	open, err := e.cfg.Attempts.OpenAttempts(ctx)
+	if err != nil {
+		return err
+	}
+	used := map[string]bool{}
+	for _, a := range open {
+		d, _ := e.demandOf(a.Spec)
+		used[d.spec.Image] = true
+	}
+	e.mu.Lock()
+	for _, l := range e.live {
+		used[l.image] = true
+	}
+	e.mu.Unlock()
+	var errs []error
+	for source, id := range loaded {
+		var sum basilica.Digest
+		if sum.UnmarshalText([]byte(source)) != nil || used[basilica.ImageBlobPrefix+source] {
+			continue // another's mark, or in use
+		}
+		errs = append(errs, e.forgetImage(ctx, sum, id))
+	}
+	return errors.Join(errs...)
+}
+
+func (e *Executor) forgetImage(ctx context.Context, sum basilica.Digest, id string) error {
+	if id == "" {
+		// A process ended while the engine loaded it. Loading again says which one it is; where its blob is gone or was never an
+		// image there is nothing to find.
+		var err error
+		if id, err = e.load(ctx, sum); basilica.KindOf(err) == basilica.Unavailable || ctx.Err() != nil {
+			return err
+		}
+	}
+	if id != "" {
+		if err := e.cfg.Engine.ForgetImage(ctx, id); err != nil {
+			return fmt.Errorf("remove image of a blob: %w", err)
+		}
+	}
+	return e.cfg.Marks.ForgetImage(ctx, sum.String())
+}
