@@ -4,6 +4,12 @@ package basilica
 // `basilica up`.
 var machineCodes = []Explanation{
 	{"ADVERTISE", "the address that others dial is missing or malformed", "a machine advertises host:port, and behind a router this is not what it listens on", "write what others dial: --advertise 203.0.113.7:50051"},
+	{"ADVERTISE_ANY", "the address to publish is 0.0.0.0 or ::", "a door may listen on every address of a machine, but others can only call one", "write the one public IP address under which the world reaches the axon; axon_listen may stay 0.0.0.0"},
+	{"ADVERTISE_NAME", "the address to publish is not an IP address of one machine", "the chain holds addresses, not names", "write the public IP address, e.g. 203.0.113.5:8080"},
+	{"ADVERTISE_NO_PORT", "the address to publish names no port", "on a rented box the port outside often differs from the one inside, so it must be said", "write ip:port with the port that the world reaches"},
+	{"ADVERTISE_PORT", "the address to publish has no port that can be called", "a port is 1 to 65535; 0 stands for the port that axon_listen took where that is 0 too", "write the port that the world reaches"},
+	{"ADVERTISE_PRIVATE", "the address to publish is one that only its own network reaches", "loopback, private, link-local and carriers' addresses lead nowhere for others; validators refuse to dial them", "write the public IP address; where the chain is a local one, set chain.allow_private = true"},
+	{"ADVERTISE_URL", "the address to publish is a URL", "the chain holds an IP address and a port", "write the address and port alone, e.g. 203.0.113.5:8080"},
 	{"ALREADY_JOINED", "the data directory holds an identity already", "one data directory is one executor of one miner", "start it with basilica executor, or join with another data directory"},
 	{"BUSYBOX_MISSING", "no static busybox is installed", "the demonstration makes its image of it", "install it: apt-get install busybox-static"},
 	{"CLEANUP", "something of ended tasks could not be removed yet", "a mount is busy or the engine does not answer; it is tried again", "look at the executor's log; nothing is needed if it goes away"},
@@ -17,7 +23,7 @@ var machineCodes = []Explanation{
 	{"CONFIG_VALUE", "a value of the configuration is wrong", "it is out of its range or does not fit another value", "correct that value"},
 	{"CPU_LIMIT", "the task asks for more CPU than one container may have", "executor.resources.max_cpu_per_container sets it", "ask for less with --cpus"},
 	{"DATA_IN_USE", "another process uses the data directory", "one data directory serves one process", "stop the other process, or give this one a directory of its own"},
-	{"DISK_FULL", "the disk of the data directory is full", "nothing can be recorded; work that cannot be recorded is not taken", "free space on it; nothing that was confirmed is lost"},
+	{"DISK_FULL", "the disk of the data directory is full", "nothing can be recorded; work that cannot be recorded is not taken", "free space on it; nothing that was confirmed is lost. An executor keeps executor.min_free_disk free"},
 	{"DOCKER_ABSENT", "the container engine does not answer", "it is not installed, not started, or this user may not use its socket", "install Docker and start it (Debian: apt-get install docker.io; then systemctl start docker)"},
 	{"DOCKER_REMOTE", "the engine is not on this machine", "outputs and inputs are mounted from this machine", "set executor.docker_host to unix:///var/run/docker.sock or another local socket"},
 	{"ENGINE_UNSAFE", "the container engine cannot contain a stranger", "limits of memory, processes or CPU, or the default seccomp profile, do not work", "use an engine and a kernel with cgroup limits and the default seccomp profile; docker info names what is missing"},

@@ -122,7 +122,8 @@ func (c Child) command(ctx context.Context, env []string, args ...string) *exec.
 		cmd.Env = append(cmd.Env, EnvCheat+"="+c.Cheat)
 	}
 	cmd.Env = append(cmd.Env, env...)
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	// It ends with its parent, however that ends: a prover that nobody waits for must not go on using the GPU.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
 	cmd.WaitDelay = killWait
 	return cmd

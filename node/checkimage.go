@@ -17,21 +17,43 @@ import (
 type checkImage struct {
 	engine *docker.Engine
 	path   string
+	marks  imageMarks
 
 	mu sync.Mutex
 	id string
 }
 
-// newCheckImage loads the image of the program at path; empty is this very program.
-func newCheckImage(ctx context.Context, engine *docker.Engine, path string) (*checkImage, error) {
+// imageMarks remembers which image was loaded, for a process that comes after one that died.
+type imageMarks interface {
+	KeepImage(ctx context.Context, source, id string) error
+	LoadedImages(ctx context.Context) (map[string]string, error)
+	ForgetImage(ctx context.Context, source string) error
+}
+
+// checkMark is the source under which the image is remembered.
+const checkMark = "check"
+
+// newCheckImage loads the image of the program at path; empty is this very program. One that an earlier process left of
+// another program goes.
+func newCheckImage(ctx context.Context, engine *docker.Engine, path string, marks imageMarks) (*checkImage, error) {
 	if path == "" {
 		path = "/proc/self/exe"
 	}
 	if err := static(path); err != nil {
 		return nil, err
 	}
-	c := &checkImage{engine: engine, path: path}
-	_, err := c.ensure(ctx)
+	c := &checkImage{engine: engine, path: path, marks: marks}
+	loaded, err := marks.LoadedImages(ctx)
+	if err != nil {
+		return nil, err
+	}
+	id, err := c.ensure(ctx)
+	if last := loaded[checkMark]; err == nil && last != "" && last != id {
+		err = engine.RemoveImage(ctx, last)
+	}
+	if err == nil {
+		err = marks.KeepImage(ctx, checkMark, id)
+	}
 	return c, err
 }
 
@@ -86,7 +108,9 @@ func (c *checkImage) remove() error {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
-	err := c.engine.RemoveImage(ctx, c.id)
+	if err := c.engine.RemoveImage(ctx, c.id); err != nil {
+		return err
+	}
 	c.id = ""
-	return err
+	return c.marks.ForgetImage(ctx, checkMark)
 }

@@ -2,9 +2,7 @@ package node
 
 import (
 	"context"
-	"crypto/ed25519"
 	"crypto/sha256"
-	"crypto/tls"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -17,7 +15,6 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"golang.org/x/crypto/ssh"
 	"golang.org/x/sync/errgroup"
 
 	"basilica"
@@ -68,6 +65,11 @@ type ExecutorConfig struct {
 	AllowPrivateRegistries bool `toml:"allow_private_registries"`
 	// LogBytes bounds the log that is kept of one task; at most 64Mi.
 	LogBytes ByteSize `toml:"log_bytes"`
+	// MinFreeDisk is how much of the data directory's disk no task and no blob may take; below it the machine takes no task.
+	MinFreeDisk ByteSize `toml:"min_free_disk"`
+	// KeepTasks leaves the containers of running tasks running when this program is stopped, for the one that is started next
+	// (restarts and upgrades); false ends them. A program that dies without warning leaves them running in any case.
+	KeepTasks bool `toml:"keep_tasks"`
 	// Resources is section [executor.resources].
 	Resources ExecutorResources `toml:"resources"`
 }
@@ -88,7 +90,7 @@ type ExecutorResources struct {
 func DefaultExecutorConfig() ExecutorConfig {
 	return ExecutorConfig{
 		DataDir: "~/.basilica/executor", Listen: "0.0.0.0:50051", SSHListen: "0.0.0.0:50022", StatusListen: "127.0.0.1:50052",
-		DockerHost: docker.DefaultHost, Heartbeat: Duration(2 * time.Second), BlobBytes: 100 << 30, ImageBytes: 64 << 30, LogBytes: 16 << 20,
+		DockerHost: docker.DefaultHost, Heartbeat: Duration(2 * time.Second), BlobBytes: 100 << 30, ImageBytes: 64 << 30, LogBytes: 16 << 20, MinFreeDisk: 1 << 30,
 		Resources: ExecutorResources{MaxContainers: 10, MaxMemoryPerContainer: 8 << 30, MaxCPUPerContainer: 4, GPUAllocationMode: "exclusive"},
 	}
 }
@@ -115,6 +117,8 @@ func (c *ExecutorConfig) Validate() error {
 		return invalid("executor.image_bytes", "is not positive", `write a size, e.g. "64Gi"`)
 	case c.LogBytes <= 0 || c.LogBytes > basilica.MaxLogBytes:
 		return invalid("executor.log_bytes", "is outside 1..64Mi", `write a size, e.g. "16Mi"`)
+	case c.MinFreeDisk < 0:
+		return invalid("executor.min_free_disk", "is negative", `write a size, e.g. "1Gi"`)
 	case r.MaxContainers < 1 || r.MaxContainers > 1000:
 		return invalid("executor.resources.max_containers", fmt.Sprintf("%d is outside 1..1000", r.MaxContainers), "use the default, 10")
 	case r.MaxMemoryPerContainer < 16<<20:
@@ -148,7 +152,7 @@ func NewExecutor(ctx context.Context, cfg ExecutorConfig, deps Deps) (_ *Executo
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
-	if cfg.DataDir, err = dataDir(cfg.DataDir); err != nil {
+	if cfg.DataDir, err = DataDir(cfg.DataDir); err != nil {
 		return nil, err
 	}
 	n := &Executor{cfg: cfg, deps: deps}
@@ -160,12 +164,10 @@ func NewExecutor(ctx context.Context, cfg ExecutorConfig, deps Deps) (_ *Executo
 	if n.self, err = loadIdentity(cfg.DataDir); err != nil {
 		return nil, err
 	}
-	if err := n.self.inForce(deps.Now()); err != nil {
-		return nil, err
-	}
 	n.deps.Log = deps.Log.With("executor", string(n.self.Executor))
-	if left := n.self.ends.Sub(deps.Now()); left < renewAhead {
-		n.deps.Log.Warn("the executor's certificate ends soon", "days", int(left.Hours()/24), "fix", renewFix)
+	// A clock that is wrong now may be set later: the miner's door decides by its own.
+	if err := n.self.inForce(deps.Now()); err != nil {
+		n.deps.Log.Warn("certificate", "err", err, "fix", basilica.FixOf(err))
 	}
 	db, err := store.OpenExecutor(ctx, cfg.DataDir)
 	if err != nil {
@@ -181,8 +183,8 @@ func NewExecutor(ctx context.Context, cfg ExecutorConfig, deps Deps) (_ *Executo
 	return n, nil
 }
 
-// dataDir makes a directory's path absolute: the engine binds directories by absolute paths alone.
-func dataDir(dir string) (string, error) {
+// DataDir makes a data directory's path absolute: the engine binds directories by absolute paths alone.
+func DataDir(dir string) (string, error) {
 	dir, err := expandHome(dir)
 	if err != nil {
 		return "", err
@@ -258,6 +260,15 @@ func unusedDisplays(gpus []basilica.GPU, log *slog.Logger) error {
 
 // mayMount tries the mount that every task needs.
 func mayMount(dir string) error {
+	left, err := filepath.Glob(filepath.Join(dir, ".mount-*")) // of a process that died in here
+	if err != nil {
+		return fmt.Errorf("probe mounts: %w", err)
+	}
+	for _, probe := range left {
+		if err := errors.Join(docker.UnmountAll(probe), os.RemoveAll(probe)); err != nil {
+			return fmt.Errorf("probe mounts: %w", err)
+		}
+	}
 	probe, err := os.MkdirTemp(dir, ".mount-*")
 	if err != nil {
 		return fmt.Errorf("probe mounts: %w", err)
@@ -319,41 +330,49 @@ func (n *Executor) wire(ctx context.Context, db *store.Executor) error {
 	if err != nil {
 		return err
 	}
-	check, err := newCheckImage(ctx, m.engine, cfg.CheckBinary)
+	check, err := newCheckImage(ctx, m.engine, cfg.CheckBinary, db)
 	if err != nil {
 		return err
 	}
 	n.closers.add(check.remove)
-	cert := tls.Certificate{Certificate: [][]byte{self.Certificate}, PrivateKey: self.key.Signer()}
-	fleet, err := wire.DialFleet(cfg.MinerAddr, wire.FleetClientConfig{Certificate: cert, CA: self.FleetCA, Now: deps.Now})
+	wake := make(chan struct{}, 1)
+	fleet, err := wire.DialFleet(cfg.MinerAddr, wire.FleetClientConfig{Certificate: self.certificate, CAs: self.fleetCAs, Now: deps.Now, Ended: func() {
+		select {
+		case wake <- struct{}{}:
+		default:
+		}
+	}})
 	if err != nil {
 		return err
 	}
 	n.closers.add(fleet.Close)
+	self.renewed = func() {
+		if err := fleet.Redial(); err != nil {
+			deps.Log.Error("connect to the miner under the renewed certificate", "err", err)
+		}
+	}
 	n.role, err = executor.New(executor.Config{
 		Executor: self.Executor, Machine: machineLabel(self.key), Dir: filepath.Join(cfg.DataDir, "work"), Version: Version(),
 		Endorsement: self.Endorsement, Sign: self.key.Sign, GPUs: m.detection.GPUs, CPUs: m.facts.CPUs, MemoryBytes: m.facts.MemoryBytes,
 		MaxContainers: cfg.Resources.MaxContainers, MaxMemory: int64(cfg.Resources.MaxMemoryPerContainer), MaxCPUMillis: int64(cfg.Resources.MaxCPUPerContainer * 1000),
-		MaxLogBytes: int64(cfg.LogBytes), Heartbeat: time.Duration(cfg.Heartbeat),
+		MaxLogBytes: int64(cfg.LogBytes), Heartbeat: time.Duration(cfg.Heartbeat), KeepTasks: cfg.KeepTasks,
+		Boot: m.facts.BootID, Uptime: hardware.Uptime, MinFreeDisk: int64(cfg.MinFreeDisk), FreeDisk: func() (int64, error) { return hardware.FreeDisk(cfg.DataDir) },
+		Unseal:     func(sealed []byte) ([]byte, error) { return self.key.Unseal(basilica.RegistryInfo, sealed) },
 		Facts:      func(ctx context.Context) (basilica.Facts, error) { return hardware.Real().Facts(ctx, cfg.DataDir) },
 		CheckImage: check.ensure, Revoked: func() { n.ssh.CloseRevoked() }, Now: deps.Now, Log: deps.Log,
-		Engine: m.engine, Ledger: db, Attempts: db, Blobs: blobs, Logs: logs, Disk: hostDisk{}, Prover: prover{m.attestor, self.Miner}, Fleet: fleet,
+		Engine: m.engine, Ledger: db, Attempts: db, Marks: db, Blobs: blobs, Logs: logs, Disk: hostDisk{}, Prover: prover{m.attestor, self.Miner}, Fleet: fleet, Identity: self, Wake: wake,
 	})
 	if err != nil {
 		return err
 	}
 	n.grpc, err = wire.NewExecutorServer(n.role, wire.ExecutorServerConfig{
-		Executor: self.Executor, Certificate: cert, ClientCA: self.FleetCA, JWTKey: ed25519.PublicKey(self.JWTKey), Now: deps.Now, Log: deps.Log,
+		Executor: self.Executor, Certificate: self.certificate, CAs: self.fleetCAs, JWTKeys: self.jwtKeys, Now: deps.Now, Log: deps.Log,
 	})
 	if err != nil {
 		return err
 	}
-	ca, err := ssh.ParsePublicKey(self.SSHCA)
-	if err != nil {
-		return fmt.Errorf("read the miner's SSH authority: %w", err)
-	}
 	n.ssh, err = sshdoor.NewServer(sshdoor.Config{
-		HostKey: self.host, CA: ca, Principal: string(self.Executor), Revoked: n.role.GrantRevoked, Now: deps.Now, Log: deps.Log,
+		HostKey: self.host, CAs: self.sshCAs, Principal: string(self.Executor), Revoked: n.role.GrantRevoked, Now: deps.Now, Log: deps.Log,
 		Handlers: map[string]sshdoor.Handler{"attest": visit(n.role.Attest), "facts": visit(n.role.Facts), "check": visit(n.role.Check)},
 	})
 	if err != nil {
@@ -419,12 +438,12 @@ func (n *Executor) Run(ctx context.Context) error {
 // Close gives everything back that NewExecutor took, last first.
 func (n *Executor) Close() error { return n.closers.close() }
 
-// renewAhead is how long before its certificate's end an executor warns.
-const renewAhead = 14 * 24 * time.Hour
-
 // health says whether work would be accepted now.
 func (n *Executor) health(ctx context.Context) error {
 	if err := n.self.inForce(n.deps.Now()); err != nil {
+		return err
+	}
+	if err := n.role.Unheard(); err != nil {
 		return err
 	}
 	h, err := n.role.Health(ctx)

@@ -6,6 +6,7 @@ import (
 	"crypto/ed25519"
 	"crypto/rand"
 	"crypto/sha256"
+	"crypto/tls"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -45,6 +46,7 @@ func TestExecutorConfigNamesTheWrongKey(t *testing.T) {
 		"executor.software_gpus":                      func(c *ExecutorConfig) { c.SoftwareGPUs = -1 },
 		"executor.heartbeat":                          func(c *ExecutorConfig) { c.Heartbeat = 0 },
 		"executor.blob_bytes":                         func(c *ExecutorConfig) { c.BlobBytes = 0 },
+		"executor.min_free_disk":                      func(c *ExecutorConfig) { c.MinFreeDisk = -1 },
 		"executor.image_bytes":                        func(c *ExecutorConfig) { c.ImageBytes = 0 },
 		"executor.log_bytes":                          func(c *ExecutorConfig) { c.LogBytes = 1 << 40 },
 		"executor.resources.max_containers":           func(c *ExecutorConfig) { c.Resources.MaxContainers = 0 },
@@ -115,8 +117,7 @@ func (f *testFleet) Enroll(ctx context.Context, req basilica.EnrollRequest) (bas
 	defer f.mu.Unlock()
 	f.member = req
 	return basilica.Enrollment{
-		Executor: "box-1", Miner: basilica.Hotkey(f.hotkey.SS58()), Certificate: cert, FleetCA: f.authority.CACert(),
-		SSHCA: f.authority.SSHCAKey().Marshal(), JWTKey: f.authority.JWTPublicKey(), Endorsement: endorsement,
+		Executor: "box-1", Miner: basilica.Hotkey(f.hotkey.SS58()), Certificate: cert, Trust: f.trust(), Endorsement: endorsement,
 	}, err
 }
 
@@ -125,6 +126,23 @@ func (f *testFleet) Heartbeat(context.Context, basilica.ExecutorID, basilica.Hea
 	defer f.mu.Unlock()
 	f.beats++
 	return basilica.HeartbeatReply{At: time.Now(), Lease: time.Minute}, nil
+}
+
+func (f *testFleet) trust() basilica.Trust {
+	return basilica.Trust{FleetCAs: f.authority.FleetCAs(), SSHCAs: f.authority.SSHCAKeys(), JWTKeys: f.authority.JWTPublicKeys()}
+}
+
+func (f *testFleet) Renew(_ context.Context, id basilica.ExecutorID, req basilica.RenewRequest) (basilica.Renewal, error) {
+	cert, err := f.authority.IssueExecutor(req.CSR, string(id), time.Now())
+	return basilica.Renewal{Certificate: cert, Trust: f.trust()}, err
+}
+
+// anyone is a miner that knows every executor of its fleet.
+func anyone(context.Context, basilica.ExecutorID, []byte) error { return nil }
+
+// shows gives one certificate to whoever asks.
+func shows(c tls.Certificate) wire.CertificateFunc {
+	return func() (*tls.Certificate, error) { return &c, nil }
 }
 
 // TestExecutorJoinsWorksAndStartsAgain: join by token, start from the file that join left, answer a validator and run a
@@ -158,7 +176,7 @@ func TestExecutorJoinsWorksAndStartsAgain(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	server, err := wire.NewFleetServer(fleet, wire.FleetServerConfig{Certificate: cert, CA: fleet.authority.CACert(), Now: time.Now, Log: log})
+	server, err := wire.NewFleetServer(fleet, wire.FleetServerConfig{Certificate: shows(cert), CAs: fleet.authority.FleetCAs, Known: anyone, Now: time.Now, Log: log})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -229,14 +247,14 @@ func joinsAgain(t *testing.T, cfg ExecutorConfig, deps Deps, addr string, fleet 
 	if err != nil {
 		t.Fatal(err)
 	}
-	if before.inForce(before.ends.Add(time.Second)) == nil || before.inForce(deps.Now()) != nil {
+	if before.inForce(before.cert.NotAfter.Add(time.Second)) == nil || before.inForce(deps.Now()) != nil {
 		t.Error("an identity is judged wrongly by its dates")
 	}
 	if again, err := Join(t.Context(), JoinConfig{Token: own, Executor: cfg}, deps); err != nil || again != joined {
 		t.Fatalf("joined again as %+v, %v", again, err)
 	}
 	after, err := loadIdentity(cfg.DataDir)
-	if err != nil || bytes.Equal(after.Certificate, before.Certificate) || !bytes.Equal(after.key.SPKI(), before.key.SPKI()) {
+	if err != nil || bytes.Equal(after.cert.Raw, before.cert.Raw) || !bytes.Equal(after.key.SPKI(), before.key.SPKI()) {
 		t.Errorf("the certificate was not renewed over the same key: %v", err)
 	}
 	kept := DefaultConfig()
@@ -373,7 +391,7 @@ func taskOnJoinedExecutor(t *testing.T, fleet *testFleet, joined Joined) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	pool := wire.NewExecutors(wire.ExecutorsConfig{Certificate: cert, CA: fleet.authority.CACert(), Now: time.Now, MintJWT: func(id basilica.ExecutorID) (string, error) {
+	pool := wire.NewExecutors(wire.ExecutorsConfig{Certificate: shows(cert), CAs: fleet.authority.FleetCAs, Known: anyone, Now: time.Now, MintJWT: func(id basilica.ExecutorID) (string, error) {
 		return fleet.authority.MintJWT(string(id), time.Now(), 30*time.Second)
 	}})
 	defer pool.Close()
