@@ -410,8 +410,3 @@ func FuzzCSRKey(f *testing.F) {
 		}
 	})
 }
-
-func FuzzParseAuthority(f *testing.F) {
-	f.Add([]byte("-----BEGIN CERTIFICATE-----\nAA==\n-----END CERTIFICATE-----\n"))
-	f.Fuzz(func(_ *testing.T, text []byte) { _, _ = parseAuthority(text) })
-}
