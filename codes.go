@@ -19,7 +19,7 @@ type Explanation struct {
 
 // Codes gives the whole table, in order of its codes.
 func Codes() []Explanation {
-	all := slices.Concat(doorCodes, taskCodes, proofCodes, machineCodes, chainCodes)
+	all := slices.Concat(doorCodes, fleetCodes, taskCodes, proofCodes, machineCodes, chainCodes)
 	slices.SortFunc(all, func(a, b Explanation) int { return strings.Compare(a.Code, b.Code) })
 	return all
 }
@@ -30,7 +30,7 @@ var families = []string{"ABORTED", "MALFORMED", "TIMEOUT"}
 // Explain finds the row of a code; case does not matter. The second value is false where there is none.
 func Explain(code string) (Explanation, bool) {
 	code = strings.ToUpper(code)
-	for _, area := range [][]Explanation{doorCodes, taskCodes, proofCodes, machineCodes, chainCodes} {
+	for _, area := range [][]Explanation{doorCodes, fleetCodes, taskCodes, proofCodes, machineCodes, chainCodes} {
 		for _, x := range area {
 			if x.Code == code {
 				return x, true

@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/x509"
 	"fmt"
-	"regexp"
 	"strings"
 	"time"
 	"unicode"
@@ -32,7 +31,6 @@ const (
 	membersShown     = 1000
 	maxName          = 128
 	maxLabels        = 64
-	maxLabel         = 128
 	maxDrain         = 30 * 24 * time.Hour
 	clockTolerance   = pki.Backdate
 	fixClock         = "set the clock of that machine by NTP: timedatectl set-ntp true"
@@ -41,8 +39,6 @@ const (
 	probesAtOnce     = 16
 	probeFailsToTell = 2
 )
-
-var labelKey = regexp.MustCompile(`^[a-z0-9]([a-z0-9._/-]{0,61}[a-z0-9])?$`)
 
 // Heartbeat implements basilica.Fleet.
 func (m *Miner) Heartbeat(ctx context.Context, executor basilica.ExecutorID, beat basilica.Heartbeat) (basilica.HeartbeatReply, error) {
@@ -367,10 +363,8 @@ func (m *Miner) Rename(ctx context.Context, id basilica.ExecutorID, name string)
 
 // Label sets some labels of an executor, removes others, and gives all that it has then.
 func (m *Miner) Label(ctx context.Context, id basilica.ExecutorID, set map[string]string, remove []string) (map[string]string, error) {
-	for key, value := range set {
-		if !labelKey.MatchString(key) || len(value) > maxLabel || strings.ContainsFunc(value, func(r rune) bool { return !unicode.IsPrint(r) }) || !utf8.ValidString(value) {
-			return nil, basilica.E(basilica.Invalid, "LABEL_INVALID", fmt.Sprintf("%.80q=%.140q is no label", key, value), "write key=value: a key of lower-case letters, digits, . _ - /, at most 63, and a printable value")
-		}
+	if err := basilica.ValidateLabels(set); err != nil {
+		return nil, err
 	}
 	return m.Store.SetLabels(ctx, id, set, remove, maxLabels)
 }

@@ -346,7 +346,7 @@ func TestNamesLabelsAndDrain(t *testing.T) {
 	if len(all) != 1 || all["rack"] != "8" {
 		t.Errorf("labels %v", all)
 	}
-	for _, bad := range []map[string]string{{"Rack": "7"}, {"": "7"}, {"-x": "7"}, {"rack": "a\x00b"}, {"rack": strings.Repeat("x", 129)}} {
+	for _, bad := range []map[string]string{{"ra ck": "7"}, {"": "7"}, {strings.Repeat("x", 64): "7"}, {"rack": "a\x00b"}, {"rack": strings.Repeat("x", 257)}} {
 		_, err := h.miner.Label(ctx, "box", bad, nil)
 		wantCode(t, err, "LABEL_INVALID")
 	}
