@@ -90,7 +90,7 @@ func TestDiskFull(t *testing.T) {
 	content := []byte(big)
 	blob := basilica.Blob{SHA256: sha256.Sum256(content), Size: int64(len(content))}
 	wantFix(t, blobs.Put(ctx, blob, bytes.NewReader(content)), "DISK_FULL", basilica.Unavailable, dir)
-	wantFix(t, blobs.Fill(ctx, "c", blob, 0, bytes.NewReader(content)), "DISK_FULL", basilica.Unavailable, dir)
+	wantFix(t, blobs.Fill("c", blob, 0, bytes.NewReader(content)), "DISK_FULL", basilica.Unavailable, dir)
 	wantFix(t, logs.Append("t0", basilica.LogChunk{Offset: 4, Stream: basilica.Stdout, Data: content}), "DISK_FULL", basilica.Unavailable, dir)
 	if _, err := m.Task(ctx, "t0"); err != nil {
 		t.Errorf("what was confirmed cannot be read: %v", err)
