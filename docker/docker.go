@@ -90,13 +90,17 @@ func unsafe(what string) error {
 	return basilica.E(basilica.Denied, "ENGINE_UNSAFE", "the container engine cannot contain a stranger: "+what, "use an engine and a kernel with cgroup limits and seccomp; docker info names what is missing")
 }
 
+func (e *Engine) absent(err error) error {
+	return basilica.E(basilica.Unavailable, "DOCKER_ABSENT", "the container engine does not answer at "+e.api.DaemonHost(), "install Docker and start it (Debian: apt-get install docker.io; then scripts/dockerd.sh start or systemctl start docker)").With(err)
+}
+
 // mapped gives the kind of an engine's failure.
 func (e *Engine) mapped(doing string, err error) error {
 	switch {
 	case err == nil:
 		return nil
 	case client.IsErrConnectionFailed(err):
-		return basilica.E(basilica.Unavailable, "DOCKER_ABSENT", "the container engine does not answer at "+e.api.DaemonHost(), "install Docker and start it (Debian: apt-get install docker.io; then scripts/dockerd.sh start or systemctl start docker)").With(err)
+		return e.absent(err)
 	case errdefs.IsNotFound(err):
 		return basilica.E(basilica.NotFound, "CONTAINER_GONE", "the container does not exist", "").With(fmt.Errorf("%s: %w", doing, err))
 	}

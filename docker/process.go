@@ -31,8 +31,10 @@ func (e *Engine) Process(ctx context.Context) (basilica.EngineProcess, error) {
 		return basilica.EngineProcess{}, e.mapped("ask the engine", err)
 	}
 	p := basilica.EngineProcess{KeepsRestarts: res.Info.LiveRestoreEnabled}
-	p.ID, err = processOf(ctx, strings.TrimPrefix(e.api.DaemonHost(), "unix://"))
-	return p, err
+	if p.ID, err = processOf(ctx, strings.TrimPrefix(e.api.DaemonHost(), "unix://")); err != nil {
+		return p, e.absent(err)
+	}
+	return p, nil
 }
 
 // processOf names the process behind a socket: its number and when it began, in the kernel's ticks since boot. It is empty

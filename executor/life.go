@@ -120,7 +120,7 @@ func (e *Executor) liveOut(ctx context.Context, l *life, i inheritance) {
 	if r.end != nil && !r.stopped { // the job was faster than who wanted it stopped
 		cause = nil
 	}
-	if errors.Is(r.err, errHandedOver) || cause == errShutdown && r.mayKeep && !r.stopped {
+	if errors.Is(r.err, errHandedOver) || cause == errShutdown && e.keeps(r) && !r.stopped {
 		log.Info("attempt left to the next process", "state", a.State)
 		e.handOver(l, a.Key())
 		return
@@ -145,6 +145,11 @@ func (e *Executor) liveOut(ctx context.Context, l *life, i inheritance) {
 	l.change()
 }
 
+// keeps says whether a container may run on for the next process. A machine that its miner revoked has none.
+func (e *Executor) keeps(r *run) bool {
+	return r.mayKeep && basilica.CodeOf(e.Unheard()) != "EXECUTOR_REVOKED"
+}
+
 // handOver ends a life without an end of its attempt.
 func (e *Executor) handOver(l *life, at basilica.TaskAttempt) {
 	e.mu.Lock()
@@ -156,13 +161,13 @@ func (e *Executor) handOver(l *life, at basilica.TaskAttempt) {
 
 // lasting gives a context for what must not be lost: it ends some time after the executor does.
 func (e *Executor) lasting(life context.Context) (context.Context, context.CancelFunc) {
-	ctx, cancel := context.WithCancel(context.WithoutCancel(life))
 	e.mu.Lock()
 	base := e.base
 	e.mu.Unlock()
 	if base == nil {
-		return context.WithTimeout(ctx, cleanUp)
+		return context.WithTimeout(context.WithoutCancel(life), cleanUp)
 	}
+	ctx, cancel := context.WithCancel(context.WithoutCancel(life))
 	stop := context.AfterFunc(base, func() { time.AfterFunc(cleanUp, cancel) })
 	return ctx, func() { stop(); cancel() }
 }

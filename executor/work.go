@@ -295,32 +295,22 @@ func (e *Executor) labels(a basilica.Attempt) map[string]string {
 	}
 }
 
-// keepLogs keeps the container's log to its end. follow is an attachment from the container's start; where there is none,
-// or where it ends before the container does, the log goes on with what the engine kept, without the bytes that are here
-// already.
+// keepLogs keeps the container's log to its end. follow is an attachment from the container's start, which gives every byte
+// at once; where there is none, where it breaks, and at the end to be sure, what the engine kept is read without the bytes
+// that are here already.
 func (e *Executor) keepLogs(ctx context.Context, l *life, a basilica.Attempt, r *run, follow followFunc, ended <-chan struct{}) error {
 	keep := e.keepLog(ctx, l, a, r)
+	wait := time.Duration(0)
 	if follow != nil {
-		if err := follow(keep); r.logErr != nil {
+		if _ = follow(keep); r.logErr != nil {
 			return r.logErr
-		} else if err == nil {
-			settled := time.NewTimer(logSettles)
-			defer settled.Stop()
-			select {
-			case <-ended:
-				return nil
-			case <-ctx.Done():
-				return ctx.Err()
-			case <-settled.C:
-			}
 		}
+		wait = logSettles
 	}
-	for {
-		last := false
-		select {
-		case <-ended:
-			last = true
-		default:
+	for ; ; wait = againEvery {
+		last, err := isEnded(ctx, ended, wait)
+		if err != nil || r.logBytes >= e.cfg.MaxLogBytes {
+			return err
 		}
 		follow, err := e.cfg.Engine.PastLogs(ctx, a.Container)
 		if err == nil {
@@ -334,20 +324,30 @@ func (e *Executor) keepLogs(ctx context.Context, l *life, a basilica.Attempt, r 
 			return nil
 		case last && err == nil, basilica.CodeOf(err) == "CONTAINER_GONE":
 			return nil
+		case last: // its channel would not wait any more
+			if perr := pause(ctx, againEvery); perr != nil {
+				return errors.Join(perr, err)
+			}
 		}
-		again := time.NewTimer(againEvery)
-		wake := ended
-		if last {
-			wake = nil
-		}
+	}
+}
+
+// isEnded waits for the end, though not longer than d, and says whether it has come.
+func isEnded(ctx context.Context, ended <-chan struct{}, d time.Duration) (bool, error) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ended:
+		return true, nil
+	case <-ctx.Done():
+		return false, ctx.Err()
+	case <-t.C:
 		select {
-		case <-ctx.Done():
-			again.Stop()
-			return errors.Join(ctx.Err(), err)
-		case <-wake:
-		case <-again.C:
+		case <-ended:
+			return true, nil
+		default:
+			return false, nil
 		}
-		again.Stop()
 	}
 }
 
@@ -432,7 +432,7 @@ func (e *Executor) await(ctx context.Context, a basilica.Attempt, wait waitFunc,
 	select {
 	case <-done:
 	case <-ctx.Done():
-		if causeOf(ctx) == errShutdown && r.mayKeep {
+		if causeOf(ctx) == errShutdown && e.keeps(r) {
 			giveUp()
 			<-done
 			return errHandedOver
