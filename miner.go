@@ -96,6 +96,7 @@ type Offer struct {
 type OfferedBox struct {
 	Executor    ExecutorID `json:"executor"`
 	Ready       bool       `json:"ready"`
+	State       string     `json:"state"` // one word, as MemberView has it; unknown: it has not reported yet
 	GPUs        int        `json:"gpus"`
 	GPUsFree    int        `json:"gpus_free"`
 	GPUModel    string     `json:"gpu_model,omitempty"`

@@ -197,6 +197,7 @@ func (m *Miner) Offer(ctx context.Context) (basilica.Offer, error) {
 			Executor: e.Executor, Ready: b.notReady == nil, GPUs: b.total.gpus + b.total.software, GPUsFree: b.free.gpus + b.free.software,
 			CPUs: e.Facts.CPUs, MemoryBytes: e.Facts.MemoryBytes, TaskCPUMillis: b.ceiling().cpuMillis, TaskMemoryBytes: b.ceiling().memoryBytes, Endorsement: e.Endorsement,
 		}
+		offered.State = stateOf(&basilica.MemberView{Member: e, Why: b.notReady})
 		if len(e.Facts.GPUs) > 0 {
 			offered.GPUModel, offered.GPUKind = e.Facts.GPUs[0].Model, e.Facts.GPUs[0].Kind
 		}
@@ -289,7 +290,7 @@ func stateOf(v *basilica.MemberView) string {
 		return "clock"
 	case "EXECUTOR_UNREACHABLE":
 		return "unreachable"
-	case "EXECUTOR_NOT_HEARD":
+	case "EXECUTOR_NOT_HEARD", "EXECUTOR_INVENTORY":
 		return "unknown"
 	case "EXECUTOR_SILENT":
 		if v.LastBeat == nil {
