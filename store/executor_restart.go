@@ -33,14 +33,6 @@ func (e *Executor) Quarantined(ctx context.Context) ([]basilica.Remains, error) 
 	})
 }
 
-// ClearLedger takes every holding out. Only who knows that nothing of an earlier process runs any more may call it.
-func (e *Executor) ClearLedger(ctx context.Context) error {
-	return e.tx(ctx, func(tx *sql.Tx) error {
-		_, err := tx.ExecContext(ctx, `DELETE FROM holdings`)
-		return err
-	})
-}
-
 // TimeLine gives where the ledger's time line begins in this boot of the machine: a time, and the time since boot then. The
 // first to ask in a boot sets it.
 func (e *Executor) TimeLine(ctx context.Context, boot string, wall time.Time, up time.Duration) (time.Time, time.Duration, error) {
