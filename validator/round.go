@@ -22,7 +22,7 @@ import (
 )
 
 // maxDoors bounds the miners that are asked at once.
-const maxDoors = 16
+const maxDoors = 64
 
 // visit is one miner in one round.
 type visit struct {
@@ -175,10 +175,39 @@ func (v *Validator) visitAll(ctx context.Context, r basilica.Round, visits []vis
 		}
 		return nil
 	}}
+	parties := make([]party, len(visits))
+	doors := errgroup.Group{}
+	doors.SetLimit(maxDoors)
+	for i, x := range visits {
+		doors.Go(func() (err error) {
+			parties[i], err = v.enter(ctx, r, x, &found)
+			return err
+		})
+	}
+	if err := doors.Wait(); err != nil {
+		return nil, err
+	}
+	machines := 0
+	for _, p := range parties {
+		machines += len(p.accesses)
+	}
 	group := errgroup.Group{}
-	group.SetLimit(maxDoors)
-	for _, x := range visits {
-		group.Go(func() error { return v.visitMiner(ctx, r, x, trapdoor, slots, &found) })
+	if machines <= v.cfg.Parallel {
+		// All machines of the subnet start near one instant: a GPU answers once, whoever shares it.
+		together, late := newGate(machines), v.tooLate(ctx)
+		for _, p := range parties {
+			if late {
+				if err := v.missing(r, p.neuron, idsOf(p.accesses), score.ReasonLocal, "the round ended before this executor's turn", &found); err != nil {
+					return nil, err
+				}
+				continue
+			}
+			group.Go(func() error { return v.inspectAll(ctx, r, p, p.accesses, trapdoor, together, &found) })
+		}
+	} else {
+		for _, p := range parties {
+			group.Go(func() error { return v.inTurns(ctx, r, p, trapdoor, slots, &found) })
+		}
 	}
 	if err := group.Wait(); err != nil {
 		return nil, err
@@ -186,32 +215,40 @@ func (v *Validator) visitAll(ctx context.Context, r basilica.Round, visits []vis
 	return found.all, nil
 }
 
-// visitMiner asks one miner for access and inspects its executors, as many at once as the limits allow, the GPUs of each
-// such group starting near one instant.
-func (v *Validator) visitMiner(ctx context.Context, r basilica.Round, x visit, trapdoor []byte, slots *semaphore.Weighted, found *findings) error {
-	missing := func(ids []basilica.ExecutorID, reason, detail string) error {
-		for _, id := range ids {
-			if err := found.add(v.unmeasured(r, x.neuron, id, reason, detail)); err != nil {
-				return err
-			}
+// party is a miner that gave access.
+type party struct {
+	neuron   basilica.Neuron
+	accesses []basilica.GrantedAccess
+	key      ed25519.PrivateKey // that the certificates are for
+}
+
+// missing records executors that could not be looked at.
+func (v *Validator) missing(r basilica.Round, n basilica.Neuron, ids []basilica.ExecutorID, reason, detail string, found *findings) error {
+	for _, id := range ids {
+		if err := found.add(v.unmeasured(r, n, id, reason, detail)); err != nil {
+			return err
 		}
-		return nil
 	}
+	return nil
+}
+
+// enter asks one miner for access. What it gives none to is found to be missing.
+func (v *Validator) enter(ctx context.Context, r basilica.Round, x visit, found *findings) (party, error) {
 	if x.reason != "" {
-		return missing(x.known, x.reason, x.detail)
+		return party{}, v.missing(r, x.neuron, x.known, x.reason, x.detail, found)
 	}
 	if v.tooLate(ctx) {
-		return missing(x.known, score.ReasonLocal, "the round ended before this miner's turn")
+		return party{}, v.missing(r, x.neuron, x.known, score.ReasonLocal, "the round ended before this miner's turn", found)
 	}
 	public, private, err := ed25519.GenerateKey(v.cfg.Random)
 	if err != nil {
-		return fmt.Errorf("draw an SSH key: %w", err)
+		return party{}, fmt.Errorf("draw an SSH key: %w", err)
 	}
 	grant, err := v.openDoor(ctx, x.neuron, basilica.ValidationRequest{Validator: v.self, SSHPublicKey: sshPublicKey(public), Round: r.First})
 	if err != nil {
 		reason, detail, _ := reasonOf(ctx, err)
 		v.cfg.Log.Warn("miner gave no access", "miner", x.neuron.Hotkey, "uid", x.neuron.UID, "axon", x.neuron.Axon.Addr, "reason", reason, "err", err)
-		if reason == score.ReasonBusy {
+		if reason == score.ReasonBusy || reason == score.ReasonBusyChallenge {
 			reason = reasonRefused // a miner's door has no ledger
 		}
 		if basilica.KindOf(err) == basilica.Unavailable {
@@ -220,45 +257,56 @@ func (v *Validator) visitMiner(ctx context.Context, r basilica.Round, x visit, t
 		if ctx.Err() != nil {
 			reason, detail = score.ReasonLocal, "the round ended while the miner was asked"
 		}
-		return missing(x.known, reason, detail)
+		return party{}, v.missing(r, x.neuron, x.known, reason, detail, found)
 	}
 	accesses, rest := v.plan(x, grant)
 	v.cfg.Log.Info("miner gave access", "miner", x.neuron.Hotkey, "uid", x.neuron.UID, "grant", grant.ID, "executors", len(accesses), "skipped", len(rest))
 	for _, s := range rest {
-		if err := missing([]basilica.ExecutorID{s.Executor}, s.Reason.Code, s.Reason.Sentence); err != nil {
-			return err
+		if err := v.missing(r, x.neuron, []basilica.ExecutorID{s.Executor}, s.Reason.Code, s.Reason.Sentence, found); err != nil {
+			return party{}, err
 		}
 	}
+	return party{x.neuron, accesses, private}, nil
+}
+
+// inTurns inspects one miner's executors, as many at once as the limits allow, the GPUs of each such group starting near one
+// instant.
+func (v *Validator) inTurns(ctx context.Context, r basilica.Round, p party, trapdoor []byte, slots *semaphore.Weighted, found *findings) error {
 	waiting := score.ReasonLocal // for other miners' machines; after the first group it is for this miner's own
-	for batch := range slices.Chunk(accesses, v.cfg.Parallel) {
+	for batch := range slices.Chunk(p.accesses, v.cfg.Parallel) {
 		err := slots.Acquire(ctx, int64(len(batch)))
 		if err == nil && v.tooLate(ctx) {
 			slots.Release(int64(len(batch)))
 			err = errRoundOver
 		}
 		if err != nil {
-			if err := missing(idsOf(batch), waiting, "the round ended before this executor's turn"); err != nil {
+			if err := v.missing(r, p.neuron, idsOf(batch), waiting, "the round ended before this executor's turn", found); err != nil {
 				return err
 			}
 			continue
 		}
 		waiting = "TIMEOUT"
-		group, together := errgroup.Group{}, newGate(len(batch))
-		for _, access := range batch {
-			key := basilica.ExecutorKey{Miner: x.neuron.Hotkey, Executor: access.Executor}
-			t := target{round: r, neuron: x.neuron, access: access, standing: v.standings[key], key: private, trapdoor: trapdoor, gate: together}
-			if pin, ok := v.pins[key]; ok {
-				t.pin = &pin
-			}
-			group.Go(func() error { return found.add(v.inspect(ctx, t)) })
-		}
-		err = group.Wait()
+		err = v.inspectAll(ctx, r, p, batch, trapdoor, newGate(len(batch)), found)
 		slots.Release(int64(len(batch)))
 		if err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// inspectAll looks at executors of one miner at once; their GPUs start when the gate opens.
+func (v *Validator) inspectAll(ctx context.Context, r basilica.Round, p party, batch []basilica.GrantedAccess, trapdoor []byte, together *gate, found *findings) error {
+	group := errgroup.Group{}
+	for _, access := range batch {
+		key := basilica.ExecutorKey{Miner: p.neuron.Hotkey, Executor: access.Executor}
+		t := target{round: r, neuron: p.neuron, access: access, standing: v.standings[key], key: p.key, trapdoor: trapdoor, gate: together}
+		if pin, ok := v.pins[key]; ok {
+			t.pin = &pin
+		}
+		group.Go(func() error { return found.add(v.inspect(ctx, t)) })
+	}
+	return group.Wait()
 }
 
 // tooLate says that the round has too little time left for a machine to be blamed for not finishing in it.

@@ -3,6 +3,7 @@ package validator
 import (
 	"bytes"
 	"context"
+	"crypto/ed25519"
 	"encoding/binary"
 	"errors"
 	"io"
@@ -113,6 +114,7 @@ func TestVerdicts(t *testing.T) {
 		return func(context.Context, io.ReadWriteCloser, attest.Binding) error { return err }
 	}
 	held := basilica.NewHeld(basilica.Holding{Kind: basilica.HolderTask, Holder: "task-7", Expires: time.Now()})
+	challenged := basilica.NewHeld(basilica.Holding{Kind: basilica.HolderChallenge, Holder: "g-2", Expires: time.Now()})
 	quarantine := basilica.NewHeld(basilica.Holding{Kind: basilica.HolderQuarantine, Holder: "pid 7", Expires: time.Now()})
 	for _, c := range []struct {
 		name   string
@@ -128,6 +130,7 @@ func TestVerdicts(t *testing.T) {
 		{"announces a gigabyte", func(m *machine) { m.attest = huge }, basilica.NotRun, "MALFORMED_HELLO", ""},
 		{"hangs up", func(m *machine) { m.attest = refuse(nil) }, basilica.NotRun, "TRANSPORT_HELLO", ""},
 		{"is busy", func(m *machine) { m.attest = refuse(held) }, basilica.NotRun, "BUSY", "task-7"},
+		{"is held by another validator", func(m *machine) { m.attest = refuse(challenged) }, basilica.NotRun, "BUSY_CHALLENGE", "g-2"},
 		{"is busy for nobody", func(m *machine) { m.attest = refuse(basilica.E(basilica.Conflict, "BUSY", "busy", "")) }, basilica.NotRun, "BUSY", ""},
 		{"is in quarantine", func(m *machine) { m.attest = refuse(quarantine) }, basilica.NotRun, "QUARANTINE", ""},
 		{"blames the validator", func(m *machine) { m.attest = refuse(basilica.E(basilica.Internal, "LOCAL_ERROR", "your fault", "")) }, basilica.NotRun, "REFUSED", ""},
@@ -302,6 +305,47 @@ func TestNobodyStartsLate(t *testing.T) {
 	waiting := *b
 	b.attest = func(ctx context.Context, rw io.ReadWriteCloser, bind attest.Binding) error {
 		<-done
+		return waiting.prove(ctx, rw, bind)
+	}
+	got := w.round(20)
+	if d := proof(got["box-a"]); d.Result != basilica.Pass {
+		t.Errorf("%+v", d)
+	}
+	if d := proof(got["box-b"]); d.Result != basilica.NotRun || d.Reason != reasonLate {
+		t.Errorf("%+v", d)
+	}
+}
+
+// TestTwoMinersStartTogether: one GPU behind machines of two miners could answer for one after the other; as long as a round's
+// machines fit into `parallel`, all of them start near one instant.
+func TestTwoMinersStartTogether(t *testing.T) {
+	a, b := newMachine(t, "box-a"), newMachine(t, "box-b")
+	w := newWorld(t, a)
+	other := &minerDouble{key: pair(t, "//Dave//miner"), machines: []*machine{b}}
+	w.chain.mg.Neurons = append(w.chain.mg.Neurons, basilica.Neuron{UID: 3, Hotkey: other.hotkey(), Axon: w.chain.mg.Neurons[2].Axon})
+	w.cfg.Door = func(n basilica.Neuron) (MinerDoor, error) {
+		if n.UID == 3 {
+			return other, nil
+		}
+		return w.miner, nil
+	}
+	w.cfg.Dial = func(_ context.Context, access basilica.GrantedAccess, key ed25519.PrivateKey) (Session, error) {
+		if access.Executor == "box-b" {
+			return w.connect(other, access, key)
+		}
+		return w.connect(w.miner, access, key)
+	}
+	w.cfg.Limits.Hello = time.Minute
+	w.restart()
+	w.v.gateTimeout = 50 * time.Millisecond
+	honest, done := *a, make(chan struct{})
+	a.attest = func(ctx context.Context, rw io.ReadWriteCloser, bind attest.Binding) error {
+		defer close(done)
+		return honest.prove(ctx, rw, bind)
+	}
+	waiting := *b
+	b.attest = func(ctx context.Context, rw io.ReadWriteCloser, bind attest.Binding) error {
+		<-done // until the GPU is free
 		return waiting.prove(ctx, rw, bind)
 	}
 	got := w.round(20)

@@ -377,14 +377,18 @@ func (w *world) restart() {
 }
 
 func (w *world) dial(_ context.Context, access basilica.GrantedAccess, key ed25519.PrivateKey) (Session, error) {
-	for _, m := range w.miner.machines {
+	return w.connect(w.miner, access, key)
+}
+
+func (w *world) connect(owner *minerDouble, access basilica.GrantedAccess, key ed25519.PrivateKey) (Session, error) {
+	for _, m := range owner.machines {
 		if m.id != access.Executor {
 			continue
 		}
 		if m.dialErr != nil {
 			return nil, m.dialErr
 		}
-		miner, self := w.miner.key.PublicKey(), w.cfg.Hotkey.PublicKey()
+		miner, self := owner.key.PublicKey(), w.cfg.Hotkey.PublicKey()
 		ctx, cancel := context.WithCancel(w.t.Context())
 		return &wireSession{m: m, ctx: ctx, cancel: cancel, binding: attest.Binding{SessionID: key.Seed()[:16], HostKey: m.host, MinerHotkey: miner, ValidatorHotkey: self}}, nil
 	}
