@@ -1,7 +1,8 @@
 # make demo   the whole network on this machine: chain, validator, miner, executors, one job
 # make test   everything that must hold before a change lands
+# make cheats every lie that the prover can tell, counted; make honest: bad luck of those that do not lie, counted
 .POSIX:
-.PHONY: demo test check race network lint generate bench fuzz build tools clean
+.PHONY: demo test check race network lint generate bench fuzz build tools clean cheats honest
 
 BUILD = CGO_ENABLED=0 go build -trimpath
 # The flags of the build, so that what it compiled is not compiled again.
@@ -61,3 +62,12 @@ fuzz:
 
 clean:
 	rm -rf bin
+
+# The long versions of tests that `make test` runs short. A row of the first table takes about five seconds for 1,000 rounds.
+cheats: build
+	BASILICA_CHEAT_ROUNDS=1000 go test -count=1 -timeout 60m -v -run '^TestCheats$$' ./attest/adversary
+	BASILICA_CHEAT_NETWORK_ROUNDS=20 go test -count=1 -timeout 60m -v -run '^TestCheatsOverSSH$$' ./validator
+	BASILICA_CHEAT_KINDS=all go test -count=1 -timeout 60m -v -run '^TestCheatingProver$$' ./internal/testnet
+
+honest:
+	BASILICA_HONEST_ROUNDS=500 BASILICA_HANDICAP_ROUNDS=200 go test -count=1 -timeout 60m -v -run '^TestHonestBadLuck$$' ./validator

@@ -347,22 +347,38 @@ func compareCall(t *testing.T, chain *rawChain, fields scale.Struct, r upReport)
 	}
 }
 
-// TestCheatingProver: a prover that forges a twentieth of its fill is proven to lie, and its miner gets no weight.
+// TestCheatingProver: a prover that lies is proven to, in the whole network, and its miner gets no weight. One lie stands for
+// all in every change; BASILICA_CHEAT_KINDS=all runs each.
 func TestCheatingProver(t *testing.T) {
 	needEngine(t)
+	lies := []string{"fill:0.05"}
+	if os.Getenv("BASILICA_CHEAT_KINDS") == "all" {
+		lies = append(lies, "walk:0.2", "mix:0.2", "fill:0.05,grind:8", "nonce", "early", "earlymix", "claim", "mutate", "truncate", "key")
+	}
+	for _, lie := range lies {
+		t.Run(lie, func(t *testing.T) { cheatingProver(t, lie) })
+	}
+}
+
+func cheatingProver(t *testing.T, lie string) {
+	want := "fail"
+	if lie == "truncate" {
+		want = "not_run" // what is too short proves nothing; it spends the abort budget
+	}
 	dir := t.TempDir()
-	r, _ := runUp(t, []string{"BASILICA_CHEAT=fill:0.05"}, "--once", "--data", dir, "--attestor", program(cheatName))
+	r, _ := runUp(t, []string{"BASILICA_CHEAT=" + lie}, "--once", "--data", dir, "--attestor", program(cheatName))
 	proofs := 0
 	for _, v := range r.Verdicts {
 		if v.Check != "gpu_proof" {
 			continue
 		}
 		proofs++
-		if v.Verdict != "fail" || v.Evidence == nil {
+		t.Logf("%s: %s %s", lie, v.Verdict, v.Reason)
+		if v.Verdict != want || v.Evidence == nil {
 			t.Errorf("%s: %s %s", v.Executor, v.Verdict, v.Reason)
 			continue
 		}
-		verifyFrames(t, v.Evidence.Path, "fail")
+		verifyFrames(t, v.Evidence.Path, want)
 	}
 	if proofs != 2 {
 		t.Errorf("verdicts %+v", r.Verdicts)
