@@ -167,7 +167,7 @@ func TestUpOnce(t *testing.T) {
 			for _, v := range r.Verdicts {
 				if v.Check == "gpu_proof" && v.Verdict == "pass" {
 					proofs++
-					verifyFrames(t, v.Evidence.Path, "pass")
+					verifyFrames(t, v.Evidence.Path, "pass", "software")
 				}
 			}
 			if proofs != 2 {
@@ -209,7 +209,7 @@ func verifyReceipt(t *testing.T, receipt json.RawMessage) {
 }
 
 // verifyFrames has the program judge stored frames again, and refuse them with one byte changed.
-func verifyFrames(t *testing.T, path, verdict string) {
+func verifyFrames(t *testing.T, path, verdict, class string) {
 	t.Helper()
 	out, err := basilicaCommand(t.Context(), nil, "verify", "--json", path).Output()
 	if err != nil {
@@ -221,8 +221,8 @@ func verifyFrames(t *testing.T, path, verdict string) {
 			Class string `json:"class"`
 		} `json:"judgement"`
 	}
-	if err := json.Unmarshal(out, &judged); err != nil || judged.Verdict != verdict || judged.Judgement.Class != "software" {
-		t.Errorf("verify says %s, %v; want %s", out, err, verdict)
+	if err := json.Unmarshal(out, &judged); err != nil || judged.Verdict != verdict || judged.Judgement.Class != class {
+		t.Errorf("verify says %s, %v; want %s of class %s", out, err, verdict, class)
 	}
 	frames, err := os.ReadFile(path)
 	if err != nil {
@@ -378,7 +378,11 @@ func cheatingProver(t *testing.T, lie string) {
 			t.Errorf("%s: %s %s", v.Executor, v.Verdict, v.Reason)
 			continue
 		}
-		verifyFrames(t, v.Evidence.Path, want)
+		class := "software"
+		if lie == "claim" {
+			class = "A" // as it says of itself
+		}
+		verifyFrames(t, v.Evidence.Path, want, class)
 	}
 	if proofs != 2 {
 		t.Errorf("verdicts %+v", r.Verdicts)
