@@ -25,7 +25,7 @@ func Codes() []Explanation {
 }
 
 // families are codes that a phase or a number follows, e.g. MALFORMED_WALK_DONE; the family's row explains them all.
-var families = []string{"ABORTED", "MALFORMED", "TIMEOUT"}
+var families = []string{"ABORTED", "MALFORMED", "TIMEOUT", "TRANSPORT"}
 
 // Explain finds the row of a code; case does not matter. The second value is false where there is none.
 func Explain(code string) (Explanation, bool) {

@@ -116,6 +116,13 @@ type ValidationRequest struct {
 	SSHPublicKey []byte       `json:"ssh_public_key"`      // SSH wire encoding of the validator's ephemeral key
 	Round        BlockNumber  `json:"round"`               // first block of the validator's round
 	Executors    []ExecutorID `json:"executors,omitempty"` // empty: all
+	Holders      []HolderID   `json:"holders,omitempty"`   // tasks that executors were busy with, to be answered for
+}
+
+// HolderID is a task that an executor named as the holder of its GPUs.
+type HolderID struct {
+	Executor ExecutorID `json:"executor"`
+	Task     TaskID     `json:"task"`
 }
 
 // ValidationGrant is the miner's answer. It ends at Expires at the latest.
@@ -124,6 +131,8 @@ type ValidationGrant struct {
 	Expires   time.Time       `json:"expires"`
 	Executors []GrantedAccess `json:"executors"`
 	Skipped   []SkippedBox    `json:"skipped,omitempty"`
+	// Occupied answers for the holders that were asked for; one that is missing is one that the miner does not know.
+	Occupied []SignedOccupancy `json:"occupied,omitempty"`
 }
 
 // GrantedAccess is the way to one executor.

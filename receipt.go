@@ -11,10 +11,11 @@ import (
 	"basilica/keys"
 )
 
-// ReceiptType is the DSSE payload type of a receipt, EndorsementType that of an endorsement.
+// ReceiptType is the DSSE payload type of a receipt, EndorsementType that of an endorsement, OccupancyType that of an occupancy.
 const (
 	ReceiptType     = "application/vnd.basilica.receipt+json"
 	EndorsementType = "application/vnd.basilica.endorsement+json"
+	OccupancyType   = "application/vnd.basilica.occupancy+json"
 )
 
 const maxEnvelopePayload = 256 << 10
@@ -98,6 +99,56 @@ func (s SignedEndorsement) Open() (Endorsement, error) {
 		return Endorsement{}, E(Invalid, "ENDORSEMENT_SIGNATURE", "the endorsement is not signed by the miner's hotkey", "ask the miner for the executor's endorsement again").With(err)
 	}
 	return e, nil
+}
+
+// Occupancy is a miner's word that a task held an executor's GPUs: what a validator may know of a receipt that is a client's.
+// Receipt is the SHA-256 of the receipt's payload, so that whoever has that can show a lie.
+type Occupancy struct {
+	Version  int        `json:"version"` // 1
+	Miner    Hotkey     `json:"miner"`
+	Scheme   string     `json:"scheme"` // of the miner's hotkey: sr25519 or ed25519
+	Task     TaskID     `json:"task"`
+	Executor ExecutorID `json:"executor"`
+	State    TaskState  `json:"state"`
+	GPUs     []string   `json:"gpus,omitempty"`
+	Started  time.Time  `json:"started,omitzero"`
+	Ended    time.Time  `json:"ended,omitzero"` // zero while the task is not over, or was lost there
+	Receipt  *Digest    `json:"receipt_sha256,omitempty"`
+}
+
+// SignedOccupancy is an Occupancy's JSON under the miner's hotkey, over DSSE's pre-authentication encoding.
+type SignedOccupancy struct {
+	Payload   []byte `json:"payload"`
+	Signature []byte `json:"signature"`
+}
+
+// SignOccupancy signs o with the miner's hotkey; Version, Miner and Scheme are set here.
+func SignOccupancy(o Occupancy, miner keys.Signer) (SignedOccupancy, error) {
+	o.Version, o.Miner, o.Scheme = 1, Hotkey(miner.SS58()), miner.Scheme().String()
+	payload, err := json.Marshal(o)
+	if err != nil {
+		return SignedOccupancy{}, fmt.Errorf("encode occupancy: %w", err)
+	}
+	sig, err := miner.Sign(keys.PAE(OccupancyType, payload))
+	if err != nil {
+		return SignedOccupancy{}, fmt.Errorf("sign occupancy: %w", err)
+	}
+	return SignedOccupancy{Payload: payload, Signature: sig}, nil
+}
+
+// Open checks that miner signed, then parses.
+func (s SignedOccupancy) Open(miner Hotkey) (Occupancy, error) {
+	o, err := decodePayload[Occupancy](s.Payload)
+	if err != nil {
+		return Occupancy{}, fmt.Errorf("occupancy: %w", err)
+	}
+	if o.Version != 1 || o.Miner != miner {
+		return Occupancy{}, E(Invalid, "OCCUPANCY", "an occupancy is of an unknown version or of another miner", "use miners and validators of the same version")
+	}
+	if err := verifyHotkey(o.Scheme, miner, keys.PAE(OccupancyType, s.Payload), s.Signature); err != nil {
+		return Occupancy{}, E(Invalid, "OCCUPANCY", "an occupancy is not signed by the miner's hotkey", "ask the miner again").With(err)
+	}
+	return o, nil
 }
 
 // SignReceipt makes the executor's half of a receipt. sign gives 64 raw bytes r | s over SHA-256 of its argument.

@@ -10,6 +10,8 @@ const (
 	CheckGPUProof Check = "gpu_proof" // GPOW1 over SSH; the only check that proves anything
 	CheckTaskPath Check = "task_path" // a small task in a container; moves availability only
 	CheckFacts    Check = "facts"     // the machine's own facts were readable; informs only
+	CheckHolder   Check = "holder"    // what the miner says of the tasks that the machine was busy with before
+	CheckReach    Check = "reach"     // others weigh the miner of a machine that does not answer here; informs only
 )
 
 // Result is the outcome of a check. The zero value is not a pass.

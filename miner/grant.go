@@ -2,6 +2,7 @@ package miner
 
 import (
 	"context"
+	"crypto/sha256"
 	"fmt"
 	"slices"
 	"time"
@@ -55,7 +56,7 @@ func (m *Miner) OpenValidation(ctx context.Context, req basilica.ValidationReque
 	if err := m.standing(graph, req.Validator); err != nil {
 		return basilica.ValidationGrant{}, err
 	}
-	if len(req.Executors) > maxGrantExecutors {
+	if len(req.Executors) > maxGrantExecutors || len(req.Holders) > maxGrantExecutors {
 		return basilica.ValidationGrant{}, basilica.E(basilica.Invalid, "GRANT_SIZE", fmt.Sprintf("a grant opens at most %d executors", maxGrantExecutors), "ask for fewer at once")
 	}
 	members, err := m.Store.Members(ctx)
@@ -80,8 +81,47 @@ func (m *Miner) OpenValidation(ctx context.Context, req basilica.ValidationReque
 	if err := m.Store.AddGrant(ctx, record, grantWindow, m.cfg.MaxGrants); err != nil {
 		return basilica.ValidationGrant{}, err
 	}
+	if grant.Occupied, err = m.occupied(ctx, req.Holders); err != nil {
+		return basilica.ValidationGrant{}, err
+	}
 	m.Log.InfoContext(ctx, "validation opened", "grant", grant.ID, "validator", req.Validator, "round", req.Round, "executors", len(grant.Executors), "skipped", len(grant.Skipped))
 	return grant, nil
+}
+
+// occupied answers for the tasks that executors were busy with, as the records have them. A task that this miner never gave to
+// that executor has no answer.
+func (m *Miner) occupied(ctx context.Context, asked []basilica.HolderID) ([]basilica.SignedOccupancy, error) {
+	var out []basilica.SignedOccupancy
+	for _, h := range asked {
+		t, err := m.Store.Task(ctx, h.Task)
+		if basilica.KindOf(err) == basilica.NotFound {
+			continue
+		}
+		if err != nil {
+			return nil, fmt.Errorf("read the holder's task: %w", err)
+		}
+		o := basilica.Occupancy{Task: h.Task, Executor: h.Executor, State: t.State}
+		switch {
+		case t.Receipt != nil && t.Executor == h.Executor:
+			r, _, err := t.Receipt.Open()
+			if err != nil {
+				return nil, fmt.Errorf("read the holder's receipt: %w", err)
+			}
+			sum := basilica.Digest(sha256.Sum256(t.Receipt.Payload))
+			o.GPUs, o.Started, o.Ended, o.Receipt = r.GPUs, r.Started, r.Ended, &sum
+		case t.Executor == h.Executor:
+		case t.Refused[h.Executor] > 0:
+			o.State = basilica.TaskLost // there; the task may go on elsewhere
+		default:
+			continue
+		}
+		signed, err := basilica.SignOccupancy(o, m.Hotkey)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, signed)
+	}
+	return out, nil
 }
 
 // choose splits the fleet, or those of it that were asked for, into what can be reached now and what cannot, and why.

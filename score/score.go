@@ -81,7 +81,22 @@ type Standing struct {
 	BusyBare bool                 `json:"busy_bare,omitempty"` // BUSY without a holder's id since the last pass
 	Missing  bool                 `json:"missing,omitempty"`   // MissesInARow since the last pass
 	Aborted  bool                 `json:"aborted,omitempty"`   // abort budget spent since the last pass of enrolment strength
+	Claims   []Claim              `json:"claims,omitempty"`    // holders that earned credit and were not answered for yet, oldest first
+	Since    int                  `json:"since,omitempty"`     // credits in Recent since the last pass
 }
+
+// Claim is a task that an executor named as the holder of its GPUs.
+type Claim struct {
+	Holder string    `json:"holder"`
+	First  time.Time `json:"first"` // round in which it was named
+	Last   time.Time `json:"last"`
+}
+
+// maxClaims bounds Claims; the oldest go first. Every round asks for all of them.
+const maxClaims = 8
+
+// ReasonUnproven is the reason of a CheckHolder that the miner does not stand for.
+const ReasonUnproven = "BUSY_UNPROVEN"
 
 // Halted says that the executor earns nothing now, and the code of why; "" if it earns.
 func (s Standing) Halted() string {
@@ -111,7 +126,8 @@ func (s Standing) Next(v basilica.Verification, p Policy) Standing {
 	if proof.Reason == ReasonBusyChallenge {
 		return s.missed() // two validators met, which nobody can help; but nobody may be met for ever
 	}
-	s.Recent, s.Aborts = slices.Clone(s.Recent), slices.Clone(s.Aborts)
+	s.Recent, s.Aborts, s.Claims = slices.Clone(s.Recent), slices.Clone(s.Aborts), slices.Clone(s.Claims)
+	s = s.answered(v.Verdict(basilica.CheckHolder))
 	credit := 0.0
 	switch proven := proof.Result == basilica.Unsure && len(v.GPUs) > 0; {
 	case proof.Result == basilica.Pass || proven:
@@ -125,7 +141,9 @@ func (s Standing) Next(v basilica.Verification, p Policy) Standing {
 	case proof.Result == basilica.Unsure:
 		s.GPUs, s.Misses = nil, 0
 	case proof.Reason == ReasonBusy && v.Holder != "":
-		credit = s.busyCredit(v.Ended)
+		if credit = s.busyCredit(v.Ended); credit > 0 {
+			s = s.claimed(v.Holder, v.Ended)
+		}
 	case proof.Reason == ReasonBusy:
 		s.BusyBare = true
 	default:
@@ -134,9 +152,38 @@ func (s Standing) Next(v basilica.Verification, p Policy) Standing {
 	if v.AfterOpen && proof.Result == basilica.NotRun {
 		s = s.aborted(v.Ended)
 	}
-	s.Recent = append(s.Recent, credit)
+	s.Recent, s.Since = append(s.Recent, credit), s.Since+1
 	if over := len(s.Recent) - p.rounds(); over > 0 {
 		s.Recent = slices.Delete(s.Recent, 0, over)
+	}
+	return s
+}
+
+// claimed notes whom a busy machine named.
+func (s Standing) claimed(holder string, at time.Time) Standing {
+	for i := range s.Claims {
+		if s.Claims[i].Holder == holder {
+			s.Claims[i].Last = at
+			return s
+		}
+	}
+	if s.Claims = append(s.Claims, Claim{holder, at, at}); len(s.Claims) > maxClaims {
+		s.Claims = s.Claims[1:]
+	}
+	return s
+}
+
+// answered takes what the miner said of earlier holders. Where it does not stand for one, everything that was earned since
+// the last pass without a proof is taken back, and nothing is earned until the next pass.
+func (s Standing) answered(d basilica.Verdict) Standing {
+	switch {
+	case d.Result == basilica.Pass:
+		s.Claims = nil
+	case d.Reason == ReasonUnproven:
+		for i := max(0, len(s.Recent)-max(s.Since, 0)); i < len(s.Recent); i++ {
+			s.Recent[i] = 0
+		}
+		s.Claims, s.BusyBare = nil, true
 	}
 	return s
 }
@@ -157,7 +204,7 @@ func (p Policy) rounds() int {
 
 func (s Standing) passed(v basilica.Verification) Standing {
 	s.LastPass, s.GPUs = v.Ended, slices.Clone(v.GPUs)
-	s.Misses, s.Failed, s.BusyBare, s.Missing = 0, false, false, false
+	s.Misses, s.Failed, s.BusyBare, s.Missing, s.Since = 0, false, false, false, -1 // the pass's own credit makes it 0
 	if v.Strength == StrengthEnrolment {
 		s.Aborted, s.Aborts = false, nil
 	}

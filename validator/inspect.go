@@ -43,6 +43,7 @@ const (
 	reasonDuplicateUUID = "DUPLICATE_UUID"       // another executor proved that GPU in the same round
 	reasonDropped       = "SSH_DROPPED"          // the connection broke in the middle
 	reasonLate          = "LATE_START"           // ready after the other machines of its miner had begun
+	reasonSelective     = "SELECTIVE"            // no answer here, weight elsewhere
 	reasonRefused       = "REFUSED"              // the machine refused without a code that may be repeated
 )
 
@@ -62,6 +63,7 @@ type target struct {
 	key      ed25519.PrivateKey
 	trapdoor []byte
 	gate     *gate
+	holder   *basilica.Verdict // on whom the machine was busy with before; nil: nothing to say
 }
 
 func (v *Validator) blank(r basilica.Round, n basilica.Neuron, id basilica.ExecutorID) (basilica.Verification, error) {
@@ -105,8 +107,14 @@ func (v *Validator) inspect(ctx context.Context, t target) (inspection, error) {
 	if err != nil {
 		return inspection{}, err
 	}
+	conclude := func(verdicts ...basilica.Verdict) {
+		if t.holder != nil {
+			verdicts = append(verdicts, *t.holder)
+		}
+		v.conclude(&out, verdicts...)
+	}
 	giveUp := func(reason, detail string) (inspection, error) {
-		v.conclude(&out, notRun(basilica.CheckGPUProof, reason, detail), notRun(basilica.CheckTaskPath, reason, detail))
+		conclude(notRun(basilica.CheckGPUProof, reason, detail), notRun(basilica.CheckTaskPath, reason, detail))
 		return inspection{verification: out}, nil
 	}
 	endorsed, reason, detail := endorsement(t)
@@ -130,7 +138,7 @@ func (v *Validator) inspect(ctx context.Context, t target) (inspection, error) {
 	proof, judged := v.prove(ctx, t, endorsed, &out, session, hangUp, arrive)
 	facts := v.facts(ctx, session, &out)
 	path := v.taskPath(ctx, session)
-	v.conclude(&out, proof, path, facts)
+	conclude(proof, path, facts)
 	done := inspection{verification: out}
 	if judged && t.pin == nil && (proof.Result == basilica.Pass || proof.Result == basilica.Unsure) {
 		done.pin = &basilica.Pin{

@@ -220,6 +220,7 @@ type party struct {
 	neuron   basilica.Neuron
 	accesses []basilica.GrantedAccess
 	key      ed25519.PrivateKey // that the certificates are for
+	said     map[basilica.HolderID]basilica.Occupancy
 }
 
 // missing records executors that could not be looked at.
@@ -244,7 +245,7 @@ func (v *Validator) enter(ctx context.Context, r basilica.Round, x visit, found 
 	if err != nil {
 		return party{}, fmt.Errorf("draw an SSH key: %w", err)
 	}
-	grant, err := v.openDoor(ctx, x.neuron, basilica.ValidationRequest{Validator: v.self, SSHPublicKey: sshPublicKey(public), Round: r.First})
+	grant, err := v.openDoor(ctx, x.neuron, basilica.ValidationRequest{Validator: v.self, SSHPublicKey: sshPublicKey(public), Round: r.First, Holders: v.holdersOf(x.neuron.Hotkey, x.known)})
 	if err != nil {
 		reason, detail, _ := reasonOf(ctx, err)
 		v.cfg.Log.Warn("miner gave no access", "miner", x.neuron.Hotkey, "uid", x.neuron.UID, "axon", x.neuron.Axon.Addr, "reason", reason, "err", err)
@@ -266,7 +267,7 @@ func (v *Validator) enter(ctx context.Context, r basilica.Round, x visit, found 
 			return party{}, err
 		}
 	}
-	return party{x.neuron, accesses, private}, nil
+	return party{x.neuron, accesses, private, v.answers(x.neuron.Hotkey, grant.Occupied)}, nil
 }
 
 // inTurns inspects one miner's executors, as many at once as the limits allow, the GPUs of each such group starting near one
@@ -301,6 +302,7 @@ func (v *Validator) inspectAll(ctx context.Context, r basilica.Round, p party, b
 	for _, access := range batch {
 		key := basilica.ExecutorKey{Miner: p.neuron.Hotkey, Executor: access.Executor}
 		t := target{round: r, neuron: p.neuron, access: access, standing: v.standings[key], key: p.key, trapdoor: trapdoor, gate: together}
+		t.holder = holderVerdict(access.Executor, t.standing, p.said)
 		if pin, ok := v.pins[key]; ok {
 			t.pin = &pin
 		}
@@ -421,6 +423,7 @@ func (v *Validator) finish(ctx context.Context, r basilica.Round, mg *basilica.M
 		return cmp.Or(a.verification.Ended.Compare(b.verification.Ended), cmp.Compare(a.verification.ID, b.verification.ID))
 	})
 	v.settle(found)
+	v.selective(ctx, mg, found)
 	next := make(map[basilica.ExecutorKey]score.Standing, len(found))
 	verifications, pins, passed := make([]basilica.Verification, 0, len(found)), []basilica.Pin(nil), 0
 	for _, f := range found {

@@ -24,6 +24,7 @@ import (
 type Chain interface {
 	WatchHeads(ctx context.Context, f func(basilica.Header) error) error
 	Metagraph(ctx context.Context, netuid basilica.NetUID) (*basilica.Metagraph, error)
+	Weights(ctx context.Context, netuid basilica.NetUID, uid basilica.UID) ([]basilica.Weight, error)
 	SetWeights(ctx context.Context, netuid basilica.NetUID, hotkey keys.Signer, weights []basilica.Weight, versionKey uint64, intend func(basilica.Signed) error) (basilica.Inclusion, error)
 }
 

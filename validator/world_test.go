@@ -40,6 +40,8 @@ type chainDouble struct {
 	included int
 	sets     [][]basilica.Weight
 	failMG   error
+	// weights are those that others set.
+	weights map[basilica.UID][]basilica.Weight
 }
 
 func (c *chainDouble) WatchHeads(ctx context.Context, f func(basilica.Header) error) error {
@@ -76,6 +78,12 @@ func (c *chainDouble) SetWeights(_ context.Context, _ basilica.NetUID, k keys.Si
 		return c.set(w)
 	}
 	return c.took(k), nil
+}
+
+func (c *chainDouble) Weights(_ context.Context, _ basilica.NetUID, uid basilica.UID) ([]basilica.Weight, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.weights[uid], c.failMG
 }
 
 // took moves the validator's last update, as an inclusion does.
@@ -272,12 +280,25 @@ type minerDouble struct {
 	key      *keys.Pair
 	machines []*machine
 	err      error
+	occupied func(h basilica.HolderID) (basilica.Occupancy, bool) // what it says of holders; nil: nothing
 }
 
 func (m *minerDouble) hotkey() basilica.Hotkey { return basilica.Hotkey(m.key.SS58()) }
 
 func (m *minerDouble) OpenValidation(_ context.Context, req basilica.ValidationRequest) (basilica.ValidationGrant, error) {
 	grant := basilica.ValidationGrant{ID: "g1", Expires: time.Now().Add(time.Minute)}
+	for _, h := range req.Holders {
+		if m.occupied == nil {
+			break
+		}
+		if o, ok := m.occupied(h); ok {
+			signed, err := basilica.SignOccupancy(o, m.key)
+			if err != nil {
+				return grant, err
+			}
+			grant.Occupied = append(grant.Occupied, signed)
+		}
+	}
 	if len(req.SSHPublicKey) != 4+11+4+32 {
 		return grant, errors.New("no SSH key")
 	}
