@@ -51,6 +51,7 @@ type door struct {
 	admit admission
 	log   *slog.Logger
 	whole time.Duration  // of a call without a stream, its message included
+	shake time.Duration  // until a connection has shown that it speaks TLS and HTTP/2
 	calls sync.WaitGroup // handlers of streams
 	conns *cappedListener
 }
@@ -60,7 +61,7 @@ func (d *door) serve(ctx context.Context, ln net.Listener, register func(*grpc.S
 	streams := make(map[string]bool) // by full method name; written before the first call
 	server := grpc.NewServer(
 		grpc.Creds(credentials.NewTLS(d.tls)),
-		grpc.ConnectionTimeout(handshakeTime),
+		grpc.ConnectionTimeout(d.shake),
 		grpc.MaxRecvMsgSize(maxMessage), grpc.MaxSendMsgSize(maxMessage),
 		grpc.MaxHeaderListSize(maxHeader), grpc.MaxConcurrentStreams(maxStreams),
 		grpc.KeepaliveParams(keepalive.ServerParameters{MaxConnectionIdle: 5 * time.Minute, Time: pingTime, Timeout: pingWait}),

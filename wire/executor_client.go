@@ -69,17 +69,14 @@ func (p *Executors) Executor(id basilica.ExecutorID, addr string) basilica.Execu
 		if c.addr == addr {
 			return c
 		}
-		c.close()
+		c.lines.close()
 	}
-	c := &ExecutorClient{id: id, addr: addr, name: "executor " + string(id), met: &meeting{}}
-	c.conn, c.err = p.connect(id, addr, c.met)
+	c := &ExecutorClient{addr: addr, name: "executor " + string(id), met: &meeting{}}
+	c.lines = lines{
+		certificate: p.cfg.Certificate, connect: func() (*grpc.ClientConn, error) { return p.connect(id, addr, c.met) }, all: map[*line]bool{}, closed: p.closed,
+	}
 	if p.closed {
-		c.close()
-		c.conn, c.err = nil, basilica.E(basilica.Unavailable, "POOL_CLOSED", "the miner is shutting down", "")
 		return c
-	}
-	if c.conn != nil {
-		c.rpc = wirepb.NewExecutorClient(c.conn)
 	}
 	p.peers[id] = c
 	return c
@@ -90,7 +87,7 @@ func (p *Executors) Forget(id basilica.ExecutorID) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if c, ok := p.peers[id]; ok {
-		c.close()
+		c.lines.close()
 		delete(p.peers, id)
 	}
 }
@@ -101,7 +98,7 @@ func (p *Executors) Close() error {
 	defer p.mu.Unlock()
 	p.closed = true
 	for _, c := range p.peers {
-		c.close()
+		c.lines.close()
 	}
 	clear(p.peers)
 	return nil
@@ -172,31 +169,24 @@ func (b bearer) RequireTransportSecurity() bool { return true }
 
 // ExecutorClient is the calling end of one executor.
 type ExecutorClient struct {
-	id   basilica.ExecutorID
-	addr string
-	name string
-	conn *grpc.ClientConn
-	rpc  wirepb.ExecutorClient
-	met  *meeting
-	err  error // why there is no connection to try
+	addr  string
+	name  string
+	met   *meeting
+	lines lines
 }
 
 var _ basilica.Executor = (*ExecutorClient)(nil)
 
-func (c *ExecutorClient) close() {
-	if c.conn != nil {
-		c.conn.Close()
-	}
-}
-
 // call bounds one call without a stream and brings its error home.
-func (c *ExecutorClient) call(ctx context.Context, f func(ctx context.Context) error) error {
-	if c.err != nil {
-		return c.err
+func (c *ExecutorClient) call(ctx context.Context, f func(ctx context.Context, rpc wirepb.ExecutorClient) error) error {
+	rpc, done, err := c.lines.take()
+	if err != nil {
+		return err
 	}
+	defer done()
 	bounded, cancel := context.WithTimeout(ctx, callTime)
 	defer cancel()
-	return c.home(ctx, f(bounded))
+	return c.home(ctx, f(bounded, rpc))
 }
 
 // home brings an error of a call home; ctx is the caller's.
@@ -206,8 +196,8 @@ func (c *ExecutorClient) home(ctx context.Context, err error) error {
 
 // Execute implements basilica.Executor.
 func (c *ExecutorClient) Execute(ctx context.Context, req basilica.ExecuteRequest) (h basilica.Holding, err error) {
-	err = c.call(ctx, func(ctx context.Context) error {
-		out, err := c.rpc.Execute(ctx, toExecute(req))
+	err = c.call(ctx, func(ctx context.Context, rpc wirepb.ExecutorClient) error {
+		out, err := rpc.Execute(ctx, toExecute(req))
 		if err != nil {
 			return err
 		}
@@ -219,8 +209,8 @@ func (c *ExecutorClient) Execute(ctx context.Context, req basilica.ExecuteReques
 
 // SystemInfo implements basilica.Executor.
 func (c *ExecutorClient) SystemInfo(ctx context.Context) (f basilica.Facts, err error) {
-	err = c.call(ctx, func(ctx context.Context) error {
-		out, err := c.rpc.GetSystemInfo(ctx, &wirepb.Empty{})
+	err = c.call(ctx, func(ctx context.Context, rpc wirepb.ExecutorClient) error {
+		out, err := rpc.GetSystemInfo(ctx, &wirepb.Empty{})
 		if err != nil {
 			return err
 		}
@@ -232,8 +222,8 @@ func (c *ExecutorClient) SystemInfo(ctx context.Context) (f basilica.Facts, err 
 
 // Health implements basilica.Executor.
 func (c *ExecutorClient) Health(ctx context.Context) (h basilica.Health, err error) {
-	err = c.call(ctx, func(ctx context.Context) error {
-		out, err := c.rpc.HealthCheck(ctx, &wirepb.Empty{})
+	err = c.call(ctx, func(ctx context.Context, rpc wirepb.ExecutorClient) error {
+		out, err := rpc.HealthCheck(ctx, &wirepb.Empty{})
 		if err != nil {
 			return err
 		}
@@ -245,16 +235,16 @@ func (c *ExecutorClient) Health(ctx context.Context) (h basilica.Health, err err
 
 // Cancel implements basilica.Executor.
 func (c *ExecutorClient) Cancel(ctx context.Context, task basilica.TaskID, attempt int) error {
-	return c.call(ctx, func(ctx context.Context) error {
-		_, err := c.rpc.Cancel(ctx, toAttempt(basilica.TaskAttempt{Task: task, Attempt: attempt}))
+	return c.call(ctx, func(ctx context.Context, rpc wirepb.ExecutorClient) error {
+		_, err := rpc.Cancel(ctx, toAttempt(basilica.TaskAttempt{Task: task, Attempt: attempt}))
 		return err
 	})
 }
 
 // Release implements basilica.Executor.
 func (c *ExecutorClient) Release(ctx context.Context, task basilica.TaskID, attempt int) error {
-	return c.call(ctx, func(ctx context.Context) error {
-		_, err := c.rpc.Release(ctx, toAttempt(basilica.TaskAttempt{Task: task, Attempt: attempt}))
+	return c.call(ctx, func(ctx context.Context, rpc wirepb.ExecutorClient) error {
+		_, err := rpc.Release(ctx, toAttempt(basilica.TaskAttempt{Task: task, Attempt: attempt}))
 		return err
 	})
 }
@@ -262,14 +252,16 @@ func (c *ExecutorClient) Release(ctx context.Context, task basilica.TaskID, atte
 // Watch implements basilica.Executor. A stream that ends without a terminal event is Unavailable: watch again from the
 // last offset.
 func (c *ExecutorClient) Watch(ctx context.Context, task basilica.TaskID, attempt int, logOffset int64, f func(basilica.TaskEvent) error) error {
-	if c.err != nil {
-		return c.err
+	rpc, done, err := c.lines.take()
+	if err != nil {
+		return err
 	}
+	defer done()
 	parent := ctx
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	want := basilica.TaskAttempt{Task: task, Attempt: attempt}
-	stream, err := c.rpc.Watch(ctx, &wirepb.WatchRequest{Attempt: toAttempt(want), LogOffset: logOffset})
+	stream, err := rpc.Watch(ctx, &wirepb.WatchRequest{Attempt: toAttempt(want), LogOffset: logOffset})
 	if err != nil {
 		return c.home(parent, err)
 	}
@@ -300,12 +292,14 @@ func (c *ExecutorClient) Watch(ctx context.Context, task basilica.TaskID, attemp
 
 // PutBlob implements basilica.Executor.
 func (c *ExecutorClient) PutBlob(ctx context.Context, blob basilica.Blob, content io.Reader) error {
-	if c.err != nil {
-		return c.err
+	rpc, done, err := c.lines.take()
+	if err != nil {
+		return err
 	}
+	defer done()
 	guarded, alive, stop := stallGuard(ctx)
 	defer stop()
-	stream, err := c.rpc.PutBlob(guarded)
+	stream, err := rpc.PutBlob(guarded)
 	if err != nil {
 		return c.home(guarded, err)
 	}
@@ -336,12 +330,14 @@ func (c *ExecutorClient) PutBlob(ctx context.Context, blob basilica.Blob, conten
 // GetBlob implements basilica.Executor. Content that does not match its address is refused after the last byte: the
 // caller must not keep what w got when this fails.
 func (c *ExecutorClient) GetBlob(ctx context.Context, sum basilica.Digest, w io.Writer) error {
-	if c.err != nil {
-		return c.err
+	rpc, done, err := c.lines.take()
+	if err != nil {
+		return err
 	}
+	defer done()
 	guarded, alive, stop := stallGuard(ctx)
 	defer stop()
-	stream, err := c.rpc.GetBlob(guarded, &wirepb.GetBlobRequest{Sha256: sum[:]})
+	stream, err := rpc.GetBlob(guarded, &wirepb.GetBlobRequest{Sha256: sum[:]})
 	if err != nil {
 		return c.home(guarded, err)
 	}

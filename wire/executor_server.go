@@ -44,7 +44,7 @@ func NewExecutorServer(e basilica.Executor, cfg ExecutorServerConfig) (*Executor
 		return nil, errors.New("an executor's door needs certificate, fleet CAs and JWT keys")
 	}
 	s := &ExecutorServer{executor: e, cfg: cfg}
-	s.door = &door{name: "executor", tls: serverTLS(cfg.Certificate, cfg.Now), admit: s.admit, log: cfg.Log, whole: callTime}
+	s.door = &door{name: "executor", tls: serverTLS(cfg.Certificate, cfg.Now), admit: s.admit, log: cfg.Log, whole: callTime, shake: handshakeTime}
 	return s, nil
 }
 

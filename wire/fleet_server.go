@@ -76,7 +76,7 @@ func NewFleetServer(f basilica.Fleet, cfg FleetServerConfig) (*FleetServer, erro
 		enrollers: limiters{rate.Every(enrollEvery), enrollBurst, map[string]*rate.Limiter{}},
 		renewers:  limiters{rate.Every(renewEvery), renewBurst, map[string]*rate.Limiter{}},
 	}
-	s.door = &door{name: "fleet", tls: serverTLS(cfg.Certificate, cfg.Now), admit: s.admit, log: cfg.Log, whole: callTime}
+	s.door = &door{name: "fleet", tls: serverTLS(cfg.Certificate, cfg.Now), admit: s.admit, log: cfg.Log, whole: callTime, shake: handshakeTime}
 	return s, nil
 }
 
