@@ -2,7 +2,7 @@
 # make test   everything that must hold before a change lands
 # make cheats every lie that the prover can tell, counted; make honest: bad luck of those that do not lie, counted
 .POSIX:
-.PHONY: demo test check race network lint generate bench fuzz build tools clean cheats honest
+.PHONY: demo test check race network lint generate bench fuzz build tools clean cheats honest crash
 
 BUILD = CGO_ENABLED=0 go build -trimpath
 # The flags of the build, so that what it compiled is not compiled again.
@@ -47,6 +47,10 @@ network:
 	nice -n 19 scripts/fuzz.sh 5s >bin/fuzz.log 2>&1 & fuzz=$$!; \
 	status=0; go test -race -timeout 15m ./internal/testnet || status=$$?; \
 	wait $$fuzz || status=$$?; cat bin/fuzz.log; exit $$status
+
+# Kills every role at every crash point, KILLS times each, and prints point, kills, jobs lost, doubled, orphans.
+crash:
+	KILLS=$${KILLS:-5} go test -count=1 -timeout 12h -v -run '^TestCrash$$' ./internal/testnet
 
 lint: check
 

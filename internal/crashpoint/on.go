@@ -18,43 +18,37 @@ import (
 // On says that this is a build of the tag `crash`.
 const On = true
 
-// The environment tells a process of this build what to do. BASILICA_CRASH_PLAN names a file whose content is NAME or
-// NAME#N: die at the Nth hit of that name, from 1. It is read at the first hit and at every SIGUSR1, which begins to count
-// anew. BASILICA_CRASH is the same as text, for the time before the first SIGUSR1. BASILICA_CRASH_TRACE names a file to
-// which every name is appended at its first hit, and "--" at every SIGUSR1.
+// The environment tells a process of this build what to do. BASILICA_CRASH is NAME or NAME#N: die at the Nth hit of that
+// name, from 1. BASILICA_CRASH_PLAN names a file with the same, after a word of the test's own, to be read at every SIGUSR1;
+// hits are counted anew from then on. BASILICA_CRASH_TRACE names a file to which every name is appended at its first hit
+// since the last such signal, and "-- WORD" at each signal.
 var plan = sync.OnceValue(func() *state {
 	s := &state{}
 	if path := os.Getenv("BASILICA_CRASH_TRACE"); path != "" {
 		s.trace, _ = os.OpenFile(path, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
 	}
-	s.take(os.Getenv("BASILICA_CRASH"))
-	if os.Getenv("BASILICA_CRASH") == "" {
-		s.read()
-	}
+	s.take("start", os.Getenv("BASILICA_CRASH"))
 	told := make(chan os.Signal, 1)
 	signal.Notify(told, syscall.SIGUSR1)
 	go func() {
 		for range told {
-			s.read()
+			text, _ := os.ReadFile(os.Getenv("BASILICA_CRASH_PLAN"))
+			word, name, _ := strings.Cut(strings.TrimSpace(string(text)), " ")
+			s.take(word, name)
 		}
 	}()
 	return s
 })
 
 type state struct {
-	mu    sync.Mutex
+	mu    sync.Mutex // guards what follows
 	name  string
 	at    int
 	seen  map[string]int
 	trace *os.File
 }
 
-func (s *state) read() {
-	text, _ := os.ReadFile(os.Getenv("BASILICA_CRASH_PLAN"))
-	s.take(strings.TrimSpace(string(text)))
-}
-
-func (s *state) take(text string) {
+func (s *state) take(word, text string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	name, count, _ := strings.Cut(text, "#")
@@ -62,7 +56,7 @@ func (s *state) take(text string) {
 	if n, err := strconv.Atoi(count); err == nil {
 		s.at = n
 	}
-	s.note("--")
+	s.note("-- " + word)
 }
 
 func (s *state) note(line string) {
@@ -134,7 +128,7 @@ func Request(room string, req *http.Request) string {
 	switch n := len(parts); {
 	case n >= 3:
 		parts = []string{parts[0], "{id}", parts[n-1]}
-	case n == 2 && (req.Method == http.MethodDelete || strings.ContainsAny(parts[1], "0123456789")):
+	case n == 2 && (req.Method == http.MethodDelete || strings.ContainsAny(parts[1], "-0123456789")):
 		parts[1] = "{id}"
 	}
 	return room + "." + req.Method + "./" + strings.Join(parts, "/")

@@ -36,6 +36,7 @@ func buildAndRun(m *testing.M) int {
 		{programName, "./cmd/basilica"},
 		{attestorName, "./cmd/gpu-attestor"},
 		{cheatName, "-tags", "adversary", "./cmd/gpu-attestor"},
+		{crashName, "-tags", "crash", "./cmd/basilica"},
 	} {
 		build := exec.Command("go", append([]string{"build", "-trimpath", "-o", filepath.Join(dir, b[0])}, b[1:]...)...)
 		build.Dir = filepath.Join("..", "..")

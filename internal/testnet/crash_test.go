@@ -1,0 +1,640 @@
+package testnet
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"hash/fnv"
+	"log/slog"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"text/tabwriter"
+	"time"
+
+	"basilica"
+	"basilica/admin"
+	"basilica/node"
+	"basilica/subtensor"
+)
+
+// crashName is the build that can be told where to die.
+const crashName = "basilica-crash"
+
+const crashList = "testdata/crashpoints.txt"
+
+// crashParts are the parts of the network that die, with their roles.
+var crashParts = [][2]string{{"localnet", "localnet"}, {"miner", "miner"}, {"box-1", "executor"}, {"box-2", "executor"}, {"validator", "validator"}}
+
+// readCrashPoints reads the committed list: a role, a phase and a name on every line.
+func readCrashPoints(t *testing.T) []crashPoint {
+	t.Helper()
+	text, err := os.ReadFile(crashList)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var points []crashPoint
+	for line := range strings.Lines(string(text)) {
+		f := strings.Fields(line)
+		if len(f) != 3 {
+			t.Fatalf("%s: %q is not ROLE PHASE POINT", crashList, line)
+		}
+		points = append(points, crashPoint{f[0], f[1], f[2]})
+	}
+	return points
+}
+
+// chooseCrashPoints gives what this run kills at, and how often: everything KILLS times where KILLS is set, else once the
+// tenth of all points that the commit chooses. CRASH_TENTH (0 to 9) names another tenth, CRASH_ONLY a regular expression of
+// lines of the list.
+func chooseCrashPoints(t *testing.T, all []crashPoint) (points []crashPoint, kills int) {
+	t.Helper()
+	if text := os.Getenv("CRASH_ONLY"); text != "" {
+		only, err := regexp.Compile(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		all = slices.DeleteFunc(slices.Clone(all), func(p crashPoint) bool { return !only.MatchString(p.String()) })
+	}
+	if text := os.Getenv("KILLS"); text != "" {
+		n, err := strconv.Atoi(text)
+		if err != nil || n < 1 {
+			t.Fatalf("KILLS=%q is no number from 1", text)
+		}
+		return all, n
+	}
+	if os.Getenv("CRASH_ONLY") != "" {
+		return all, 1
+	}
+	tenth := 0
+	if text := os.Getenv("CRASH_TENTH"); text != "" {
+		n, err := strconv.Atoi(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		tenth = n
+	} else if head, err := exec.Command("git", "rev-parse", "HEAD").Output(); err == nil {
+		h := fnv.New32a()
+		_, _ = h.Write(bytes.TrimSpace(head)) // a hash takes everything
+		tenth = int(h.Sum32() % 10)
+	}
+	t.Logf("tenth %d of the crash points; CRASH_TENTH=%d repeats it", tenth, tenth)
+	for i, p := range all {
+		if i%10 == tenth {
+			points = append(points, p)
+		}
+	}
+	return points, 1
+}
+
+// TestCrash kills the roles of a real network with signal 9, each at its named points, starts them again, and proves after
+// every death what must hold: every job ends once and as it must, one holder per GPU, nothing is left behind. CRASH_NETS is
+// the number of networks beside each other. CRASH_WRITE=1 writes the list of points anew, =add adds to it.
+func TestCrash(t *testing.T) {
+	needEngine(t)
+	if os.Getenv("CRASH_WRITE") != "" {
+		c := newCrashCampaign(t, newCrashTable())
+		c.look()
+		c.finish()
+		c.write()
+		return
+	}
+	all := readCrashPoints(t)
+	points, kills := chooseCrashPoints(t, all)
+	nets := 1
+	if text := os.Getenv("CRASH_NETS"); text != "" {
+		n, err := strconv.Atoi(text)
+		if err != nil || n < 1 {
+			t.Fatalf("CRASH_NETS=%q is no number from 1", text)
+		}
+		nets = n
+	}
+	began := time.Now()
+	table := newCrashTable()
+	queue := newCrashQueue(t, points, kills)
+	t.Run("networks", func(t *testing.T) {
+		for i := range nets {
+			t.Run(strconv.Itoa(i), func(t *testing.T) {
+				t.Parallel()
+				c := newCrashCampaign(t, table)
+				c.run(queue)
+				c.finish()
+				c.unknown(all)
+			})
+		}
+	})
+	t.Logf("\n%s%s", table.print(points), time.Since(began).Round(time.Second))
+	for _, p := range points {
+		if row := table.rows[p]; row == nil || row.kills < kills {
+			t.Errorf("%s: fewer than %d kills", p, kills)
+		}
+	}
+}
+
+// crashQueue holds what is still to be killed, by role.
+type crashQueue struct {
+	mu     sync.Mutex // guards what follows
+	random *rand.Rand
+	left   map[string][]crashPoint
+}
+
+func newCrashQueue(t *testing.T, points []crashPoint, kills int) *crashQueue {
+	seed := uint64(time.Now().UnixNano())
+	t.Logf("%d points, %d kills each, order %d", len(points), kills, seed)
+	q := &crashQueue{random: rand.New(rand.NewPCG(seed, 0)), left: map[string][]crashPoint{}}
+	for range kills {
+		round := slices.Clone(points)
+		q.random.Shuffle(len(round), func(i, j int) { round[i], round[j] = round[j], round[i] })
+		for _, p := range round {
+			q.left[p.role] = append(q.left[p.role], p)
+		}
+	}
+	return q
+}
+
+// next gives the next point of a role, and at which hit of it to die.
+func (q *crashQueue) next(role string) (p crashPoint, n int, ok bool) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if len(q.left[role]) == 0 {
+		return p, 0, false
+	}
+	p, q.left[role] = q.left[role][0], q.left[role][1:]
+	return p, 1 + q.random.IntN(3), true
+}
+
+// crashTable is what came of all kills.
+type crashTable struct {
+	mu     sync.Mutex // guards what follows
+	rows   map[crashPoint]*crashTally
+	states map[basilica.TaskState]int
+	lost   map[string]int // jobs that ended as lost, by the code of their reason
+	last   []string
+}
+
+func newCrashTable() *crashTable {
+	return &crashTable{rows: map[crashPoint]*crashTally{}, states: map[basilica.TaskState]int{}, lost: map[string]int{}}
+}
+
+// crashTally is what came of the kills at one point.
+type crashTally struct {
+	kills, lost, doubled, orphans int
+}
+
+func (b *crashTable) tally(p crashPoint, change func(*crashTally)) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.rows[p] == nil {
+		b.rows[p] = &crashTally{}
+	}
+	change(b.rows[p])
+}
+
+// note remembers the latest kills, and gives them.
+func (b *crashTable) note(what string) string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if what != "" {
+		b.last = append(b.last, time.Now().Format("15:04:05.0 ")+what)
+		b.last = b.last[max(0, len(b.last)-12):]
+	}
+	return strings.Join(b.last, "; ")
+}
+
+// print gives point, kills and what came of them.
+func (b *crashTable) print(points []crashPoint) string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	var text strings.Builder
+	w := tabwriter.NewWriter(&text, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(w, "role\tpoint\tkills\tjobs lost\tdoubled\torphans")
+	var sum crashTally
+	for _, p := range append(slices.Clone(points), crashPoint{"all", "", "at the end"}) {
+		row := b.rows[p]
+		if row == nil {
+			row = &crashTally{}
+		}
+		fmt.Fprintf(w, "%s\t%s\t%d\t%d\t%d\t%d\n", p.role, p.name, row.kills, row.lost, row.doubled, row.orphans)
+		sum.kills += row.kills
+		sum.lost += row.lost
+		sum.doubled += row.doubled
+		sum.orphans += row.orphans
+	}
+	fmt.Fprintf(w, "all\t%d points\t%d\t%d\t%d\t%d\n", len(points), sum.kills, sum.lost, sum.doubled, sum.orphans)
+	_ = w.Flush() // a Builder takes everything
+	fmt.Fprintf(&text, "jobs by their end: %v; those that were lost said why: %v\n", b.states, b.lost)
+	return text.String()
+}
+
+// crashCampaign is one network whose roles are killed.
+type crashCampaign struct {
+	t       *testing.T
+	ctx     context.Context
+	network *node.Network
+	launch  *crashLauncher
+	jobs    *crashJobs
+	audit   *crashAudit
+	admin   *admin.Client
+	chain   string
+	table   *crashTable
+	stop    context.CancelFunc // of watching and working
+	workers sync.WaitGroup
+}
+
+func newCrashCampaign(t *testing.T, table *crashTable) *crashCampaign {
+	t.Helper()
+	dir := t.TempDir()
+	traces := filepath.Join(dir, "crash")
+	if err := os.Mkdir(traces, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	rpc, err := freeAddr()
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := &crashCampaign{t: t, launch: newCrashLauncher(program(crashName), traces), table: table, chain: "ws://" + rpc}
+	network, err := node.NewNetwork(t.Context(), node.UpConfig{
+		DataDir: filepath.Join(dir, "net"), RPC: rpc, Attestor: program(attestorName), Executable: program(crashName), Launcher: c.launch,
+	}, node.Deps{Log: slog.New(slog.DiscardHandler), Now: time.Now})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.network = network
+	t.Cleanup(func() {
+		if err := network.Close(); err != nil {
+			t.Error(err)
+		}
+		if left := leftovers(t, network.Dir()); len(left) > 0 {
+			t.Errorf("left behind: %v", left)
+		}
+		if t.Failed() && os.Getenv("CRASH_KEEP") != "" {
+			if said, err := exec.Command("cp", "-r", dir, os.Getenv("CRASH_KEEP")).CombinedOutput(); err != nil {
+				t.Logf("keep: %v: %s", err, said)
+			}
+		}
+	})
+	if err := network.Start(); err != nil {
+		t.Fatal(err)
+	}
+	c.ctx, c.stop = context.WithCancel(t.Context())
+	if c.audit, err = newCrashAudit(network.Dir(), c.launch); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.audit.events(c.ctx); err != nil {
+		t.Fatal(err)
+	}
+	if c.admin, err = node.MinerAdmin(node.MinerConfig{DataDir: filepath.Join(network.Dir(), "miner")}); err != nil {
+		t.Fatal(err)
+	}
+	if c.jobs, err = newCrashJobs(network, c.chain, 4); err != nil {
+		t.Fatal(err)
+	}
+	for _, part := range crashParts {
+		if err := c.launch.role(part[0]).tell("run", ""); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, worker := range c.jobs.clients {
+		c.workers.Go(func() { c.jobs.work(c.ctx, worker) })
+	}
+	c.workers.Go(func() { c.audit.watch(c.ctx) })
+	c.workers.Go(c.administer)
+	return c
+}
+
+// administer does now and then what a person does at the miner. A third machine joins again and again and never works.
+func (c *crashCampaign) administer() {
+	third := filepath.Join(c.network.Dir(), "box-3.toml")
+	if err := c.thirdMachine(third); err != nil {
+		c.t.Error(err)
+		return
+	}
+	chain := subtensor.New(subtensor.Config{URL: c.chain}, slog.New(slog.DiscardHandler))
+	defer chain.Close()
+	for round := 0; rest(c.ctx, 700*time.Millisecond) == nil; round++ {
+		ctx, cancel := context.WithTimeout(c.ctx, 5*time.Second)
+		watching, enough := context.WithCancel(ctx)
+		_ = chain.WatchHeads(watching, func(basilica.Header) error { enough(); return nil }) // the chain may die under it
+		enough()
+		_, token, err := c.admin.CreateToken(ctx, "", time.Minute)
+		if err == nil {
+			err = c.admin.RevokeToken(ctx, token.ID)
+		}
+		for _, drain := range []bool{true, false} { // a miner that dies in between must not leave the machine out of service
+			for {
+				if err = c.admin.Drain(ctx, "box-2", drain, 0); err == nil || rest(ctx, 200*time.Millisecond) != nil {
+					break
+				}
+			}
+		}
+		if round%4 == 0 {
+			if text, _, err := c.admin.CreateToken(ctx, "box-3", time.Minute); err == nil {
+				_ = c.launch.Join(ctx, "box-3", third, text) // the miner may die under it
+			}
+		}
+		if _, err := c.admin.Members(ctx, "", 0); err == nil {
+			_, _ = c.admin.Member(ctx, "box-1") // the miner may die at any of these; the next round asks again
+			_, _ = c.admin.Tokens(ctx)
+		}
+		cancel()
+	}
+}
+
+// thirdMachine writes the configuration of a machine like the second one.
+func (c *crashCampaign) thirdMachine(path string) error {
+	cfg := node.DefaultConfig()
+	if err := node.LoadConfig(filepath.Join(c.network.Dir(), "box-2.toml"), nil, &cfg); err != nil {
+		return err
+	}
+	cfg.Executor.DataDir = filepath.Join(c.network.Dir(), "box-3")
+	cfg.Executor.Listen, cfg.Executor.SSHListen = "127.0.0.1:0", "127.0.0.1:0"
+	return node.WriteConfig(path, map[string]any{"executor": cfg.Executor})
+}
+
+// run kills until the queue is empty, all parts beside each other.
+func (c *crashCampaign) run(queue *crashQueue) {
+	var parts sync.WaitGroup
+	for _, part := range crashParts {
+		parts.Go(func() {
+			for c.ctx.Err() == nil {
+				p, n, ok := queue.next(part[1])
+				if !ok {
+					return
+				}
+				if err := c.kill(c.launch.role(part[0]), p, n); err != nil {
+					c.t.Errorf("%s at %s: %v", part[0], p, err)
+					c.stop()
+				}
+			}
+		})
+	}
+	parts.Wait()
+}
+
+// Patience with a point until the process comes to it, and with the jobs that a death met until they end.
+const (
+	firstPatience  = 6 * time.Second
+	pointPatience  = 20 * time.Second
+	settlePatience = 120 * time.Second
+)
+
+// kill has one role die at a point, starts it again and waits until every job that its death met has ended. An error ends
+// the campaign: the role does not come back.
+func (c *crashCampaign) kill(m *mortal, p crashPoint, n int) error {
+	reached, err := c.die(m, p, n)
+	met := c.jobs.unsettled()
+	if err != nil {
+		return err
+	}
+	if !reached {
+		c.t.Errorf("%s: the process never came to this point", p)
+		return nil
+	}
+	c.table.note(m.name + " at " + p.String())
+	if err := m.revive(c.ctx); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(c.ctx, settlePatience)
+	defer cancel()
+	settled := c.jobs.settle(ctx, met)
+	faults := 0
+	c.table.tally(p, func(row *crashTally) {
+		row.kills++
+		if settled != nil && c.ctx.Err() == nil {
+			row.lost++
+			c.t.Errorf("%s: %v", p, settled)
+		}
+		faults = c.charge(row, p.String())
+	})
+	if faults > 0 || settled != nil {
+		c.t.Logf("the kills before: %s", c.table.note(""))
+	}
+	return nil
+}
+
+// die brings the process to its death at the point: in the phase that the list names, and in the others where it does not
+// come there in time.
+func (c *crashCampaign) die(m *mortal, p crashPoint, n int) (bool, error) {
+	phases := map[string]func(*mortal, crashPoint, int) (bool, error){"start": c.dieAtStart, "run": c.dieRunning, "stop": c.dieAtStop}
+	order := []string{p.phase}
+	for _, other := range []string{"run", "start", "stop"} {
+		if other != p.phase {
+			order = append(order, other)
+		}
+	}
+	for _, phase := range order {
+		if dead, err := phases[phase](m, p, n); dead || err != nil {
+			return dead, err
+		}
+	}
+	return false, nil
+}
+
+func (c *crashCampaign) dieAtStart(m *mortal, p crashPoint, _ int) (bool, error) {
+	m.kill() // anywhere: the next start recovers from that
+	if m.role == "miner" {
+		if err := rewrite(m.role, m.config, func(c *node.Config) { c.Miner.AxonListen = "127.0.0.2:0" }); err != nil { // it has to publish its axon anew
+			return false, err
+		}
+	}
+	err := m.start(c.ctx, p.name)
+	switch {
+	case errors.Is(err, errDied):
+		return true, nil
+	case err != nil: // another part is away, for which a start may give up
+		return false, m.revive(c.ctx)
+	case m.died(firstPatience):
+		return c.byNine(m)
+	}
+	return false, errors.Join(rewrite(m.role, m.config, steady(m.Addrs())), m.tell("run", ""))
+}
+
+func (c *crashCampaign) dieAtStop(m *mortal, p crashPoint, _ int) (bool, error) {
+	if err := m.tell("stop", p.name); err != nil {
+		return false, err
+	}
+	err := m.end(60 * time.Second)
+	if errors.Is(err, errDied) {
+		return true, nil
+	}
+	return false, errors.Join(err, m.revive(c.ctx))
+}
+
+func (c *crashCampaign) dieRunning(m *mortal, p crashPoint, n int) (bool, error) {
+	if err := m.tell("run", fmt.Sprintf("%s#%d", p.name, n)); err != nil {
+		return false, err
+	}
+	if m.died(firstPatience) {
+		return c.byNine(m)
+	}
+	if err := m.tell("run", p.name); err == nil && !m.died(pointPatience) {
+		return false, m.tell("run", "")
+	}
+	return c.byNine(m)
+}
+
+func (c *crashCampaign) byNine(m *mortal) (bool, error) {
+	if err := m.howEnded(); !errors.Is(err, errDied) {
+		return false, fmt.Errorf("it ended by itself: %w", err)
+	}
+	return true, nil
+}
+
+// charge writes what was seen since the last kill on the account of this one. It runs inside a change of the table.
+func (c *crashCampaign) charge(row *crashTally, where string) int {
+	c.jobs.mu.Lock()
+	lost := c.jobs.faults
+	c.jobs.faults = nil
+	c.jobs.mu.Unlock()
+	row.lost += len(lost)
+	faults := append(c.audit.take(), lost...)
+	for _, f := range faults {
+		switch {
+		case strings.HasPrefix(f, "orphan"):
+			row.orphans++
+		case strings.Contains(f, "is held under") || strings.Contains(f, "containers were started") || strings.Contains(f, "doubled"):
+			row.doubled++
+		}
+		c.t.Errorf("%s: %s", where, f)
+	}
+	return len(faults)
+}
+
+// TestReleaseHasNoCrashPoints: only the build of the tag crash can be told to die.
+func TestReleaseHasNoCrashPoints(t *testing.T) {
+	for name, want := range map[string]bool{programName: false, attestorName: false, crashName: true} {
+		text, err := os.ReadFile(program(name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, trace := range []string{"BASILICA_CRASH", "internal/crashpoint.HitCaller", "wire.crashStream"} {
+			if got := bytes.Contains(text, []byte(trace)); got != want {
+				t.Errorf("%s holds %q: %v", name, trace, got)
+			}
+		}
+	}
+}
+
+// look lets the network work, and its roles die anywhere, so that every point is met.
+func (c *crashCampaign) look() {
+	for round := range 4 {
+		if rest(c.ctx, 15*time.Second) != nil {
+			return
+		}
+		for _, part := range crashParts {
+			m := c.launch.role(part[0])
+			if round == 0 {
+				if err := errors.Join(m.tell("stop", ""), m.end(30*time.Second)); err != nil {
+					c.t.Error(err)
+				}
+			} else {
+				m.kill()
+			}
+			if err := m.revive(c.ctx); err != nil {
+				c.t.Fatal(err)
+			}
+		}
+	}
+	if err := rest(c.ctx, 60*time.Second); err != nil {
+		c.t.Error(err)
+	}
+}
+
+// finish lets every job end, proves what must hold then, stops and starts every role once in good order, and proves it
+// again.
+func (c *crashCampaign) finish() {
+	c.jobs.close()
+	ctx, cancel := context.WithTimeout(c.ctx, settlePatience)
+	defer cancel()
+	if err := c.jobs.settle(ctx, c.jobs.unsettled()); err != nil {
+		c.t.Error(err)
+	}
+	c.proven("after the kills")
+	for _, part := range crashParts {
+		m := c.launch.role(part[0])
+		if err := m.tell("stop", ""); err != nil {
+			c.t.Error(err)
+		}
+		if err := m.end(30 * time.Second); err != nil {
+			c.t.Errorf("end %s: %v", part[0], err)
+		}
+		if err := m.revive(c.ctx); err != nil {
+			c.t.Error(err)
+		}
+	}
+	c.proven("after another start")
+	c.stop()
+	c.workers.Wait()
+	c.table.mu.Lock()
+	for _, job := range c.jobs.ended {
+		c.table.states[job.result.Task.State]++
+	}
+	for code, n := range c.jobs.lost() {
+		c.table.lost[code] += n
+	}
+	c.table.mu.Unlock()
+	for _, worker := range c.jobs.clients {
+		if err := worker.Close(); err != nil {
+			c.t.Error(err)
+		}
+	}
+}
+
+func (c *crashCampaign) proven(when string) {
+	if err := c.audit.settled(c.ctx, 30*time.Second); err != nil {
+		c.t.Errorf("%s: %v", when, err)
+	}
+	c.jobs.mu.Lock()
+	tasks, ended := c.jobs.tasks, slices.Clone(c.jobs.ended)
+	c.jobs.mu.Unlock()
+	for _, twice := range c.audit.doubled(tasks) {
+		c.t.Errorf("%s: doubled: %s", when, twice)
+	}
+	if err := receiptChain(ended); err != nil {
+		c.t.Errorf("%s: %v", when, err)
+	}
+	c.table.tally(crashPoint{"all", "", "at the end"}, func(row *crashTally) { c.charge(row, when) })
+}
+
+// unknown refuses a point that a role has and the committed list has not.
+func (c *crashCampaign) unknown(known []crashPoint) {
+	met, err := crashTrace(c.launch)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	for _, p := range merged(met) {
+		if !slices.ContainsFunc(known, func(k crashPoint) bool { return k.role == p.role && k.name == p.name }) {
+			c.t.Errorf("the %s has a crash point that %s does not know: add the line %q", p.role, crashList, p)
+		}
+	}
+}
+
+// write adds what was met to the committed list.
+func (c *crashCampaign) write() {
+	seen, err := crashTrace(c.launch)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	if os.Getenv("CRASH_WRITE") == "add" {
+		for _, p := range readCrashPoints(c.t) {
+			if !slices.ContainsFunc(merged(seen), func(m crashPoint) bool { return m.role == p.role && m.name == p.name }) {
+				seen[p] = 1
+			}
+		}
+	}
+	var text strings.Builder
+	for _, p := range merged(seen) {
+		fmt.Fprintln(&text, p)
+	}
+	if err := os.WriteFile(crashList, []byte(text.String()), 0o644); err != nil {
+		c.t.Fatal(err)
+	}
+}
