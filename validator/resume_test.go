@@ -249,6 +249,22 @@ func TestCaseA6_3TheClockIsStepped(t *testing.T) {
 	}
 }
 
+// TestAChainThatStandsStillIsSaid: no head comes, so nothing fails; the status says it all the same.
+func TestAChainThatStandsStillIsSaid(t *testing.T) {
+	w := newWorld(t)
+	up := time.Duration(0)
+	w.cfg.Uptime = func() time.Duration { return up }
+	w.restart()
+	w.v.say(CodeWaiting, "waiting for the next round", "")
+	if err := w.v.Health(t.Context()); err != nil {
+		t.Error(err)
+	}
+	up = 7 * time.Minute
+	if err := w.v.Health(t.Context()); basilica.CodeOf(err) != CodeChainAway || basilica.FixOf(err) == "" {
+		t.Errorf("%v", err)
+	}
+}
+
 // TestAStartWhileTheChainIsAway waits for the chain and goes on by itself.
 func TestAStartWhileTheChainIsAway(t *testing.T) {
 	w := newWorld(t, newMachine(t, "box-1"))

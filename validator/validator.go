@@ -143,6 +143,7 @@ type Validator struct {
 
 	mu     sync.Mutex // guards the rest
 	status Status
+	headAt time.Duration // uptime at the last finalized head
 }
 
 // New checks the configuration.
@@ -159,16 +160,24 @@ func New(cfg Config) (*Validator, error) {
 	case cfg.ConnectTimeout <= 0 || cfg.CheckTimeout <= 0 || cfg.RoundTimeout <= 0:
 		return nil, errors.New("validator: timeouts must be positive")
 	}
-	v := &Validator{cfg: cfg, self: basilica.Hotkey(cfg.Hotkey.SS58()), gateTimeout: gateTimeout}
+	v := &Validator{cfg: cfg, self: basilica.Hotkey(cfg.Hotkey.SS58()), gateTimeout: gateTimeout, headAt: cfg.Uptime()}
 	v.status = Status{Code: CodeStarting, Sentence: "waiting for the first finalized block", Hotkey: v.self, NetUID: cfg.NetUID}
 	return v, nil
 }
+
+// headPatience is how long a chain may go without a new finalized head before it is said to be away.
+const headPatience = 5 * time.Minute
 
 // Status says what the validator is busy with.
 func (v *Validator) Status() Status {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	return v.status
+	s := v.status
+	if silent := v.cfg.Uptime() - v.headAt; silent > headPatience && (s.Code == CodeWaiting || s.Code == CodeStarting) {
+		s.Code, s.Sentence = CodeChainAway, fmt.Sprintf("no new finalized block for %d minutes; rounds and weights wait", int(silent.Minutes()))
+		s.Fix = "check chain.url and that the node runs and is synchronised"
+	}
+	return s
 }
 
 // Health is nil while the validator verifies or waits for its next round.
@@ -202,7 +211,7 @@ func (v *Validator) Run(ctx context.Context) error {
 	group.Go(func() error {
 		err := v.cfg.Chain.WatchHeads(running, func(h basilica.Header) error {
 			round, starts := c.head(h)
-			v.update(func(s *Status) { s.Head, s.NextRound = h.Number, c.next(h.Number) })
+			v.update(func(s *Status) { s.Head, s.NextRound, v.headAt = h.Number, c.next(h.Number), v.cfg.Uptime() })
 			if starts {
 				offer(due, round)
 			}
