@@ -133,6 +133,13 @@ func ValidateFiles(files []TaskFile) error {
 		}
 		seen[folded] = true
 	}
+	for _, f := range files {
+		for i, c := range f.Name {
+			if c == '/' && seen[strings.ToLower(f.Name[:i])] {
+				return E(Invalid, "FILE_TWICE", fmt.Sprintf("file name %q stands for a directory of %q too", f.Name[:i], f.Name), "rename one of the files")
+			}
+		}
+	}
 	return nil
 }
 

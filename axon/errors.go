@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"strings"
 
 	"basilica"
 )
@@ -43,9 +44,17 @@ func toBody(err error) (int, errorBody) {
 	return status, errorBody{Kind: e.Kind.String(), Code: e.Code, Sentence: e.Sentence, Fix: e.Fix}
 }
 
-// fromBody reverses toBody at the calling end.
+// fromBody reverses toBody at the calling end. A miner's words go to a person's terminal and log: they stay on their line
+// and are not longer than a person reads.
 func fromBody(b errorBody) error {
-	return basilica.E(basilica.ParseKind(b.Kind), b.Code, b.Sentence, b.Fix)
+	return basilica.E(basilica.ParseKind(b.Kind), said(b.Code, 64), said(b.Sentence, 1000), said(b.Fix, 1000))
+}
+
+func said(text string, most int) string {
+	if len(text) > most {
+		text = strings.ToValidUTF8(text[:most], "") + "…"
+	}
+	return basilica.OneLine(text)
 }
 
 // fromHTTP says what a reply without an error of ours means.

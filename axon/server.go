@@ -38,6 +38,7 @@ const (
 	maxConns        = 4096
 	maxConnsNetwork = 256
 	maxStreams      = 64
+	maxFrame        = 32 << 10 // bytes of one HTTP/2 frame
 	maxLabels       = 64
 	maxIdempotency  = 128
 	maxWatches      = 128 // of one hotkey at once
@@ -134,6 +135,7 @@ func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 		BaseContext: func(net.Listener) context.Context { return base },
 		ErrorLog:    slog.NewLogLogger(s.cfg.Log.Handler(), slog.LevelDebug),
 		HTTP2: &http.HTTP2Config{
+			MaxReadFrameSize:     maxFrame, // what a broken connection takes with it of an upload, and a connection's buffer
 			MaxConcurrentStreams: maxStreams, SendPingTimeout: 15 * time.Second, PingTimeout: 10 * time.Second, WriteByteTimeout: chunkTime,
 		},
 	}

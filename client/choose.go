@@ -53,41 +53,61 @@ func (c *Client) Offers(ctx context.Context) ([]Offered, error) {
 func (c *Client) offer(ctx context.Context, n basilica.Neuron) (basilica.Offer, error) {
 	ctx, cancel := context.WithTimeout(ctx, offerTimeout)
 	defer cancel()
-	door, err := c.cfg.Dial(n)
+	door, err := c.dial(n)
 	if err != nil {
 		return basilica.Offer{}, err
 	}
 	return door.Offer(ctx)
 }
 
+// dial opens the door of a miner whose answers are checked.
+func (c *Client) dial(n basilica.Neuron) (basilica.Miner, error) {
+	door, err := c.cfg.Dial(n)
+	if err != nil {
+		return nil, err
+	}
+	return checked{Miner: door, self: c.cfg.Hotkey, miner: n.Hotkey}, nil
+}
+
+// chosen is a miner whose door is open.
+type chosen struct {
+	neuron basilica.Neuron
+	door   basilica.Miner
+}
+
 // choose finds the miner for a request and opens its door.
-func (c *Client) choose(ctx context.Context, req Request) (basilica.Neuron, basilica.Miner, error) {
+func (c *Client) choose(ctx context.Context, req Request) (chosen, error) {
 	if req.Miner != "" {
 		return c.byHotkey(ctx, req.Miner)
 	}
 	offers, err := c.Offers(ctx)
 	if err != nil {
-		return basilica.Neuron{}, nil, err
+		return chosen{}, err
+	}
+	if _, ok := basilica.ImageBlob(req.Spec.Image); ok {
+		if offers, err = c.withImage(offers, req.Spec.Image); err != nil {
+			return chosen{}, err
+		}
 	}
 	best, err := pick(offers, &req.Spec)
 	if err != nil {
-		return basilica.Neuron{}, nil, err
+		return chosen{}, err
 	}
-	door, err := c.cfg.Dial(best)
-	return best, door, err
+	door, err := c.dial(best)
+	return chosen{best, door}, err
 }
 
-func (c *Client) byHotkey(ctx context.Context, hotkey basilica.Hotkey) (basilica.Neuron, basilica.Miner, error) {
+func (c *Client) byHotkey(ctx context.Context, hotkey basilica.Hotkey) (chosen, error) {
 	graph, err := c.cfg.Chain.Metagraph(ctx, c.cfg.NetUID)
 	if err != nil {
-		return basilica.Neuron{}, nil, err
+		return chosen{}, err
 	}
 	n, ok := graph.ByHotkey(hotkey)
 	if !ok || !n.Axon.Addr.IsValid() {
-		return basilica.Neuron{}, nil, basilica.E(basilica.NotFound, "NO_SUCH_MINER", fmt.Sprintf("hotkey %s publishes no address on subnet %d", hotkey, c.cfg.NetUID), "see the miners with `basilica ls`")
+		return chosen{}, basilica.E(basilica.NotFound, "NO_SUCH_MINER", fmt.Sprintf("hotkey %.80q publishes no address on subnet %d", hotkey, c.cfg.NetUID), "see the miners with `basilica ls`")
 	}
-	door, err := c.cfg.Dial(n)
-	return n, door, err
+	door, err := c.dial(n)
+	return chosen{n, door}, err
 }
 
 // pick is a pure choice: of all miners with a box that fits, first those that can start at once, then the shortest
@@ -130,7 +150,12 @@ func pick(offers []Offered, spec *basilica.TaskSpec) (basilica.Neuron, error) {
 }
 
 func fits(box basilica.OfferedBox, spec *basilica.TaskSpec) bool {
-	if !box.Ready || box.GPUs < spec.GPUs || box.TaskMemoryBytes < spec.MemoryBytes || box.TaskCPUMillis < spec.CPUMillis {
+	return box.Ready && couldFit(box, spec)
+}
+
+// couldFit says whether a box that is ready and empty would take a task.
+func couldFit(box basilica.OfferedBox, spec *basilica.TaskSpec) bool {
+	if box.GPUs < spec.GPUs || box.TaskMemoryBytes < spec.MemoryBytes || box.TaskCPUMillis < spec.CPUMillis {
 		return false
 	}
 	return spec.GPUs == 0 || box.GPUKind != basilica.GPUSoftware || spec.AllowSoftware

@@ -29,38 +29,52 @@ type Config struct {
 	NetUID basilica.NetUID
 	Hotkey basilica.Hotkey // who submits; Dial signs with its key
 	// Dial gives the door of one miner, pinned to the TLS key that the neuron published.
-	Dial  func(basilica.Neuron) (basilica.Miner, error)
-	Index *Index // own tasks, so that one can be found again by its id alone
-	Log   *slog.Logger
-	Now   func() time.Time
+	Dial     func(basilica.Neuron) (basilica.Miner, error)
+	Index    *Index         // own tasks and images, so that one can be found again by its id alone
+	Progress func(Transfer) // told of files on their way; nil: nobody watches
+	Log      *slog.Logger
+	Now      func() time.Time
 }
 
 // Client is one hotkey that runs tasks.
 type Client struct {
-	cfg Config
+	cfg         Config
+	cancelAfter time.Duration // between an interrupt and the cancelling of the task
+	step        time.Duration // about the first pause after a broken connection
 }
 
 // New makes a Client.
-func New(cfg Config) *Client { return &Client{cfg: cfg} }
+func New(cfg Config) *Client { return &Client{cfg: cfg, cancelAfter: cancelAfter, step: reconnectStep} }
 
 // Limits of patience. A miner that is away for longer than reconnectFor ends the following, not the task.
 const (
 	offerTimeout  = 5 * time.Second
 	callTimeout   = 30 * time.Second
+	cancelAfter   = 2 * time.Second
 	cancelWait    = 30 * time.Second
 	reconnectFor  = 2 * time.Minute
 	reconnectStep = 500 * time.Millisecond
+	reconnectMost = 10 * time.Second
 )
 
 // Request is a task that a person wants run.
 type Request struct {
-	Spec           basilica.TaskSpec // without Inputs
+	Spec           basilica.TaskSpec // without Inputs and Registry
 	Inputs         []Input
-	Miner          basilica.Hotkey // empty: the best offer
-	IdempotencyKey string          // empty: a new one
-	OutputDir      string          // empty: outputs stay at the miner
-	Overwrite      bool            // replace files that stand in OutputDir
-	ReceiptPath    string          // empty: receipt.json in OutputDir, or nowhere where that is empty too
+	Login          *basilica.RegistryLogin // for a private registry; sealed to the executors' keys
+	Miner          basilica.Hotkey         // empty: the best offer
+	IdempotencyKey string                  // empty: a new one
+	Results
+}
+
+// Results says how a task is followed and where what it made goes.
+type Results struct {
+	OutputDir   string // empty: outputs stay at the miner
+	Overwrite   bool   // replace files that stand in OutputDir
+	ReceiptPath string // empty: receipt.json in OutputDir, or nowhere where that is empty too
+	ShowFrom    int64  // byte of the log from which on it is printed
+	// Leave ends the following of a task that is cancelled, and in the first moment its cancelling; nil: nothing does.
+	Leave context.Context //nolint:containedctx // a second end beside the call's own
 }
 
 // Input is one local file that the task finds at /in/Name.
@@ -76,7 +90,7 @@ type Result struct {
 	Task         basilica.Task       `json:"task"`
 	Receipt      *basilica.Receipt   `json:"receipt,omitempty"` // parsed after every check of it
 	ReceiptPath  string              `json:"receipt_path,omitempty"`
-	Stdout       basilica.Digest     `json:"stdout_sha256"` // of what was streamed
+	Stdout       basilica.Digest     `json:"stdout_sha256"` // of what was streamed; of the last attempt once it has a receipt
 	Stderr       basilica.Digest     `json:"stderr_sha256"`
 	Outputs      []basilica.TaskFile `json:"outputs"` // as fetched and checked, or as named where OutputDir is empty
 	OutputsSaved bool                `json:"outputs_saved"`
@@ -84,122 +98,226 @@ type Result struct {
 
 // Exit codes of a run beside the job's own.
 const (
+	ExitLost      = 122 // the machine went away; what the job did there is unknown
+	ExitLeft      = 123 // this command ended before the job did, which may go on
 	ExitTimedOut  = 124 // the task's own time limit ended it
 	ExitFailure   = 125 // Basilica could not run the task, or could not verify what came back
+	ExitNotBegun  = 126 // the job's command never ran: no machine takes it, no such image, no such command
 	ExitCancelled = 130 // cancelled, as a shell reports Ctrl-C
 )
 
 // ExitCode is the job's own exit code, or one of those above.
 func (r Result) ExitCode() int {
+	t := r.Task
 	switch {
-	case r.Task.State == basilica.TaskCancelled:
+	case t.State == basilica.TaskCancelled:
 		return ExitCancelled
-	case r.Task.State == basilica.TaskTimedOut:
+	case t.State == basilica.TaskTimedOut:
 		return ExitTimedOut
-	case r.Task.State == basilica.TaskSucceeded && r.Task.ExitCode != nil:
-		return *r.Task.ExitCode
-	case r.Task.State == basilica.TaskFailed && r.Task.ExitCode != nil && *r.Task.ExitCode != 0:
-		return *r.Task.ExitCode
+	case t.State == basilica.TaskLost:
+		return ExitLost
+	case t.State == basilica.TaskSucceeded && t.ExitCode != nil:
+		return *t.ExitCode
+	case t.State == basilica.TaskFailed && t.ExitCode != nil && *t.ExitCode != 0:
+		return *t.ExitCode
+	case t.State == basilica.TaskFailed && t.ExitCode == nil && t.Started == nil:
+		return ExitNotBegun
 	}
 	// Also a command that ended well in a task that failed nevertheless, for its outputs were refused.
 	return ExitFailure
 }
 
+// ExitCodeOf is the exit code of a command that ended with an error.
+func ExitCodeOf(err error) int {
+	switch basilica.CodeOf(err) {
+	case "INTERRUPTED":
+		return ExitCancelled
+	case "TASK_LEFT", "MINER_AWAY", "CANCEL_UNCONFIRMED":
+		return ExitLeft
+	}
+	return ExitFailure
+}
+
+// followed is a task that is to be seen to its end.
+type followed struct {
+	door   basilica.Miner
+	spec   basilica.TaskSpec
+	digest basilica.Digest // of the spec as submitted
+	Results
+}
+
 // Run takes a request from choice to verified receipt. Its log goes to stdout and stderr as it comes. When ctx ends, the
 // task is cancelled and its end awaited for a while. The result is filled as far as things went, beside an error too.
 func (c *Client) Run(ctx context.Context, req Request, stdout, stderr io.Writer) (Result, error) {
-	files, err := hashInputs(req.Inputs)
+	if err := makeRoom(req.Results); err != nil {
+		return Result{}, err
+	}
+	result, at, err := c.start(ctx, req)
+	if err != nil {
+		return result, err
+	}
+	return c.see(ctx, at, result, stdout, stderr)
+}
+
+// Detach submits a request and leaves the task to itself; Attach comes back to it.
+func (c *Client) Detach(ctx context.Context, req Request) (Result, error) {
+	result, _, err := c.start(ctx, req)
+	return result, err
+}
+
+// Attach sees a task that was submitted before to its end, as Run does.
+func (c *Client) Attach(ctx context.Context, id basilica.TaskID, miner basilica.Hotkey, how Results, stdout, stderr io.Writer) (Result, error) {
+	if err := makeRoom(how); err != nil {
+		return Result{}, err
+	}
+	found, err := c.find(ctx, id, miner)
 	if err != nil {
 		return Result{}, err
+	}
+	result := Result{Miner: found.neuron.Hotkey, MinerUID: found.neuron.UID}
+	call, cancel := context.WithTimeout(ctx, callTimeout)
+	result.Task, err = found.door.Task(call, c.cfg.Hotkey, id)
+	cancel()
+	if err != nil {
+		return result, err
+	}
+	at := followed{door: found.door, spec: result.Task.Spec, digest: result.Task.SpecDigest, Results: how}
+	if found.entry != nil {
+		// What was asked for is known here by its digest alone; what the miner says of it must have that digest.
+		text, err := json.Marshal(result.Task.Spec)
+		if err != nil {
+			return result, fmt.Errorf("encode task: %w", err)
+		}
+		if at.digest = found.entry.Spec; at.digest != basilica.Digest(sha256.Sum256(text)) {
+			return result, otherTask("its description is not the one that was submitted")
+		}
+	}
+	return c.see(ctx, at, result, stdout, stderr)
+}
+
+// start sends inputs and task.
+func (c *Client) start(ctx context.Context, req Request) (Result, followed, error) {
+	fail := func(r Result, err error) (Result, followed, error) { return r, followed{}, err }
+	files, err := hashInputs(req.Inputs)
+	if err != nil {
+		return fail(Result{}, err)
 	}
 	req.Spec.Inputs = files
 	if err := req.Spec.Validate(); err != nil {
-		return Result{}, err
+		return fail(Result{}, err)
 	}
-	if err := makeRoom(req); err != nil {
-		return Result{}, err
-	}
-	neuron, door, err := c.choose(ctx, req)
+	chosen, err := c.choose(ctx, req)
 	if err != nil {
-		return Result{}, interrupted(ctx, err)
+		return fail(Result{}, interrupted(ctx, err))
 	}
+	neuron, door := chosen.neuron, chosen.door
 	result := Result{Miner: neuron.Hotkey, MinerUID: neuron.UID}
 	for i, in := range req.Inputs {
-		if err := upload(ctx, door, c.cfg.Hotkey, in.Path, files[i].Blob); err != nil {
-			return result, interrupted(ctx, fmt.Errorf("send input %s: %w", in.Name, err))
+		if err := c.upload(ctx, door, in.Name, in.Path, files[i].Blob); err != nil {
+			return fail(result, interrupted(ctx, fmt.Errorf("send input %s: %w", in.Name, err)))
 		}
 	}
-	spec, err := json.Marshal(req.Spec)
-	if err != nil {
-		return result, fmt.Errorf("encode task: %w", err)
+	if req.Login != nil {
+		if req.Spec.Registry, err = c.seal(ctx, chosen, *req.Login, &req.Spec); err != nil {
+			return fail(result, interrupted(ctx, err))
+		}
 	}
-	if len(spec) > basilica.MaxSpecBytes {
-		return result, basilica.E(basilica.Invalid, "TASK_INVALID", fmt.Sprintf("the task takes %d bytes, over %d", len(spec), basilica.MaxSpecBytes), "put long arguments into an input file")
+	spec, err := encodeSpec(req.Spec)
+	if err != nil {
+		return fail(result, err)
 	}
 	if req.IdempotencyKey == "" {
 		req.IdempotencyKey = newKey()
 	}
 	sub := basilica.Submission{Caller: c.cfg.Hotkey, IdempotencyKey: req.IdempotencyKey, Spec: spec}
 	if ctx.Err() != nil {
-		return result, interrupted(ctx, ctx.Err())
+		return fail(result, interrupted(ctx, ctx.Err()))
 	}
 	if result.Task, err = c.submit(ctx, door, sub); err != nil {
-		return result, fmt.Errorf("submit: %w", err)
+		return fail(result, fmt.Errorf("submit: %w", err))
 	}
 	c.cfg.Log.Info("task submitted", "task", result.Task.ID, "miner", neuron.Hotkey, "miner_uid", neuron.UID)
-	if err := c.cfg.Index.Add(Entry{Task: result.Task.ID, Miner: neuron.Hotkey, Image: req.Spec.Image, Created: c.cfg.Now().UTC()}); err != nil {
-		c.cfg.Log.Warn("the task is not remembered: ps, logs and cancel will need --miner", "task", result.Task.ID, "miner", neuron.Hotkey, "err", err)
+	digest := basilica.Digest(sha256.Sum256(spec))
+	entry := Entry{Task: result.Task.ID, Miner: neuron.Hotkey, Image: req.Spec.Image, Name: req.Spec.Name, Spec: digest, Created: c.cfg.Now().UTC()}
+	if err := c.cfg.Index.Add(entry); err != nil {
+		c.cfg.Log.Warn("the task is not remembered: ps, attach, logs and cancel will need --miner", "task", result.Task.ID, "miner", neuron.Hotkey, "err", err)
 	}
-	follow := newFollower(stdout, stderr)
-	result.Task, err = c.followOrCancel(ctx, door, result.Task.ID, follow)
+	return result, followed{door: door, spec: req.Spec, digest: digest, Results: req.Results}, nil
+}
+
+func encodeSpec(s basilica.TaskSpec) ([]byte, error) {
+	spec, err := json.Marshal(s)
+	if err != nil {
+		return nil, fmt.Errorf("encode task: %w", err)
+	}
+	if len(spec) > basilica.MaxSpecBytes {
+		return nil, basilica.E(basilica.Invalid, "TASK_INVALID", fmt.Sprintf("the task takes %d bytes, over %d", len(spec), basilica.MaxSpecBytes), "put long arguments into an input file")
+	}
+	return spec, nil
+}
+
+// see follows a task to its end, verifies the receipt, then fetches and writes.
+func (c *Client) see(ctx context.Context, at followed, result Result, stdout, stderr io.Writer) (Result, error) {
+	leave := at.Leave
+	if leave == nil {
+		leave = context.WithoutCancel(ctx)
+	}
+	follow := newFollower(0, stdout, stderr)
+	follow.show = at.ShowFrom
+	id := result.Task.ID
+	task, err := c.followOrCancel(ctx, leave, at.door, id, follow)
 	result.Stdout, result.Stderr = follow.sums()
 	if err != nil {
-		return result, fmt.Errorf("follow task %s: %w", result.Task.ID, err)
+		return result, fmt.Errorf("follow task %s: %w", id, err)
 	}
-	finishing, cancel := context.WithTimeout(context.WithoutCancel(ctx), c.fetchTime(result.Task))
-	defer cancel()
-	return c.finish(finishing, door, req, spec, follow, result)
-}
-
-// fetchTime bounds the fetching of outputs: a minute, and a second for each MiB.
-func (c *Client) fetchTime(task basilica.Task) time.Duration {
-	var bytes int64
-	for _, f := range task.Outputs {
-		bytes += min(f.Size, basilica.MaxBlobBytes)
-	}
-	return time.Minute + time.Duration(bytes>>20)*time.Second
-}
-
-// finish verifies the receipt, then fetches and writes.
-func (c *Client) finish(ctx context.Context, door basilica.Miner, req Request, spec []byte, follow *follower, result Result) (Result, error) {
-	task := result.Task
+	result.Task = task
 	if err := basilica.ValidateFiles(task.Outputs); err != nil {
 		return result, fmt.Errorf("outputs as named by the miner: %w", err)
 	}
+	if err := boundOutputs(at.spec, task.Outputs); err != nil {
+		return result, err
+	}
 	result.Outputs = task.Outputs
-	receipt, err := result.checkReceipt(c.cfg.Hotkey, req.Spec, spec)
+	receipt, err := result.checkReceipt(c.cfg.Hotkey, at.spec, at.digest)
 	if err != nil {
 		return result, err
 	}
+	finishing := ctx
+	if ctx.Err() != nil { // the interrupt has ended the task; the next one ends what is left to do
+		finishing = leave
+	}
 	if receipt != nil {
-		if err := follow.check(receipt); err != nil {
+		if follow, err = c.checkLog(finishing, at.door, task, follow, receipt); err != nil {
 			return result, err
 		}
+		result.Stdout, result.Stderr = follow.sums()
 	}
-	if req.OutputDir != "" {
-		if err := saveOutputs(ctx, door, c.cfg.Hotkey, req.OutputDir, task.Outputs, req.Overwrite); err != nil {
+	if at.OutputDir != "" {
+		if err := c.saveOutputs(finishing, at.door, at.OutputDir, task.Outputs, at.Overwrite); err != nil {
 			return result, result.stillThere(err)
 		}
 		result.OutputsSaved = true
 	}
 	if receipt != nil {
-		result.ReceiptPath, err = saveReceipt(req, task)
+		result.ReceiptPath, err = saveReceipt(at.Results, task)
 		if err != nil {
 			return result, result.stillThere(err)
 		}
 	}
 	result.Receipt = receipt
 	return result, nil
+}
+
+// boundOutputs refuses more than a task can have left.
+func boundOutputs(spec basilica.TaskSpec, outputs []basilica.TaskFile) error {
+	var bytes int64
+	for _, f := range outputs {
+		bytes += f.Size
+	}
+	if len(outputs) > basilica.MaxTaskFiles || spec.OutputBytes > 0 && bytes > spec.OutputBytes {
+		return basilica.E(basilica.Invalid, "OUTPUTS_TOO_MANY", fmt.Sprintf("the miner names %d output files of %d bytes, more than the task could leave", len(outputs), bytes), "do not trust this result; report it to the miner")
+	}
+	return nil
 }
 
 // stillThere says how to fetch what could not be saved here, unless what came is not to be trusted.
@@ -214,7 +332,7 @@ func (r *Result) stillThere(err error) error {
 	if again.Fix != "" {
 		again.Fix += "; "
 	}
-	again.Fix += fmt.Sprintf("the job has ended and what it made waits at the miner for a day: the same command with --miner %s --idempotency-key %s fetches it and runs nothing again", r.Miner, r.Task.IdempotencyKey)
+	again.Fix += fmt.Sprintf("the job has ended and what it made waits at the miner for a day: basilica attach %s --miner %s --output DIR fetches it, and goes on where a file broke off", r.Task.ID, r.Miner)
 	return &again
 }
 
@@ -236,34 +354,38 @@ func newKey() string {
 func hashInputs(inputs []Input) ([]basilica.TaskFile, error) {
 	files := make([]basilica.TaskFile, len(inputs))
 	for i, in := range inputs {
-		f, err := os.Open(in.Path)
+		blob, err := hashFile(in.Path)
 		if err != nil {
-			return nil, basilica.E(basilica.Invalid, "INPUT_UNREADABLE", fmt.Sprintf("input file %s cannot be read", in.Path), "give the path of a regular file that you may read").With(err)
+			return nil, err
 		}
-		sum := sha256.New()
-		info, err := f.Stat()
-		if err == nil && !info.Mode().IsRegular() {
-			err = errors.New("not a regular file")
-		}
-		var size int64
-		if err == nil {
-			size, err = io.Copy(sum, f)
-		}
-		if err = errors.Join(err, f.Close()); err != nil {
-			return nil, basilica.E(basilica.Invalid, "INPUT_UNREADABLE", fmt.Sprintf("input file %s cannot be read", in.Path), "give the path of a regular file that you may read").With(err)
-		}
-		files[i] = basilica.TaskFile{Name: in.Name, Blob: basilica.Blob{SHA256: basilica.Digest(sum.Sum(nil)), Size: size}}
+		files[i] = basilica.TaskFile{Name: in.Name, Blob: blob}
 	}
 	return files, nil
 }
 
-func upload(ctx context.Context, door basilica.Miner, self basilica.Hotkey, path string, blob basilica.Blob) error {
+func hashFile(path string) (basilica.Blob, error) {
 	f, err := os.Open(path)
 	if err != nil {
-		return err
+		return basilica.Blob{}, unreadable(path, err)
 	}
 	defer f.Close()
-	return door.PutBlob(ctx, self, blob, 0, f)
+	info, err := f.Stat()
+	if err == nil && !info.Mode().IsRegular() {
+		err = errors.New("not a regular file")
+	}
+	if err != nil {
+		return basilica.Blob{}, unreadable(path, err)
+	}
+	sum := sha256.New()
+	size, err := io.Copy(sum, f)
+	if err != nil {
+		return basilica.Blob{}, unreadable(path, err)
+	}
+	return basilica.Blob{SHA256: basilica.Digest(sum.Sum(nil)), Size: size}, nil
+}
+
+func unreadable(path string, err error) error {
+	return basilica.E(basilica.Invalid, "INPUT_UNREADABLE", fmt.Sprintf("file %s cannot be read", path), "give the path of a regular file that you may read").With(err)
 }
 
 // submit tries again where the miner was away: the idempotency key makes a second arrival the same task. An end of ctx
@@ -277,7 +399,7 @@ func (c *Client) submit(ctx context.Context, door basilica.Miner, sub basilica.S
 			return task, err
 		}
 		c.cfg.Log.Warn("miner is away, submitting again", "err", err)
-		if err := pause(ctx, reconnectStep); err != nil {
+		if err := pause(ctx, c.step); err != nil {
 			return basilica.Task{}, err
 		}
 	}

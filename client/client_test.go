@@ -64,23 +64,30 @@ func TestPick(t *testing.T) {
 	}
 }
 
-// A log cut into any pieces, and begun again from anywhere at or before what came, is written once and whole.
+// A log cut into any pieces is counted whole and written from any byte on; a piece at any other offset is refused.
 func TestFollowerWritesOnce(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		whole := rapid.SliceOfN(rapid.Byte(), 0, 200).Draw(t, "log")
 		var out bytes.Buffer
-		f := newFollower(&out, io.Discard)
+		f := newFollower(0, &out, io.Discard)
+		show := rapid.IntRange(0, len(whole)).Draw(t, "show")
+		f.show = int64(show)
+		piece := func(from, to int) basilica.TaskEvent {
+			return basilica.TaskEvent{Log: &basilica.LogChunk{Offset: int64(from), Stream: basilica.Stdout, Data: whole[from:to]}}
+		}
 		for at := 0; at < len(whole); {
-			from := rapid.IntRange(0, at).Draw(t, "from")
-			to := rapid.IntRange(from, len(whole)).Draw(t, "to")
-			if err := f.event(basilica.TaskEvent{Log: &basilica.LogChunk{Offset: int64(from), Stream: basilica.Stdout, Data: whole[from:to]}}); err != nil {
+			to := rapid.IntRange(at, len(whole)).Draw(t, "to")
+			if err := f.event(piece(at, to)); err != nil {
 				t.Fatal(err)
 			}
-			at = max(at, to)
+			if to > 0 && basilica.CodeOf(f.event(piece(rapid.IntRange(0, to-1).Draw(t, "back"), to))) != "LOG_BACK" {
+				t.Fatal("a log that goes back went unnoticed")
+			}
+			at = to
 		}
 		stdout, stderr := f.sums()
-		if !bytes.Equal(out.Bytes(), whole) || stdout != sha256.Sum256(whole) || stderr != sha256.Sum256(nil) {
-			t.Fatalf("wrote %q, want %q", out.Bytes(), whole)
+		if !bytes.Equal(out.Bytes(), whole[show:]) || stdout != sha256.Sum256(whole) || stderr != sha256.Sum256(nil) {
+			t.Fatalf("wrote %q, want %q", out.Bytes(), whole[show:])
 		}
 		gap := basilica.TaskEvent{Log: &basilica.LogChunk{Offset: int64(len(whole)) + 1, Stream: basilica.Stdout, Data: []byte("x")}}
 		if basilica.CodeOf(f.event(gap)) != "LOG_GAP" {
@@ -90,7 +97,7 @@ func TestFollowerWritesOnce(t *testing.T) {
 }
 
 // signedResult is a result whose receipt is true in everything.
-func signedResult(t *testing.T, edit func(*basilica.Receipt)) (r Result, self basilica.Hotkey, spec basilica.TaskSpec, specBytes []byte) {
+func signedResult(t *testing.T, edit func(*basilica.Receipt)) (r Result, self basilica.Hotkey, spec basilica.TaskSpec, digest basilica.Digest) {
 	t.Helper()
 	miner, err := keys.FromURI(keys.Sr25519, "//Bob//miner")
 	if err != nil {
@@ -102,12 +109,14 @@ func signedResult(t *testing.T, edit func(*basilica.Receipt)) (r Result, self ba
 	}
 	self = "5DAAnrj7VHTznn2AWBemMuyBwZWs6FNFjdyVXUeYum3PTXFy"
 	spec = basilica.TaskSpec{Image: "img", Inputs: []basilica.TaskFile{{Name: "a", Blob: basilica.Blob{Size: 1}}}}
-	if specBytes, err = json.Marshal(spec); err != nil {
+	text, err := json.Marshal(spec)
+	if err != nil {
 		t.Fatal(err)
 	}
+	digest = sha256.Sum256(text)
 	code := 0
 	receipt := basilica.Receipt{
-		Task: "t1", Attempt: 1, Client: self, Executor: "box", Image: "img", SpecDigest: sha256.Sum256(specBytes), State: basilica.TaskSucceeded,
+		Task: "t1", Attempt: 1, Client: self, Executor: "box", Image: "img", SpecDigest: digest, State: basilica.TaskSucceeded,
 		ExitCode: &code, Inputs: spec.Inputs, Outputs: []basilica.TaskFile{{Name: "o", Blob: basilica.Blob{Size: 2}}}, Started: time.Unix(1, 0).UTC(), Ended: time.Unix(2, 0).UTC(),
 	}
 	edit(&receipt)
@@ -126,7 +135,7 @@ func signedResult(t *testing.T, edit func(*basilica.Receipt)) (r Result, self ba
 	r = Result{Miner: basilica.Hotkey(miner.SS58()), Task: basilica.Task{
 		ID: "t1", State: basilica.TaskSucceeded, ExitCode: &zero, Receipt: &signed, Outputs: []basilica.TaskFile{{Name: "o", Blob: basilica.Blob{Size: 2}}},
 	}}
-	return r, self, spec, specBytes
+	return r, self, spec, digest
 }
 
 func TestCheckReceipt(t *testing.T) {
@@ -155,11 +164,11 @@ func TestCheckReceipt(t *testing.T) {
 			if tc.receipt == nil {
 				tc.receipt = func(*basilica.Receipt) {}
 			}
-			r, self, spec, raw := signedResult(t, tc.receipt)
+			r, self, spec, digest := signedResult(t, tc.receipt)
 			if tc.result != nil {
 				tc.result(&r)
 			}
-			if _, err := r.checkReceipt(self, spec, raw); basilica.CodeOf(err) != tc.code {
+			if _, err := r.checkReceipt(self, spec, digest); basilica.CodeOf(err) != tc.code {
 				t.Fatalf("got %v, want %q", err, tc.code)
 			}
 		})
@@ -172,10 +181,14 @@ type blobs struct {
 	content map[basilica.Digest]string
 }
 
-func (b blobs) GetBlob(_ context.Context, _ basilica.Hotkey, sum basilica.Digest, _ int64, w io.Writer) error {
-	_, err := io.WriteString(w, b.content[sum])
+func (b blobs) GetBlob(_ context.Context, _ basilica.Hotkey, sum basilica.Digest, offset int64, w io.Writer) error {
+	content := b.content[sum]
+	_, err := io.WriteString(w, content[min(offset, int64(len(content))):])
 	return err
 }
+
+// quiet is a client that logs nothing and speaks to no chain.
+func quiet() *Client { return New(Config{Log: slog.New(slog.DiscardHandler), Now: time.Now}) }
 
 func TestSaveOutputs(t *testing.T) {
 	sum := basilica.Digest(sha256.Sum256([]byte("hello")))
@@ -194,7 +207,7 @@ func TestSaveOutputs(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			dir := filepath.Join(t.TempDir(), "out")
 			door := blobs{content: map[basilica.Digest]string{sum: tc.sent}}
-			err := saveOutputs(t.Context(), door, "", dir, tc.files, false)
+			err := quiet().saveOutputs(t.Context(), door, dir, tc.files, false)
 			if basilica.CodeOf(err) != tc.code {
 				t.Fatalf("got %v, want %q", err, tc.code)
 			}
@@ -205,10 +218,10 @@ func TestSaveOutputs(t *testing.T) {
 			if tc.code != "" {
 				return
 			}
-			if err := saveOutputs(t.Context(), door, "", dir, tc.files, false); basilica.CodeOf(err) != "FILE_EXISTS" {
+			if err := quiet().saveOutputs(t.Context(), door, dir, tc.files, false); basilica.CodeOf(err) != "FILE_EXISTS" {
 				t.Fatalf("second time: %v", err)
 			}
-			if err := saveOutputs(t.Context(), door, "", dir, tc.files, true); err != nil {
+			if err := quiet().saveOutputs(t.Context(), door, dir, tc.files, true); err != nil {
 				t.Fatalf("overwriting: %v", err)
 			}
 		})
@@ -223,7 +236,7 @@ func TestSaveOutputsStaysBeneath(t *testing.T) {
 	}
 	sum := basilica.Digest(sha256.Sum256([]byte("hello")))
 	door := blobs{content: map[basilica.Digest]string{sum: "hello"}}
-	err := saveOutputs(t.Context(), door, "", dir, []basilica.TaskFile{{Name: "d/hello", Blob: basilica.Blob{SHA256: sum, Size: 5}}}, true)
+	err := quiet().saveOutputs(t.Context(), door, dir, []basilica.TaskFile{{Name: "d/hello", Blob: basilica.Blob{SHA256: sum, Size: 5}}}, true)
 	if left, _ := os.ReadDir(outside); err == nil || len(left) != 0 {
 		t.Fatalf("wrote %v outside, error %v", left, err)
 	}
@@ -254,9 +267,9 @@ func TestExitCodes(t *testing.T) {
 	}{
 		{basilica.TaskSucceeded, new(int), 0},
 		{basilica.TaskFailed, &seven, 7},
-		{basilica.TaskFailed, nil, ExitFailure},
+		{basilica.TaskFailed, nil, ExitNotBegun},
 		{basilica.TaskFailed, new(int), ExitFailure}, // the command ended well, its outputs were refused
-		{basilica.TaskLost, &seven, ExitFailure},
+		{basilica.TaskLost, &seven, ExitLost},
 		{basilica.TaskTimedOut, &seven, ExitTimedOut},
 		{basilica.TaskCancelled, nil, ExitCancelled},
 	} {
@@ -294,6 +307,7 @@ func TestUnknownTaskAndMiner(t *testing.T) {
 type door struct {
 	basilica.Miner
 	submit    func(context.Context) error // before the task counts as arrived
+	cancel    func()                      // in place of cancelling; nil: the task ends
 	cancelled chan struct{}
 	arrived   int
 	away      int // calls of Cancel that do not get through
@@ -301,15 +315,15 @@ type door struct {
 
 func (d *door) Offer(context.Context) (basilica.Offer, error) {
 	box := basilica.OfferedBox{Ready: true, TaskCPUMillis: 1000, TaskMemoryBytes: 1 << 30}
-	return basilica.Offer{Compute: "open", Executors: []basilica.OfferedBox{box}}, nil
+	return basilica.Offer{Miner: "5m", Compute: "open", Executors: []basilica.OfferedBox{box}}, nil
 }
 
-func (d *door) Submit(ctx context.Context, _ basilica.Submission) (basilica.Task, error) {
+func (d *door) Submit(ctx context.Context, sub basilica.Submission) (basilica.Task, error) {
 	if err := d.submit(ctx); err != nil {
 		return basilica.Task{}, err
 	}
 	d.arrived++
-	return basilica.Task{ID: "t1", State: basilica.TaskQueued, IdempotencyKey: "k"}, nil
+	return basilica.Task{ID: "t1", State: basilica.TaskQueued, IdempotencyKey: sub.IdempotencyKey, SpecDigest: sha256.Sum256(sub.Spec)}, nil
 }
 
 func (d *door) WatchTask(ctx context.Context, _ basilica.Hotkey, id basilica.TaskID, _ int64, f func(basilica.TaskEvent) error) error {
@@ -325,7 +339,11 @@ func (d *door) Cancel(context.Context, basilica.Hotkey, basilica.TaskID) (basili
 	if d.away--; d.away >= 0 {
 		return basilica.Task{}, basilica.E(basilica.Unavailable, "AWAY", "away", "")
 	}
-	close(d.cancelled)
+	if d.cancel != nil {
+		d.cancel()
+	} else {
+		close(d.cancelled)
+	}
 	return basilica.Task{ID: "t1"}, nil
 }
 
@@ -339,10 +357,12 @@ func (d *door) client(t *testing.T) *Client {
 		t.Fatal(err)
 	}
 	d.cancelled = make(chan struct{})
-	return New(Config{
+	c := New(Config{
 		Chain: graph{Neurons: []basilica.Neuron{{Hotkey: "5m", Axon: basilica.Axon{Addr: netip.MustParseAddrPort("127.0.0.2:1")}}}}, Index: index,
 		Dial: func(basilica.Neuron) (basilica.Miner, error) { return d, nil }, Log: slog.New(slog.DiscardHandler), Now: time.Now,
 	})
+	c.cancelAfter = time.Millisecond
+	return c
 }
 
 // Whenever an interrupt comes, either nothing was submitted or the task is cancelled.
@@ -358,8 +378,37 @@ func TestInterrupted(t *testing.T) {
 	}
 	d = &door{submit: func(context.Context) error { return nil }}
 	r, err = d.client(t).Run(ctx, Request{Spec: basilica.TaskSpec{Image: "i"}}, io.Discard, io.Discard)
-	if basilica.CodeOf(err) != "INTERRUPTED" || d.arrived != 0 {
+	if basilica.CodeOf(err) != "INTERRUPTED" || d.arrived != 0 || ExitCodeOf(err) != ExitCancelled {
 		t.Fatalf("before submission: %+v, %v", r, err)
+	}
+}
+
+// A second interrupt leaves: before the cancel is sent the task runs on, after it its end is not awaited.
+func TestSecondInterruptLeaves(t *testing.T) {
+	for name, soon := range map[string]bool{"runs on": true, "not awaited": false} {
+		t.Run(name, func(t *testing.T) {
+			ctx, interrupt := context.WithCancel(t.Context())
+			leave, again := context.WithCancel(t.Context())
+			sent := false
+			d := &door{
+				submit: func(context.Context) error {
+					interrupt()
+					if soon {
+						again()
+					}
+					return nil
+				},
+				cancel: func() { sent = true; again() },
+			}
+			c := d.client(t)
+			if soon {
+				c.cancelAfter = time.Hour
+			}
+			r, err := c.Run(ctx, Request{Spec: basilica.TaskSpec{Image: "i"}, Results: Results{Leave: leave}}, io.Discard, io.Discard)
+			if basilica.CodeOf(err) != "TASK_LEFT" || sent == soon || ExitCodeOf(err) != ExitLeft || r.Task.ID != "t1" || !strings.Contains(basilica.FixOf(err), "basilica attach t1") {
+				t.Fatalf("%v, cancel sent: %v, %+v", err, sent, r.Task)
+			}
+		})
 	}
 }
 
@@ -369,19 +418,19 @@ func TestNoRoomForResults(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, "receipt.json"), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	for code, req := range map[string]Request{
+	for code, req := range map[string]Results{
 		"FILE_EXISTS": {OutputDir: dir},
 		"OUTPUT_DIR":  {OutputDir: filepath.Join(dir, "receipt.json", "x")},
 	} {
-		req.Spec.Image = "i"
+		req := Request{Spec: basilica.TaskSpec{Image: "i"}, Results: req}
 		d := &door{submit: func(context.Context) error { return nil }}
 		if _, err := d.client(t).Run(t.Context(), req, io.Discard, io.Discard); basilica.CodeOf(err) != code || basilica.FixOf(err) == "" || d.arrived != 0 {
 			t.Errorf("%s: %v, %d submitted", code, err, d.arrived)
 		}
 	}
-	r := Result{Miner: "5m", Task: basilica.Task{IdempotencyKey: "k"}}
+	r := Result{Miner: "5m", Task: basilica.Task{ID: "t1"}}
 	for _, err := range []error{errors.New("disk full"), existing("x", os.ErrExist)} {
-		if got := r.stillThere(err); !strings.Contains(basilica.FixOf(got), "--miner 5m --idempotency-key k") {
+		if got := r.stillThere(err); !strings.Contains(basilica.FixOf(got), "basilica attach t1 --miner 5m") {
 			t.Errorf("%v: fix %q", err, basilica.FixOf(got))
 		}
 	}
@@ -400,7 +449,7 @@ func FuzzParseReceipt(f *testing.F) {
 func FuzzParseIndex(f *testing.F) {
 	f.Add([]byte("{\"task\":\"a\",\"miner\":\"5\"}\n{"))
 	f.Fuzz(func(t *testing.T, text []byte) {
-		for _, e := range parseIndex(text) {
+		for _, e := range parseIndex(text, func(e Entry) bool { return e.Task != "" && e.Miner != "" }) {
 			if e.Task == "" || e.Miner == "" {
 				t.Fatal("an empty entry passed")
 			}

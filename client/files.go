@@ -3,15 +3,12 @@ package client
 import (
 	"bufio"
 	"bytes"
-	"context"
-	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"os"
-	"path"
 	"path/filepath"
 	"time"
 
@@ -40,7 +37,7 @@ func readCapped(path string, limit int64) ([]byte, error) {
 }
 
 // makeRoom finds out before the job runs whether its outputs and receipt could not be saved after it.
-func makeRoom(req Request) error {
+func makeRoom(req Results) error {
 	if req.OutputDir != "" {
 		if err := os.MkdirAll(req.OutputDir, 0o755); err != nil {
 			return basilica.E(basilica.Invalid, "OUTPUT_DIR", fmt.Sprintf("output directory %s cannot be made", req.OutputDir), "give --output a directory that you may write").With(err)
@@ -56,31 +53,6 @@ func makeRoom(req Request) error {
 	return nil
 }
 
-// saveOutputs fetches every output beneath dir. A file gets its name only once its content has been checked.
-func saveOutputs(ctx context.Context, door basilica.Miner, self basilica.Hotkey, dir string, files []basilica.TaskFile, overwrite bool) error {
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return fmt.Errorf("make output directory: %w", err)
-	}
-	root, err := os.OpenRoot(dir)
-	if err != nil {
-		return fmt.Errorf("open output directory: %w", err)
-	}
-	defer root.Close()
-	for _, f := range files {
-		if !overwrite {
-			if _, err := root.Lstat(f.Name); !errors.Is(err, fs.ErrNotExist) {
-				return existing(filepath.Join(dir, f.Name), errors.Join(fs.ErrExist, err))
-			}
-		}
-	}
-	for _, f := range files {
-		if err := saveOutput(ctx, door, self, root, f); err != nil {
-			return fmt.Errorf("fetch output %s: %w", f.Name, err)
-		}
-	}
-	return nil
-}
-
 func existing(path string, err error) error {
 	if errors.Is(err, fs.ErrExist) {
 		return basilica.E(basilica.Conflict, "FILE_EXISTS", fmt.Sprintf("%s exists already", path), "give another --output directory, or --force to replace files")
@@ -88,116 +60,95 @@ func existing(path string, err error) error {
 	return fmt.Errorf("write %s: %w", path, err)
 }
 
-func saveOutput(ctx context.Context, door basilica.Miner, self basilica.Hotkey, root *os.Root, file basilica.TaskFile) (err error) {
-	dir, base := path.Split(file.Name)
-	if dir != "" {
-		if err := root.MkdirAll(path.Clean(dir), 0o755); err != nil {
-			return err
-		}
-	}
-	part := dir + "." + base + ".part"
-	f, err := root.OpenFile(part, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o644)
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, ignoreClosed(f.Close()), root.Remove(part))
-		}
-	}()
-	sum := sha256.New()
-	w := &cappedWriter{w: io.MultiWriter(f, sum), left: file.Size}
-	if err := door.GetBlob(ctx, self, file.SHA256, 0, w); err != nil {
-		return err
-	}
-	if w.left != 0 || basilica.Digest(sum.Sum(nil)) != file.SHA256 {
-		return basilica.E(basilica.Invalid, "BLOB_MISMATCH", "what came is not what the receipt names", "do not trust this result; report it to the miner")
-	}
-	if err := f.Close(); err != nil {
-		return err
-	}
-	return root.Rename(part, file.Name)
-}
-
-func ignoreClosed(err error) error {
-	if errors.Is(err, fs.ErrClosed) {
-		return nil
-	}
-	return err
-}
-
-// cappedWriter refuses the first byte after its limit.
-type cappedWriter struct {
-	w    io.Writer
-	left int64
-}
-
-func (c *cappedWriter) Write(p []byte) (int, error) {
-	if int64(len(p)) > c.left {
-		return 0, basilica.E(basilica.Invalid, "BLOB_SIZE", "more bytes came than the receipt names", "do not trust this result; report it to the miner")
-	}
-	n, err := c.w.Write(p)
-	c.left -= int64(n)
-	return n, err
-}
-
 // Entry is one own task in the index.
 type Entry struct {
 	Task    basilica.TaskID `json:"task"`
 	Miner   basilica.Hotkey `json:"miner"`
 	Image   string          `json:"image"`
+	Name    string          `json:"name,omitempty"`
+	Spec    basilica.Digest `json:"spec_sha256"` // of the task's description as it was submitted
 	Created time.Time       `json:"created"`
 }
 
-// Index remembers which miner has which own task: one line of JSON per task in a file of the client's data directory.
-type Index struct {
-	path string
+// LoadedImage is one tar file of an image that a miner has.
+type LoadedImage struct {
+	Image  string          `json:"image"` // basilica.ImageBlobPrefix and its digest: what `run` takes
+	Tags   []string        `json:"tags,omitempty"`
+	Miner  basilica.Hotkey `json:"miner"`
+	File   string          `json:"file"`
+	Size   int64           `json:"size"`
+	Loaded time.Time       `json:"loaded"`
 }
+
+// Index remembers which miner has which own task and image: one line of JSON each in files of the client's data directory.
+type Index struct {
+	dir string
+}
+
+const (
+	tasksFile  = "tasks.jsonl"
+	imagesFile = "images.jsonl"
+)
 
 // OpenIndex makes dir where it is missing.
 func OpenIndex(dir string) (*Index, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("make data directory: %w", err)
 	}
-	return &Index{path: filepath.Join(dir, "tasks.jsonl")}, nil
+	return &Index{dir: dir}, nil
 }
 
-// Add remembers a task. One write of one line: processes may add at the same time.
-func (x *Index) Add(e Entry) error {
-	line, err := json.Marshal(e)
+// Add remembers a task.
+func (x *Index) Add(e Entry) error { return x.add(tasksFile, e) }
+
+// AddImage remembers an image.
+func (x *Index) AddImage(i LoadedImage) error { return x.add(imagesFile, i) }
+
+// add appends one line in one write: processes may add at the same time.
+func (x *Index) add(file string, v any) error {
+	line, err := json.Marshal(v)
 	if err != nil {
-		return fmt.Errorf("remember task: %w", err)
+		return fmt.Errorf("remember: %w", err)
 	}
-	f, err := os.OpenFile(x.path, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
+	f, err := os.OpenFile(filepath.Join(x.dir, file), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
 	if err != nil {
-		return fmt.Errorf("remember task: %w", err)
+		return fmt.Errorf("remember: %w", err)
 	}
 	if _, err := f.Write(append(line, '\n')); err != nil {
 		f.Close()
-		return fmt.Errorf("remember task: %w", err)
+		return fmt.Errorf("remember: %w", err)
 	}
 	return f.Close()
 }
 
 // Entries lists all tasks, oldest first. A line that a crash cut short is left out.
 func (x *Index) Entries() ([]Entry, error) {
-	text, err := readCapped(x.path, maxIndexBytes)
+	return readIndex(filepath.Join(x.dir, tasksFile), func(e Entry) bool { return e.Task != "" && e.Miner != "" })
+}
+
+// Images lists all loaded images, oldest first.
+func (x *Index) Images() ([]LoadedImage, error) {
+	return readIndex(filepath.Join(x.dir, imagesFile), func(i LoadedImage) bool { return i.Image != "" && i.Miner != "" })
+}
+
+func readIndex[T any](path string, whole func(T) bool) ([]T, error) {
+	text, err := readCapped(path, maxIndexBytes)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
 	if err != nil {
-		return nil, fmt.Errorf("read task index: %w", err)
+		return nil, fmt.Errorf("read index: %w", err)
 	}
-	return parseIndex(text), nil
+	return parseIndex(text, whole), nil
 }
 
-func parseIndex(text []byte) []Entry {
-	var entries []Entry
+func parseIndex[T any](text []byte, whole func(T) bool) []T {
+	var entries []T
 	lines := bufio.NewScanner(bytes.NewReader(text))
 	lines.Buffer(nil, 1<<16)
 	for lines.Scan() {
-		var e Entry
-		if json.Unmarshal(lines.Bytes(), &e) == nil && e.Task != "" && e.Miner != "" {
+		var e T
+		if json.Unmarshal(lines.Bytes(), &e) == nil && whole(e) {
 			entries = append(entries, e)
 		}
 	}

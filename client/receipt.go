@@ -1,7 +1,6 @@
 package client
 
 import (
-	"crypto/sha256"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -14,7 +13,7 @@ import (
 
 // checkReceipt checks the task's receipt against all that the client knows itself: who the miner is, what was asked for,
 // what was sent and what is named as output. Nil without an error: the task never reached an executor, so nobody owes one.
-func (r *Result) checkReceipt(self basilica.Hotkey, spec basilica.TaskSpec, specBytes []byte) (*basilica.Receipt, error) {
+func (r *Result) checkReceipt(self basilica.Hotkey, spec basilica.TaskSpec, digest basilica.Digest) (*basilica.Receipt, error) {
 	t := r.Task
 	if t.Receipt == nil {
 		if t.State == basilica.TaskSucceeded || t.State == basilica.TaskFailed && t.ExitCode != nil {
@@ -33,7 +32,7 @@ func (r *Result) checkReceipt(self basilica.Hotkey, spec basilica.TaskSpec, spec
 		return nil, wrongReceipt("RECEIPT_CLIENT", fmt.Sprintf("the receipt was made for client %s", receipt.Client))
 	case receipt.Task != t.ID:
 		return nil, wrongReceipt("RECEIPT_TASK", fmt.Sprintf("the receipt is for task %.80q", receipt.Task))
-	case receipt.SpecDigest != basilica.Digest(sha256.Sum256(specBytes)) || receipt.Image != spec.Image:
+	case receipt.SpecDigest != digest || receipt.Image != spec.Image:
 		return nil, wrongReceipt("RECEIPT_SPEC", "the receipt is for another task description than the one that was submitted")
 	case receipt.State != t.State || !sameExit(receipt.ExitCode, t.ExitCode):
 		return nil, wrongReceipt("RECEIPT_STATE", fmt.Sprintf("the receipt says %s, the miner says %s", receipt.State, t.State))
@@ -62,7 +61,7 @@ func sameFiles(a, b []basilica.TaskFile) bool {
 const receiptName = "receipt.json"
 
 // receiptPath is where the receipt goes; empty: nowhere.
-func (r *Request) receiptPath() string {
+func (r *Results) receiptPath() string {
 	if r.ReceiptPath == "" && r.OutputDir != "" {
 		return filepath.Join(r.OutputDir, receiptName)
 	}
@@ -70,7 +69,7 @@ func (r *Request) receiptPath() string {
 }
 
 // saveReceipt writes the signed receipt where the request wants it and returns the path, empty where it wants none.
-func saveReceipt(req Request, task basilica.Task) (string, error) {
+func saveReceipt(req Results, task basilica.Task) (string, error) {
 	path := req.receiptPath()
 	if path == "" {
 		return "", nil

@@ -11,8 +11,8 @@ import (
 	"basilica"
 )
 
-// maxListed bounds how many tasks one miner is asked for.
-const maxListed = 10_000
+// MaxListed bounds how many tasks one miner is asked for.
+const MaxListed = 10_000
 
 // Listed is one own task as its miner tells it.
 type Listed struct {
@@ -26,8 +26,8 @@ type Away struct {
 	Error string          `json:"error"`
 }
 
-// Tasks asks every miner of the index for the caller's latest tasks, newest first.
-func (c *Client) Tasks(ctx context.Context) ([]Listed, []Away, error) {
+// Tasks asks every miner of the index for the caller's tasks that fit q, newest first, at most limit of each.
+func (c *Client) Tasks(ctx context.Context, q basilica.TaskQuery, limit int) ([]Listed, []Away, error) {
 	entries, err := c.cfg.Index.Entries()
 	if err != nil {
 		return nil, nil, err
@@ -41,7 +41,7 @@ func (c *Client) Tasks(ctx context.Context) ([]Listed, []Away, error) {
 	var listed []Listed
 	var away []Away
 	for _, m := range miners {
-		tasks, err := c.tasksOf(ctx, m)
+		tasks, err := c.tasksOf(ctx, m, q, limit)
 		if err != nil {
 			away = append(away, Away{Miner: m, Error: err.Error()})
 			continue
@@ -56,19 +56,20 @@ func (c *Client) Tasks(ctx context.Context) ([]Listed, []Away, error) {
 	return listed, away, ctx.Err()
 }
 
-func (c *Client) tasksOf(ctx context.Context, miner basilica.Hotkey) ([]basilica.Task, error) {
-	_, door, err := c.byHotkey(ctx, miner)
+func (c *Client) tasksOf(ctx context.Context, miner basilica.Hotkey, q basilica.TaskQuery, limit int) ([]basilica.Task, error) {
+	at, err := c.byHotkey(ctx, miner)
 	if err != nil {
 		return nil, err
 	}
 	var tasks []basilica.Task
-	for q := (basilica.TaskQuery{Limit: basilica.MaxPage}); ; {
-		page, err := c.taskPage(ctx, door, q)
+	for {
+		q.Limit = min(limit-len(tasks), basilica.MaxPage)
+		page, err := c.taskPage(ctx, at.door, q)
 		if err != nil {
 			return nil, err
 		}
 		tasks = append(tasks, page.Tasks...)
-		if q.After = page.Next; q.After == "" || len(tasks) >= maxListed || len(page.Tasks) == 0 {
+		if q.After = page.Next; q.After == "" || len(tasks) >= limit || len(page.Tasks) == 0 {
 			return tasks, nil
 		}
 	}
@@ -80,44 +81,69 @@ func (c *Client) taskPage(ctx context.Context, door basilica.Miner, q basilica.T
 	return door.Tasks(ctx, c.cfg.Hotkey, q)
 }
 
+// found is the miner that has a task, and what the index knows of the task.
+type found struct {
+	chosen
+	entry *Entry // nil: nothing
+}
+
 // find opens the door of the miner that has the task: the given one, or the index's.
-func (c *Client) find(ctx context.Context, id basilica.TaskID, miner basilica.Hotkey) (basilica.Miner, error) {
-	if miner == "" {
-		entries, err := c.cfg.Index.Entries()
-		if err != nil {
-			return nil, err
-		}
-		for _, e := range entries {
-			if e.Task == id {
-				miner = e.Miner
-			}
-		}
-		if miner == "" {
-			return nil, basilica.E(basilica.NotFound, "TASK_UNKNOWN", fmt.Sprintf("task %.80q was not submitted from this data directory", id), "name its miner with --miner HOTKEY, or list your tasks with `basilica ps`")
+func (c *Client) find(ctx context.Context, id basilica.TaskID, miner basilica.Hotkey) (found, error) {
+	entries, err := c.cfg.Index.Entries()
+	if err != nil {
+		return found{}, err
+	}
+	var known *Entry
+	for i, e := range entries {
+		if e.Task == id && (miner == "" || e.Miner == miner) {
+			known = &entries[i]
 		}
 	}
-	_, door, err := c.byHotkey(ctx, miner)
-	return door, err
+	if known != nil {
+		miner = known.Miner
+	}
+	if miner == "" {
+		return found{}, basilica.E(basilica.NotFound, "TASK_UNKNOWN", fmt.Sprintf("task %.80q was not submitted from this data directory", id), "name its miner with --miner HOTKEY, or list your tasks with `basilica ps`")
+	}
+	at, err := c.byHotkey(ctx, miner)
+	return found{at, known}, err
 }
 
 // errCaughtUp ends a watch that has seen all that was there when it began.
 var errCaughtUp = errors.New("caught up")
 
-// Logs writes a task's log: with follow to its end, otherwise what there is now. It returns the task as it stands then.
-func (c *Client) Logs(ctx context.Context, id basilica.TaskID, miner basilica.Hotkey, follow bool, stdout, stderr io.Writer) (basilica.Task, error) {
-	door, err := c.find(ctx, id, miner)
+// Logs writes a task's log from byte offset on: with follow to its end, otherwise what there is now. It returns the task
+// as it stands then.
+func (c *Client) Logs(ctx context.Context, id basilica.TaskID, miner basilica.Hotkey, offset int64, follow bool, stdout, stderr io.Writer) (basilica.Task, error) {
+	at, err := c.find(ctx, id, miner)
 	if err != nil {
 		return basilica.Task{}, err
 	}
-	f := newFollower(stdout, stderr)
+	f := newFollower(offset, stdout, stderr)
 	if follow {
-		return c.follow(ctx, door, id, f)
+		return c.follow(ctx, at.door, id, f)
 	}
-	task, err := door.Task(ctx, c.cfg.Hotkey, id)
-	if err != nil || task.LogBytes == 0 {
+	var task basilica.Task
+	for tries := c.attempts(); ; {
+		f.progress = false
+		if task, err = c.read(ctx, at.door, id, f); err == nil {
+			return task, nil
+		}
+		if err := tries.next(ctx, err, f.progress); err != nil {
+			return task, err
+		}
+	}
+}
+
+// read writes what there is of a log beyond what f has.
+func (c *Client) read(ctx context.Context, door basilica.Miner, id basilica.TaskID, f *follower) (basilica.Task, error) {
+	call, cancel := context.WithTimeout(ctx, callTimeout)
+	task, err := door.Task(call, c.cfg.Hotkey, id)
+	cancel()
+	if err != nil || task.LogBytes <= f.offset {
 		return task, err
 	}
-	err = door.WatchTask(ctx, c.cfg.Hotkey, id, 0, func(e basilica.TaskEvent) error {
+	err = door.WatchTask(ctx, c.cfg.Hotkey, id, f.offset, func(e basilica.TaskEvent) error {
 		if err := f.event(e); err != nil {
 			return err
 		}
@@ -134,11 +160,11 @@ func (c *Client) Logs(ctx context.Context, id basilica.TaskID, miner basilica.Ho
 
 // Cancel asks for a task's end.
 func (c *Client) Cancel(ctx context.Context, id basilica.TaskID, miner basilica.Hotkey) (basilica.Task, error) {
-	door, err := c.find(ctx, id, miner)
+	at, err := c.find(ctx, id, miner)
 	if err != nil {
 		return basilica.Task{}, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	return door.Cancel(ctx, c.cfg.Hotkey, id)
+	return at.door.Cancel(ctx, c.cfg.Hotkey, id)
 }

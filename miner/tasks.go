@@ -44,7 +44,7 @@ type Blobs interface {
 	Delete(sum basilica.Digest) error
 	Sums() ([]basilica.Digest, error)
 	Parts(owner basilica.Hotkey) map[basilica.Digest]int64
-	Fill(ctx context.Context, owner basilica.Hotkey, blob basilica.Blob, offset int64, content io.Reader) error
+	Fill(owner basilica.Hotkey, blob basilica.Blob, offset int64, content io.Reader) error
 	Finish(owner basilica.Hotkey, blob basilica.Blob) error
 	ForgetParts(before time.Time) error
 }
@@ -315,7 +315,7 @@ func (m *Miner) PutBlob(ctx context.Context, caller basilica.Hotkey, blob basili
 	if err := m.Store.BlobRoom(ctx, caller, blob, room); err != nil {
 		return err
 	}
-	if err := m.Blobs.Fill(ctx, caller, blob, offset, content); err != nil {
+	if err := m.Blobs.Fill(caller, blob, offset, content); err != nil {
 		return err
 	}
 	// Whoever sends slowly must not keep old content from being swept, so the lock is not held for the sending.

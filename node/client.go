@@ -29,11 +29,7 @@ func NewClient(at ChainConfig, cfg ClientConfig, deps Deps) (*Client, error) {
 		}
 		signer, hotkey = key, basilica.Hotkey(key.SS58())
 	}
-	data, err := expandHome(cfg.DataDir)
-	if err != nil {
-		return nil, err
-	}
-	index, err := client.OpenIndex(data)
+	index, err := openIndex(cfg)
 	if err != nil {
 		return nil, err
 	}
@@ -48,8 +44,25 @@ func NewClient(at ChainConfig, cfg ClientConfig, deps Deps) (*Client, error) {
 		}
 		return door, nil
 	}
-	role := client.New(client.Config{Chain: chain, NetUID: at.NetUID, Hotkey: hotkey, Dial: dial, Index: index, Log: deps.Log, Now: deps.Now})
+	role := client.New(client.Config{Chain: chain, NetUID: at.NetUID, Hotkey: hotkey, Dial: dial, Index: index, Progress: deps.Progress, Log: deps.Log, Now: deps.Now})
 	return &Client{Client: role, chain: chain}, nil
+}
+
+func openIndex(cfg ClientConfig) (*client.Index, error) {
+	data, err := expandHome(cfg.DataDir)
+	if err != nil {
+		return nil, err
+	}
+	return client.OpenIndex(data)
+}
+
+// OwnTasks lists the tasks that a client's data directory remembers, oldest first; it asks nobody.
+func OwnTasks(cfg ClientConfig) ([]client.Entry, error) {
+	index, err := openIndex(cfg)
+	if err != nil {
+		return nil, err
+	}
+	return index.Entries()
 }
 
 // Close ends the connection to the chain.

@@ -7,6 +7,8 @@ import (
 	"log/slog"
 	"slices"
 	"time"
+
+	"basilica/client"
 )
 
 // Deps is what every wired role is given from outside.
@@ -15,6 +17,8 @@ type Deps struct {
 	Now func() time.Time
 	// Ready is called once, when every door listens, with the door's name and its real address.
 	Ready func(addrs map[string]string)
+	// Progress is told of the client's files on their way; nil: nobody watches.
+	Progress func(client.Transfer)
 }
 
 // closers give back what a role took, last first.

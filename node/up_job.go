@@ -60,7 +60,7 @@ func (n *Network) RunJob(r *Report, inputPath string) (err error) {
 			Name: "demo", Image: n.image, Command: []string{n.program, "sh", "-c", hashScript},
 			GPUs: 1, AllowSoftware: true, MemoryBytes: 64 << 20, TimeoutSeconds: 60,
 		},
-		Inputs: []client.Input{{Name: "input", Path: inputPath}}, OutputDir: out,
+		Inputs: []client.Input{{Name: "input", Path: inputPath}}, Results: client.Results{OutputDir: out},
 	}, io.Discard, io.Discard)
 	if result.Task.ID != "" {
 		r.Task = n.reportTask(result, want, out)

@@ -1,7 +1,6 @@
 package store
 
 import (
-	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -91,8 +90,9 @@ func (b *Blobs) allParts() map[string]*part {
 
 // Fill appends content to owner's part of blob, from offset on to the blob's end. Bytes that the part has beyond offset
 // are written anew; an offset beyond them is a Conflict (BLOB_OFFSET). What came before content broke off is kept. A later
-// Fill of the same part ends an earlier one (BLOB_TAKEN_OVER).
-func (b *Blobs) Fill(ctx context.Context, owner basilica.Hotkey, blob basilica.Blob, offset int64, content io.Reader) (err error) {
+// Fill of the same part ends an earlier one (BLOB_TAKEN_OVER). It ends when content does: what a connection has brought is
+// kept also after the connection's own end.
+func (b *Blobs) Fill(owner basilica.Hotkey, blob basilica.Blob, offset int64, content io.Reader) (err error) {
 	if blob.Size < 0 || blob.Size > basilica.MaxBlobBytes || offset < 0 || offset > blob.Size {
 		return basilica.E(basilica.Invalid, "BLOB_SIZE", fmt.Sprintf("a blob of %d bytes from byte %d on is outside 0..%d", blob.Size, offset, int64(basilica.MaxBlobBytes)), "split the file")
 	}
@@ -117,7 +117,7 @@ func (b *Blobs) Fill(ctx context.Context, owner basilica.Hotkey, blob basilica.B
 		err = errors.Join(err, file.Close())
 	}()
 	w := partWriter{b: b, p: p, file: file, turn: turn}
-	n, err := io.Copy(w, io.LimitReader(contextReader{ctx, content}, blob.Size-offset+1))
+	n, err := io.Copy(w, io.LimitReader(content, blob.Size-offset+1))
 	if err != nil {
 		return fmt.Errorf("receive blob %s: %w", blob.SHA256, err)
 	}

@@ -89,14 +89,20 @@ func (f *clientFlags) openAnyone(cmd *cobra.Command) (*node.Client, *node.Client
 	if err != nil {
 		return nil, nil, err
 	}
-	if f.hotkey != "" {
-		cfg.Client.Hotkey = f.hotkey
-	}
-	if f.data != "" {
-		cfg.Client.DataDir = f.data
-	}
+	f.apply(&cfg.Client)
+	deps.Progress = progressOf(cmd.ErrOrStderr())
 	c, err := node.NewClient(cfg.Chain, cfg.Client, deps)
 	return c, &cfg.Client, err
+}
+
+// apply puts the flags over a configuration.
+func (f *clientFlags) apply(cfg *node.ClientConfig) {
+	if f.hotkey != "" {
+		cfg.Hotkey = f.hotkey
+	}
+	if f.data != "" {
+		cfg.DataDir = f.data
+	}
 }
 
 // parseTAO reads an amount of TAO with at most nine decimals.

@@ -18,8 +18,7 @@ import (
 	"basilica"
 )
 
-// Exit codes. `basilica run` adds the job's own, 124 for a job over its time limit, 125 for a failure of Basilica and 130
-// for a cancelled job.
+// Exit codes. Those of `basilica run` and `basilica attach` stand in their help.
 const (
 	exitOK      = 0
 	exitFailure = 1 // the sentence on stderr says what
@@ -30,7 +29,13 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	// The first signal asks for an orderly end; after it the default holds again, so that a second one ends at once.
 	context.AfterFunc(ctx, stop)
-	code := run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr)
+	stdout, stderr := output(os.Stdout), output(os.Stderr)
+	code := run(ctx, os.Args[1:], os.Stdin, stdout, stderr)
+	for _, w := range []io.Writer{stdout, stderr} {
+		if s, ok := w.(*screen); ok {
+			_ = s.flush() // the terminal may be gone
+		}
+	}
 	stop()
 	os.Exit(code)
 }
@@ -74,9 +79,9 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 
 // report prints what went wrong: sentence, code, next step; with --json also as an object where the result would stand.
 func report(err error, jsonToo bool, stdout, stderr io.Writer) {
-	fmt.Fprintf(stderr, "basilica: %s\n", err)
+	fmt.Fprintf(stderr, "basilica: %s\n", severalLines(err.Error()))
 	if fix := basilica.FixOf(err); fix != "" {
-		fmt.Fprintf(stderr, "Fix: %s\n", fix)
+		fmt.Fprintf(stderr, "Fix: %s\n", basilica.OneLine(fix))
 	}
 	if _, known := basilica.Explain(basilica.CodeOf(err)); known {
 		fmt.Fprintf(stderr, "More: basilica explain %s\n", basilica.CodeOf(err))
@@ -105,16 +110,15 @@ Basilica: GPU owners offer machines, validators prove that the machines are what
 they claim and set weights on the Bittensor network, clients run containers on them.
 
 Exit codes: 0 done; 1 failed, stderr has the sentence, a code and the next step;
-2 the command line was wrong. ` + "`basilica run`" + ` ends with the job's own code, 124 for
-a job over its time limit, 125 for a failure of Basilica, 130 for a cancelled job.
+2 the command line was wrong. ` + "`basilica run`" + ` and ` + "`basilica attach`" + ` end with the job's
+own code, or one of the table in ` + "`basilica run --help`" + `.
 
 Every key of a configuration file can be set by an environment variable:
 BASILICA_SECTION_KEY. Flags come last.`),
-		SilenceUsage:      true,
-		SilenceErrors:     true,
-		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true},
-		Args:              arguments(cobra.NoArgs),
-		RunE:              func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		SilenceUsage:  true,
+		SilenceErrors: true,
+		Args:          arguments(cobra.NoArgs),
+		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return wrongUsage(cmd, err) })
 	root.AddGroup(
@@ -125,11 +129,13 @@ BASILICA_SECTION_KEY. Flags come last.`),
 		&cobra.Group{ID: "check", Title: "Check and inspect:"},
 	)
 	root.AddCommand(inGroup("all", upCommand())...)
-	root.AddCommand(inGroup("client", runCommand(), psCommand(), logsCommand(), cancelCommand(), lsCommand())...)
+	root.AddCommand(inGroup("client", runCommand(), attachCommand(), psCommand(), logsCommand(), cancelCommand(), lsCommand(), imageCommand())...)
 	root.AddCommand(inGroup("role", validatorCommand(), minerCommand(), executorCommand(), localnetCommand(), subnetCommand())...)
 	root.AddCommand(inGroup("fleet", tokenCommand(), joinCommand(), fleetCommand())...)
 	root.AddCommand(inGroup("check", explainCommand(), configCommand(), receiptCommand(), verifyCommand(), versionCommand())...)
 	root.AddCommand(taskCheckCommand())
+	root.SetHelpCommandGroupID("check")
+	root.SetCompletionCommandGroupID("check")
 	return root
 }
 
