@@ -21,6 +21,7 @@ const (
 	outputDir = "/out"
 	homeDir   = "/home/job"
 	tempDir   = "/tmp"
+	shmDir    = "/dev/shm"
 )
 
 // mappedID is a stranger's user and group where the engine maps users into a namespace of 65536: there every number is
@@ -40,9 +41,14 @@ const (
 	maxVolumes = 16
 	maxFiles   = 16384 // open files of one process: an engine without CAP_SYS_RESOURCE cannot give more than it has
 	oomScore   = 500   // where the host itself runs out of memory, a stranger goes first
-
-	tmpfsInodes = 16384 // of one tmpfs: an inode takes kernel memory beside what the size counts
 )
+
+// masked are the kernel's files that a stranger sees empty: those of engines' own lists up to version 28, and the host's
+// pressure, which any user may set triggers on.
+var masked = [...]string{
+	"/proc/acpi", "/proc/asound", "/proc/interrupts", "/proc/kcore", "/proc/keys", "/proc/latency_stats", "/proc/pressure", "/proc/sched_debug",
+	"/proc/scsi", "/proc/timer_list", "/proc/timer_stats", "/sys/devices/virtual/powercap", "/sys/firmware",
+}
 
 // tmpfsPlan divides at most half of a container's memory among what lives in memory and counts in it.
 type tmpfsPlan struct {
@@ -98,7 +104,7 @@ func contained(spec basilica.ContainerSpec, volumes []string) (*container.Config
 	if len(spec.Command) > 0 {
 		cfg.Entrypoint, cfg.Cmd = spec.Command[:1], spec.Command[1:]
 	}
-	tmpfs := map[string]string{tempDir: tmpfsOptions(plan.temp), homeDir: tmpfsOptions(plan.home)}
+	tmpfs := map[string]string{tempDir: tmpfsOptions(plan.temp), homeDir: tmpfsOptions(plan.home), shmDir: tmpfsOptions(plan.shm)}
 	for _, v := range volumes {
 		tmpfs[v] = tmpfsOptions(plan.volume)
 	}
@@ -120,7 +126,7 @@ func contained(spec basilica.ContainerSpec, volumes []string) (*container.Config
 		ReadonlyRootfs: true,
 		Init:           &yes,
 		OomScoreAdj:    oomScore,
-		ShmSize:        plan.shm,
+		MaskedPaths:    masked[:],
 		Tmpfs:          tmpfs,
 		Mounts:         mounts,
 		RestartPolicy:  container.RestartPolicy{Name: "no"},
@@ -160,8 +166,12 @@ func environment(env map[string]string) []string {
 // needs that, and without set-user-ID bits, devices and privileges to be had it gives nothing that /in and the image do
 // not.
 func tmpfsOptions(size int64) string {
-	return fmt.Sprintf("rw,exec,nosuid,nodev,size=%d,nr_inodes=%d,mode=1777", size, tmpfsInodes)
+	return fmt.Sprintf("rw,exec,nosuid,nodev,size=%d,nr_inodes=%d,mode=1777", size, inodes(size))
 }
+
+// inodes bounds the files of a file system in memory by its size, for each takes kernel memory that the size does not
+// count: about as much as a small file's page.
+func inodes(size int64) int64 { return size/4096 + 16 }
 
 func bind(source, target string, readOnly bool) mount.Mount {
 	return mount.Mount{Type: mount.TypeBind, Source: source, Target: target, ReadOnly: readOnly, BindOptions: &mount.BindOptions{Propagation: mount.PropagationRPrivate}}

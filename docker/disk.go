@@ -16,7 +16,7 @@ import (
 	"basilica/internal/crashpoint"
 )
 
-// outputInodes bounds the files of one output directory: an inode takes kernel memory that no size limit counts.
+// outputInodes bounds the files of one output directory, however large: nobody collects as many.
 const outputInodes = 16384
 
 // MountOutput makes dir and mounts a file system of that many bytes on it, so that a job that writes more meets ENOSPC
@@ -29,7 +29,7 @@ func MountOutput(dir string, bytes int64) error {
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		return fmt.Errorf("make output directory: %w", err)
 	}
-	options := fmt.Sprintf("size=%d,nr_inodes=%d,mode=0777", bytes, outputInodes)
+	options := fmt.Sprintf("size=%d,nr_inodes=%d,mode=0777", bytes, min(outputInodes, inodes(bytes)))
 	crashpoint.Hit("docker.mount.before")
 	err := unix.Mount("basilica-out", dir, "tmpfs", unix.MS_NODEV|unix.MS_NOSUID|unix.MS_NOEXEC, options)
 	if errors.Is(err, unix.EPERM) {

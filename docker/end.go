@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"regexp"
 	"strings"
 	"time"
 
@@ -23,6 +24,9 @@ const (
 	againEvery = 500 * time.Millisecond // an engine that is away is asked again that often
 )
 
+// pathFault is the runtime's word on a mount or a working directory that an image makes impossible.
+var pathFault = regexp.MustCompile(`error mounting .* to rootfs at|error during container init: (mkdir|chdir|mount callback failed)|cwd|current working directory`)
+
 // Start starts a created container and gives the function that waits for its end. An entry point that cannot be executed
 // is Invalid (CONTAINER_START).
 func (e *Engine) Start(ctx context.Context, id string) (wait func(context.Context) (basilica.ContainerEnd, error), err error) {
@@ -36,6 +40,9 @@ func (e *Engine) Start(ctx context.Context, id string) (wait func(context.Contex
 		if i := strings.LastIndex(err.Error(), "exec: "); i >= 0 { // the runtime's word on the program, not on the host
 			why := tail(strings.TrimSuffix(err.Error()[i+len("exec: "):], ": unknown"))
 			return nil, basilica.E(basilica.Invalid, "CONTAINER_START", "the container could not start: "+why, "check the command and the image").With(err)
+		}
+		if pathFault.MatchString(err.Error()) {
+			return nil, basilica.E(basilica.Invalid, "CONTAINER_PATHS", "the image has a link or a file where the container's folders go", "use an image in which /tmp, /dev/shm, /home/job, /in, /out, its VOLUMEs and its WORKDIR are folders or absent").With(err)
 		}
 		return nil, e.mapped("start container", err)
 	}

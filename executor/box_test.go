@@ -29,6 +29,7 @@ import (
 type disk struct{}
 
 func (disk) MountOutput(dir string, bytes int64) error { return docker.MountOutput(dir, bytes) }
+func (disk) OutputFull(dir string) (bool, error)       { return docker.OutputFull(dir) }
 func (disk) UnmountAll(root string) error              { return docker.UnmountAll(root) }
 
 // miner answers heartbeats in the test's process.

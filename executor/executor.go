@@ -111,6 +111,7 @@ type Logs interface {
 // Disk mounts directories whose size the kernel limits.
 type Disk interface {
 	MountOutput(dir string, bytes int64) error
+	OutputFull(dir string) (bool, error)
 	UnmountAll(root string) error
 }
 

@@ -90,6 +90,7 @@ type run struct {
 	logErr         error    // why the log could not be kept
 
 	outputs []basilica.TaskFile
+	full    bool  // the job failed with no room left for outputs
 	err     error // what went wrong on this machine's side
 }
 
@@ -268,6 +269,10 @@ func conclude(cause error, r *run) (basilica.TaskState, basilica.Reason) {
 	case r.end.ExitCode == killed:
 		return basilica.TaskFailed, basilica.Reason{
 			Code: "KILLED", Sentence: "somebody killed the task (exit code 137): neither its miner, nor its time limit, nor its memory limit did", Fix: "look for a kill in the task itself, or ask the machine's owner",
+		}
+	case r.end.ExitCode != 0 && r.full:
+		return basilica.TaskFailed, basilica.Reason{
+			Code: "OUTPUT_FULL", Sentence: fmt.Sprintf("the task's command ended with exit code %d, and /out was full", r.end.ExitCode), Fix: "ask for more with --output-size, or write less to /out",
 		}
 	case r.end.ExitCode != 0:
 		return basilica.TaskFailed, basilica.Reason{Code: "EXIT_CODE", Sentence: fmt.Sprintf("the task's command ended with exit code %d", r.end.ExitCode)}

@@ -92,9 +92,15 @@ func (e *Executor) work(ctx context.Context, log *slog.Logger, l *life, a *basil
 	if r.end.Error != "" {
 		return basilica.E(basilica.Invalid, "CONTAINER_START", "the container could not run: "+r.end.Error, "check the command and the image")
 	}
+	out := filepath.Join(e.dir(a.Key()), "out")
+	if r.end.ExitCode != 0 {
+		if r.full, err = e.cfg.Disk.OutputFull(out); err != nil {
+			return err
+		}
+	}
 	reading, giveUp := context.WithTimeout(context.WithoutCancel(ctx), cleanUp)
 	defer giveUp()
-	r.outputs, err = e.collect(reading, filepath.Join(e.dir(a.Key()), "out"), i.demand.output)
+	r.outputs, err = e.collect(reading, out, i.demand.output)
 	return err
 }
 

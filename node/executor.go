@@ -395,6 +395,9 @@ type hostDisk struct{}
 // MountOutput implements executor.Disk.
 func (hostDisk) MountOutput(dir string, bytes int64) error { return docker.MountOutput(dir, bytes) }
 
+// OutputFull implements executor.Disk.
+func (hostDisk) OutputFull(dir string) (bool, error) { return docker.OutputFull(dir) }
+
 // UnmountAll implements executor.Disk.
 func (hostDisk) UnmountAll(root string) error { return docker.UnmountAll(root) }
 
