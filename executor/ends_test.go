@@ -38,7 +38,7 @@ func TestEnds(t *testing.T) {
 		"holes":   {"/busybox truncate -s 1073741824 /out/x", nil, basilica.TaskFailed, "OUTPUT_SIZE"},
 		"deep":    {"p=/out; for i in $(/busybox seq 20); do p=$p/d; done; /busybox mkdir -p $p", nil, basilica.TaskFailed, "OUTPUT_COUNT"},
 		"many":    {"for i in $(/busybox seq 300); do echo > /out/f$i; done", nil, basilica.TaskFailed, "OUTPUT_COUNT"},
-		"full":    {"/busybox dd if=/dev/zero of=/out/x bs=64k count=64 || exit 9", nil, basilica.TaskFailed, "EXIT_CODE"},
+		"full":    {"/busybox dd if=/dev/zero of=/out/x bs=64k count=64 || exit 9", nil, basilica.TaskFailed, "OUTPUT_FULL"},
 	} {
 		if _, err := b.execute(name, b.spec(c.change, c.script)); err != nil {
 			t.Errorf("%s: %v", name, err)

@@ -6,6 +6,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"syscall"
 	"testing"
 
@@ -90,14 +91,35 @@ func TestCaseA4_4EngineRestartsUnderAJob(t *testing.T) {
 	}
 	b.start(t)
 	b.endsClean(t)
-	if _, err := b.execute("talks", b.spec(nil, talker)); err != nil {
+	// It talks until a file appears in /in, so that it outlives the restart.
+	if _, err := b.execute("talks", b.spec(nil, "i=0; while [ ! -e /in/go ]; do echo $i; i=$((i+1)); /busybox usleep 10000; done; echo x > /out/x")); err != nil {
 		t.Fatal(err)
 	}
-	b.runsNow(t, "talks")
-	waitFor(t, func() bool { n, err := b.cfg.Logs.Size("talks.1"); return err == nil && n > 50 })
+	a := b.runsNow(t, "talks")
+	logged := func() int64 {
+		n, err := b.cfg.Logs.Size("talks.1")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	waitFor(t, func() bool { return logged() > 50 })
 	p.stop(t)
+	before := logged()
 	p.start(t, true)
-	talked(t, b, "talks")
+	waitFor(t, func() bool { return logged() > before+50 })
+	if err := os.WriteFile(filepath.Join(b.Executor.dir(a.Key()), "in", "go"), nil, 0o444); err != nil {
+		t.Fatal(err)
+	}
+	_, text, last := b.watch(t, "talks", 0)
+	if last.State != basilica.TaskSucceeded || len(last.Outputs) != 1 {
+		t.Errorf("talks: %s %+v %v", last.State, last.Reason, last.Outputs)
+	}
+	for i, line := range strings.Split(strings.TrimSuffix(text, "\n"), "\n") {
+		if line != strconv.Itoa(i) {
+			t.Fatalf("the log has %q where %d should be", line, i)
+		}
+	}
 	p.stop(t)
 	p.start(t, false)
 	if _, err := b.execute("dies", b.spec(nil, "trap 'exit 0' TERM; while true; do /busybox usleep 10000; done")); err != nil {
@@ -106,7 +128,7 @@ func TestCaseA4_4EngineRestartsUnderAJob(t *testing.T) {
 	b.runsNow(t, "dies")
 	p.stop(t)
 	p.start(t, false)
-	if _, _, last := b.watch(t, "dies", 0); last.State != basilica.TaskLost || last.Reason.Code != "ENGINE_RESTARTED" || last.ExitCode != nil || last.Receipt == nil {
+	if _, _, last = b.watch(t, "dies", 0); last.State != basilica.TaskLost || last.Reason.Code != "ENGINE_RESTARTED" || last.ExitCode != nil || last.Receipt == nil {
 		t.Errorf("%s %+v", last.State, last.Reason)
 	}
 }
