@@ -34,7 +34,6 @@ func TestMinerConfigNamesTheWrongKey(t *testing.T) {
 		"miner.axon_listen":          func(c *MinerConfig) { c.AxonListen = "8080" },
 		"miner.fleet_listen":         func(c *MinerConfig) { c.FleetListen = "8090" },
 		"miner.status_listen":        func(c *MinerConfig) { c.StatusListen = "" },
-		"miner.axon_advertise":       func(c *MinerConfig) { c.AxonAdvertise = "example.org:8080" },
 		"miner.fleet_advertise":      func(c *MinerConfig) { c.FleetAdvertise = ":8090" },
 		"miner.compute":              func(c *MinerConfig) { c.Compute = "some" },
 		"miner.allow_list":           func(c *MinerConfig) { c.AllowList = []basilica.Hotkey{"5x"} },

@@ -48,6 +48,7 @@ func CheckConfig(path string, environ []string) ([]string, error) {
 	if err := toml.Unmarshal(text, &present); err != nil {
 		return nil, fmt.Errorf("read %s again: %w", path, err)
 	}
+	cfg.Miner.Chain = cfg.Chain // what a miner may publish depends on the chain
 	var names []string
 	var errs []error
 	v := reflect.ValueOf(&cfg).Elem()
