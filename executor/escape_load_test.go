@@ -84,7 +84,11 @@ func (a *attacker) processors(t *testing.T) {
 	seen := make(chan string, 1)
 	go func() {
 		seen <- a.observe(t.Context(), "cpu", func(id string) string {
-			return cgroup(id, "cpuacct", "cpuacct.usage", "cpu.stat") + "\n" + cgroup(id, "cpu", "cpu.stat", "cpu.stat")
+			used, stat := cgroup(id, "cpuacct", "cpuacct.usage", "cpu.stat"), cgroup(id, "cpu", "cpu.stat", "cpu.stat")
+			if used == "" || stat == "" {
+				return ""
+			}
+			return used + "\n" + stat
 		})
 	}()
 	rows, last := a.attack(t, "cpu", func(s *basilica.TaskSpec) {
@@ -225,7 +229,7 @@ func (a *attacker) outputsOfAStranger(t *testing.T) {
 
 // rounds is how often a race is tried: `make escape` tries more.
 func rounds() int {
-	if n, err := strconv.Atoi(os.Getenv("ESCAPE_ROUNDS")); err == nil {
+	if n, err := strconv.Atoi(os.Getenv("BASILICA_ESCAPE_ROUNDS")); err == nil {
 		return n
 	}
 	return 1

@@ -79,7 +79,7 @@ func TestEscape(t *testing.T) {
 	a := &attacker{box: b, canary: "canary-" + strconv.FormatInt(time.Now().UnixNano(), 36)}
 	a.program = buildEscape(t)
 	a.image = hostileImage(t, b.engine, a.program, "")
-	alone := os.Getenv("ESCAPE") == "alone"
+	alone := os.Getenv("BASILICA_ESCAPE") == "alone"
 	before := lookAtHost(t, b.dir)
 	a.prepareHost(t)
 
