@@ -226,7 +226,7 @@ func (h *house) open(change func(*miner.Config)) {
 	cfg := miner.Config{
 		NetUID: netuid, Axon: basilica.Axon{Addr: netip.MustParseAddrPort("127.0.0.2:8080"), Protocol: 4, TLSKey: bytes.Repeat([]byte{1}, 64)},
 		FleetAddr: "127.0.0.1:8090", Compute: miner.ComputeOpen, MinStake: 1000, MaxGrants: 3, MaxOpenTasks: 3, MaxAttempts: 2,
-		LostAfter: 30 * time.Second, Tick: 5 * time.Millisecond, Retry: time.Millisecond, ReleaseEvery: 5 * time.Millisecond,
+		LostAfter: 30 * time.Second, Tick: 20 * time.Millisecond, Retry: time.Millisecond, ReleaseEvery: 20 * time.Millisecond,
 	}
 	if change != nil {
 		change(&cfg)
@@ -421,7 +421,7 @@ func (h *house) keepTime(step time.Duration) (stop func()) {
 	done, stopped := make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(stopped)
-		tick := time.NewTicker(2 * time.Millisecond)
+		tick := time.NewTicker(10 * time.Millisecond)
 		defer tick.Stop()
 		for {
 			select {

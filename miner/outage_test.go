@@ -25,7 +25,7 @@ func fieldCase(t *testing.T, name string, into any) {
 // wait polls until what is asked for is so.
 func wait(t *testing.T, what string, so func() bool) {
 	t.Helper()
-	late, tick := time.After(20*time.Second), time.NewTicker(time.Millisecond)
+	late, tick := time.After(20*time.Second), time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
 	for !so() {
 		select {
@@ -298,7 +298,7 @@ func TestLostTasks(t *testing.T) {
 			h.machine = box
 			h.stop()
 			h.open(nil)
-			stop := h.keepTime(20 * time.Millisecond)
+			stop := h.keepTime(100 * time.Millisecond)
 			task := h.submit("k", basilica.TaskSpec{Image: "i", Retries: c.retries})
 			log := ""
 			for n := 1; n <= c.attempts; n++ {
