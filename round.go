@@ -34,14 +34,14 @@ type VerificationQuery struct {
 	Executor ExecutorID
 	Round    *BlockNumber
 	Result   Result // of gpu_proof
-	Before   int64  // only those stored before this place, as VerificationPage.Next gave it; 0: from the newest
-	Limit    int    // at most 500; 0: 50
+	After    string // VerificationPage.Next of the page before, of the same query; another is Invalid (BAD_CURSOR)
+	Limit    int    // at most MaxPage; 0: DefaultPage
 }
 
-// VerificationPage is one page of an answer. Next is 0 where nothing follows.
+// VerificationPage is one page of an answer. Next is empty where nothing follows.
 type VerificationPage struct {
 	Verifications []Verification `json:"verifications"`
-	Next          int64          `json:"next"`
+	Next          string         `json:"next"`
 }
 
 // RoundID names a round: a chain that is put back has the same block number again under another hash.

@@ -126,7 +126,7 @@ type verificationParams struct {
 	Executor string `query:"executor" maxLength:"64"`
 	Round    int64  `query:"round" minimum:"-1" default:"-1" doc:"first block of a round; -1: every round"`
 	Result   string `query:"result" enum:"pass,fail,not_run,unsure" doc:"of gpu_proof"`
-	Before   int64  `query:"before" minimum:"0" doc:"place to go on from: next of the page before"`
+	After    string `query:"after" maxLength:"512" doc:"place to go on from: next of the page before, of the same query"`
 	Limit    int    `query:"limit" minimum:"1" maximum:"500" default:"50"`
 }
 
@@ -245,7 +245,7 @@ func (d *door) executors(ctx context.Context, _ *none) ([]Executor, error) {
 
 func (d *door) verifications(ctx context.Context, in *verificationParams) (basilica.VerificationPage, error) {
 	q := basilica.VerificationQuery{
-		Miner: basilica.Hotkey(in.Miner), Executor: basilica.ExecutorID(in.Executor), Result: basilica.Result(in.Result), Before: in.Before, Limit: in.Limit,
+		Miner: basilica.Hotkey(in.Miner), Executor: basilica.ExecutorID(in.Executor), Result: basilica.Result(in.Result), After: in.After, Limit: in.Limit,
 	}
 	if in.Round >= 0 {
 		round := basilica.BlockNumber(in.Round)

@@ -99,7 +99,7 @@ func TestRoutes(t *testing.T) {
 	}{
 		{"/api/v1/miners", 200, []string{`"uid":3`, `"passed":1`, `"executor":"box-2"`}},
 		{"/api/v1/executors", 200, []string{`"executor":"box-1"`, `"value":0.01`, `"kernel":"6.1"`}},
-		{"/api/v1/verifications", 200, []string{`"verifications":[]`, `"next":0`}},
+		{"/api/v1/verifications", 200, []string{`"verifications":[]`, `"next":""`}},
 		{"/api/v1/verifications/v1", 200, []string{`"reason":"PASS"`, `"class":"software"`}},
 		{"/api/v1/verifications/v2", 404, []string{`"code":"NO_SUCH_VERIFICATION"`}},
 		{"/api/v1/verifications/v2/frames", 404, []string{`"code":"NO_SUCH_VERIFICATION"`}},
@@ -153,14 +153,14 @@ func TestQuery(t *testing.T) {
 	var got basilica.VerificationQuery
 	h, _ := newDoor(t, &results{verifications: func(q basilica.VerificationQuery) (basilica.VerificationPage, error) {
 		got = q
-		return basilica.VerificationPage{Verifications: []basilica.Verification{found}, Next: 7}, nil
+		return basilica.VerificationPage{Verifications: []basilica.Verification{found}, Next: "7"}, nil
 	}})
-	w := get1(h, "/api/v1/verifications?miner=5m&executor=box-1&round=40&result=fail&before=9&limit=3")
+	w := get1(h, "/api/v1/verifications?miner=5m&executor=box-1&round=40&result=fail&after=9&limit=3")
 	var page basilica.VerificationPage
-	if err := json.Unmarshal(w.Body.Bytes(), &page); err != nil || page.Next != 7 || len(page.Verifications) != 1 {
+	if err := json.Unmarshal(w.Body.Bytes(), &page); err != nil || page.Next != "7" || len(page.Verifications) != 1 {
 		t.Fatalf("%v %s", err, w.Body)
 	}
-	if got.Miner != "5m" || got.Executor != "box-1" || got.Round == nil || *got.Round != 40 || got.Result != basilica.Fail || got.Before != 9 || got.Limit != 3 {
+	if got.Miner != "5m" || got.Executor != "box-1" || got.Round == nil || *got.Round != 40 || got.Result != basilica.Fail || got.After != "9" || got.Limit != 3 {
 		t.Errorf("%+v", got)
 	}
 	get1(h, "/api/v1/verifications")
@@ -213,11 +213,11 @@ func TestRateLimit(t *testing.T) {
 }
 
 func FuzzParams(f *testing.F) {
-	for _, s := range []string{"limit=1", "before=-1&round=99999999999999999999", "miner=%00&result=pass", "executor=" + strings.Repeat("x", 100), "round=-1", ";&=&"} {
+	for _, s := range []string{"limit=1", "after=-1&round=99999999999999999999", "miner=%00&result=pass", "executor=" + strings.Repeat("x", 100), "round=-1", ";&=&"} {
 		f.Add(s)
 	}
 	r := &results{verifications: func(q basilica.VerificationQuery) (basilica.VerificationPage, error) {
-		if q.Limit < 1 || q.Limit > 500 || q.Before < 0 || len(q.Miner) > 256 || len(q.Executor) > 256 {
+		if q.Limit < 1 || q.Limit > 500 || len(q.After) > 512 || len(q.Miner) > 256 || len(q.Executor) > 256 {
 			panic("out of range")
 		}
 		return basilica.VerificationPage{}, nil

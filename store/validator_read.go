@@ -4,15 +4,11 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"strconv"
 	"strings"
 
 	"basilica"
-)
-
-const (
-	defaultPage = 50
-	maxPage     = 500
 )
 
 const verificationColumns = `v.seq, v.id, v.round, v.block, v.miner, v.miner_uid, v.executor, v.started, v.ended, v.strength, v.after_open, v.holder, v.gpus, v.facts`
@@ -66,11 +62,7 @@ func (b *Book) withVerdicts(ctx context.Context, rows []verificationRow) ([]basi
 
 // Verifications gives one page, newest first.
 func (b *Book) Verifications(ctx context.Context, q basilica.VerificationQuery) (basilica.VerificationPage, error) {
-	limit := q.Limit
-	if limit <= 0 {
-		limit = defaultPage
-	}
-	limit = min(limit, maxPage)
+	limit := pageSize(q.Limit)
 	where, args := []string{"v.book = $1"}, []any{b.id}
 	and := func(column string, value any) {
 		args = append(args, value)
@@ -88,8 +80,16 @@ func (b *Book) Verifications(ctx context.Context, q basilica.VerificationQuery) 
 	if q.Result != "" {
 		and("v.result =", q.Result)
 	}
-	if q.Before > 0 {
-		and("v.seq <", q.Before)
+	list := fmt.Sprintf("verifications of %d%q%v", b.id, []string{string(q.Miner), string(q.Executor), string(q.Result)}, where)
+	if q.Round != nil {
+		list += fmt.Sprint(*q.Round)
+	}
+	if q.After != "" {
+		from, err := parseCursor(q.After, list)
+		if err != nil {
+			return basilica.VerificationPage{}, err
+		}
+		and("v.seq <", from.at)
 	}
 	and("1 = 1 ORDER BY v.seq DESC LIMIT", limit+1)
 	rows, err := b.v.read.QueryContext(ctx, `SELECT `+verificationColumns+` FROM verifications v WHERE `+strings.Join(where, " AND "), args...)
@@ -97,13 +97,9 @@ func (b *Book) Verifications(ctx context.Context, q basilica.VerificationQuery) 
 	if err != nil {
 		return basilica.VerificationPage{}, err
 	}
-	var page basilica.VerificationPage
-	if len(found) > limit {
-		found = found[:limit]
-		page.Next = found[limit-1].seq
-	}
-	page.Verifications, err = b.withVerdicts(ctx, found)
-	return page, err
+	found, next := page(found, limit, list, func(r verificationRow) cursor { return cursor{at: r.seq} })
+	verifications, err := b.withVerdicts(ctx, found)
+	return basilica.VerificationPage{Verifications: verifications, Next: next}, err
 }
 
 // Verification reads one; an unknown id is NotFound.

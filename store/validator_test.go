@@ -127,15 +127,24 @@ func TestPages(t *testing.T) {
 		for _, x := range page.Verifications {
 			ids = append(ids, x.ID)
 		}
-		if q.Before = page.Next; q.Before == 0 {
+		if q.After = page.Next; q.After == "" {
 			break
+		}
+		for what, bad := range map[string]basilica.VerificationQuery{
+			"cut":            {Limit: 3, Executor: "box-b", Miner: "5miner", Result: basilica.Pass, After: q.After[:len(q.After)-2]},
+			"another filter": {Limit: 3, Executor: "box-a", Miner: "5miner", Result: basilica.Pass, After: q.After},
+			"of old":         {Executor: "box-b", After: "7"},
+		} {
+			if _, err := b.Verifications(t.Context(), bad); basilica.CodeOf(err) != "BAD_CURSOR" {
+				t.Errorf("%s: %v", what, err)
+			}
 		}
 	}
 	if want := []basilica.VerificationID{"b4", "b3", "b2", "b1", "b0"}; !cmp.Equal(ids, want) {
 		t.Errorf("%v", ids)
 	}
 	round := basilica.BlockNumber(40)
-	if page, err := b.Verifications(t.Context(), basilica.VerificationQuery{Round: &round}); err != nil || len(page.Verifications) != 2 || page.Next != 0 {
+	if page, err := b.Verifications(t.Context(), basilica.VerificationQuery{Round: &round}); err != nil || len(page.Verifications) != 2 || page.Next != "" {
 		t.Errorf("%+v %v", page, err)
 	}
 	if page, err := b.Verifications(t.Context(), basilica.VerificationQuery{Result: basilica.Fail}); err != nil || len(page.Verifications) != 0 {
