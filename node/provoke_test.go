@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"crypto/x509"
 	"log/slog"
 	"net"
 	"os"
@@ -58,7 +59,7 @@ func TestRefusals(t *testing.T) {
 		"BINDING":         func(t *testing.T) error { return prover{miner: "nobody"}.Prove(t.Context(), executor.Visit{}) },
 		"BUSYBOX_MISSING": func(*testing.T) error { _, err := findBusybox(); return err },
 		"CERTIFICATE_EXPIRED": func(*testing.T) error {
-			return (&identity{ends: time.Unix(1000, 0)}).inForce(time.Unix(2000, 0))
+			return (&identity{cert: &x509.Certificate{NotAfter: time.Unix(1000, 0)}}).inForce(time.Unix(2000, 0))
 		},
 		"CHECK_BINARY": func(t *testing.T) error { return static(file(t, "#!/bin/sh\n")) },
 		"CONFIG_EMPTY": func(t *testing.T) error { _, err := CheckConfig(file(t, "# nothing\n"), nil); return err },
