@@ -86,7 +86,9 @@ func (e *Executor) load(ctx context.Context, sum basilica.Digest) (id string, er
 
 // forgetImages removes the images that were loaded from blobs and that no open attempt names.
 func (e *Executor) forgetImages(ctx context.Context) error {
-	e.imageUse.Lock()
+	if !e.imageUse.TryLock() { // one is being loaded; tidy comes again
+		return nil
+	}
 	defer e.imageUse.Unlock()
 	loaded, err := e.cfg.Marks.LoadedImages(ctx)
 	if err != nil {

@@ -73,18 +73,18 @@ func (d *doubtful) Start(ctx context.Context, id string) (func(context.Context) 
 	}
 	wait, err := d.Engine.Start(ctx, id)
 	if aerr := d.answer(err); aerr != nil && err == nil {
-		return nil, errors.Join(aerr, errIgnored(release(ctx, wait)))
+		_ = release(ctx, wait)
+		return nil, aerr
 	}
 	return func(ctx context.Context) (basilica.ContainerEnd, error) {
 		if d.stuck.Load() {
 			<-ctx.Done()
-			return basilica.ContainerEnd{}, errors.Join(ctx.Err(), errIgnored(release(context.Background(), wait)))
+			_ = release(context.Background(), wait)
+			return basilica.ContainerEnd{}, ctx.Err()
 		}
 		return wait(ctx)
 	}, err
 }
-
-func errIgnored(error) error { return nil }
 
 func (d *doubtful) Stop(ctx context.Context, id string, grace time.Duration) error {
 	if d.stuck.Load() {
