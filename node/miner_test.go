@@ -16,7 +16,9 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"basilica"
+	"basilica/admin"
 	"basilica/axon"
+	"basilica/internal/provoke"
 	"basilica/keys"
 	"basilica/pki"
 	"basilica/wire"
@@ -87,6 +89,8 @@ type echoBox struct {
 	endorsement basilica.SignedEndorsement
 	content     []byte
 	task        chan basilica.ExecuteRequest
+	fleet       *wire.FleetClient
+	cut         chan struct{} // the miner has ended the stream of heartbeats
 }
 
 func (b *echoBox) Execute(_ context.Context, req basilica.ExecuteRequest) (basilica.Holding, error) {
@@ -156,8 +160,12 @@ func joinEcho(t *testing.T, ctx context.Context, token string) *echoBox {
 	log := slog.New(slog.DiscardHandler)
 	server, err := wire.NewExecutorServer(box, wire.ExecutorServerConfig{Executor: out.Executor, Certificate: shows(cert), CAs: func() [][]byte { return out.Trust.FleetCAs }, JWTKeys: func() [][]byte { return out.Trust.JWTKeys }, Now: time.Now, Log: log})
 	check(t, err)
-	fleet, err := wire.DialFleet(parsed.Addr, wire.FleetClientConfig{Certificate: shows(cert), CAs: func() [][]byte { return out.Trust.FleetCAs }, Now: time.Now})
+	box.cut = make(chan struct{}, 1)
+	fleet, err := wire.DialFleet(parsed.Addr, wire.FleetClientConfig{
+		Certificate: shows(cert), CAs: func() [][]byte { return out.Trust.FleetCAs }, Now: time.Now, Ended: func() { box.cut <- struct{}{} },
+	})
 	check(t, err)
+	box.fleet = fleet
 	door, err := net.Listen("tcp", addr)
 	check(t, err)
 	life, end := context.WithCancel(context.WithoutCancel(ctx))
@@ -264,5 +272,27 @@ func TestMinerOverItsRealDoors(t *testing.T) {
 	check(t, door.GetBlob(ctx, "", last.Outputs[0].SHA256, 0, &output))
 	if !bytes.Equal(output.Bytes(), input) {
 		t.Errorf("output %q", output.Bytes())
+	}
+	revokedOverRealDoors(ctx, t, owner, m, box)
+}
+
+// revokedOverRealDoors: the owner revokes the machine over the socket; its stream ends within a second, it learns why, and
+// neither end meets the other again.
+func revokedOverRealDoors(ctx context.Context, t *testing.T, owner *admin.Client, m *Miner, box *echoBox) {
+	t.Helper()
+	begun := time.Now()
+	check(t, owner.Revoke(ctx, box.id))
+	<-box.cut
+	if took := time.Since(begun); took > 3*time.Second { // it is a third of one, on a machine that is not busy
+		t.Errorf("cut %s after the word was given", took)
+	}
+	_, err := box.fleet.Heartbeat(ctx, box.id, basilica.Heartbeat{At: time.Now()})
+	provoke.Refused(t, err, "EXECUTOR_REVOKED")
+	view, err := owner.Member(ctx, box.id)
+	check(t, err)
+	_, err = m.pool.Executor(box.id, view.Addr).Health(ctx)
+	provoke.Refused(t, err, "EXECUTOR_REVOKED")
+	if view.State != "revoked" || view.Ready {
+		t.Errorf("fleet show: %+v", view)
 	}
 }
