@@ -108,10 +108,14 @@ func (e *Executor) work(ctx context.Context, log *slog.Logger, l *life, a *basil
 // and under this engine; a later process judges by that.
 func (e *Executor) launch(ctx, following context.Context, log *slog.Logger, l *life, a *basilica.Attempt, i inheritance) (waitFunc, followFunc, error) {
 	if i.again {
+		// Off the record first: a container that is on record and gone is one that somebody removed.
+		a.Container, a.Boot, a.Engine = "", "", ""
+		if err := e.save(ctx, *a); err != nil {
+			return nil, nil, fmt.Errorf("record no container: %w", err)
+		}
 		if err := e.patiently(ctx, func() error { return e.remove(ctx, a.Key()) }); err != nil {
 			return nil, nil, err
 		}
-		a.Container, a.Boot, a.Engine = "", "", ""
 	}
 	if err := e.step(ctx, l, a, basilica.TaskPulling, &a.Pulling); err != nil {
 		return nil, nil, err
