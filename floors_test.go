@@ -17,7 +17,7 @@ const module = "basilica"
 
 // floors is the plan of the house: a room imports only rooms on lower floors. The root package is "".
 var floors = map[string]int{
-	"keys": 0, "pki": 0, "scale": 0, "wire/wirepb": 0, "attest/attestpb": 0, "internal/vectors": 0, "internal/crashpoint": 0,
+	"keys": 0, "pki": 0, "scale": 0, "wire/wirepb": 0, "attest/attestpb": 0, "internal/vectors": 0, "internal/crashpoint": 0, "internal/pty": 0,
 	"":       1,
 	"pallet": 2, "yuma": 2, "attest": 2, "score": 2, "internal/gate": 2, "internal/provoke": 2,
 	"validator": 3, "miner": 3, "executor": 3, "client": 3, "localnet": 3,
@@ -49,6 +49,7 @@ var onlyFrom = map[string][]string{
 	"nvidia":           {"cmd/gpu-attestor"},
 	"internal/vectors": {},
 	"internal/provoke": {},
+	"internal/pty":     {},
 }
 
 // faults holds what is wrong with one import of one room, by the rules above; empty where nothing is.

@@ -14,9 +14,10 @@ import (
 func configCommand() *cobra.Command {
 	cmd := &cobra.Command{Use: "config", Short: "Write, check and show configuration files", Args: arguments(cobra.NoArgs)}
 	cmd.AddCommand(configInitCommand(), configShowCommand(), withJSON(&cobra.Command{
-		Use:   "check FILE",
-		Short: "Read a configuration file as a role would, and say what is wrong",
-		Args:  arguments(cobra.ExactArgs(1)),
+		Use:     "check FILE",
+		Example: `  basilica config check miner.toml`,
+		Short:   "Read a configuration file as a role would, and say what is wrong",
+		Args:    arguments(cobra.ExactArgs(1)),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			sections, err := node.CheckConfig(args[0], os.Environ())
 			if err != nil {

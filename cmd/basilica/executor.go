@@ -45,8 +45,9 @@ func joinCommand() *cobra.Command {
 		cfg node.JoinConfig
 	)
 	cmd := withJSON(&cobra.Command{
-		Use:   "join [TOKEN | -]",
-		Short: "Add this machine to a miner's fleet",
+		Use:     "join [TOKEN | -]",
+		Example: `  basilica token create --name box-1 | ssh box-1 basilica join -`,
+		Short:   "Add this machine to a miner's fleet",
 		Long: `Makes this machine's keys, enrolls it with the miner that the token names, and leaves an
 identity and a configuration with which ` + "`basilica executor`" + ` starts, now and after every reboot.
 

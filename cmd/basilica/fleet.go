@@ -44,8 +44,9 @@ func tokenCommand() *cobra.Command {
 		life time.Duration
 	)
 	create := withJSON(&cobra.Command{
-		Use:   "create",
-		Short: "Make a join token for one machine",
+		Use:     "create",
+		Example: `  basilica token create --name box-1 --ttl 10m`,
+		Short:   "Make a join token for one machine",
 		Long: `Prints a token with which one machine joins the miner's fleet, once. The token holds the
 miner's address and the hash of its authority; whoever has it can add a machine until it is
 used or has expired.`,
@@ -80,9 +81,10 @@ used or has expired.`,
 func tokenListCommand() *cobra.Command {
 	var at adminFlags
 	cmd := withJSON(&cobra.Command{
-		Use:   "list",
-		Short: "List join tokens, never their secrets",
-		Args:  arguments(cobra.NoArgs),
+		Use:     "list",
+		Example: `  basilica token list`,
+		Short:   "List join tokens, never their secrets",
+		Args:    arguments(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			c, err := at.open(cmd)
 			if err != nil {
@@ -119,9 +121,10 @@ func tokenState(t basilica.TokenRecord, now time.Time) string {
 func tokenRevokeCommand() *cobra.Command {
 	var at adminFlags
 	cmd := withJSON(&cobra.Command{
-		Use:   "revoke TOKEN",
-		Short: "End a join token that was not used, by its id of token list",
-		Args:  arguments(cobra.ExactArgs(1)),
+		Use:     "revoke TOKEN",
+		Example: `  basilica token revoke 0123456789ab`,
+		Short:   "End a join token that was not used, by its id of token list",
+		Args:    arguments(cobra.ExactArgs(1)),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			c, err := at.open(cmd)
 			if err != nil {
@@ -164,8 +167,9 @@ func members(cmd *cobra.Command, c *admin.Client) ([]basilica.MemberView, error)
 func fleetLsCommand() *cobra.Command {
 	var at adminFlags
 	cmd := withJSON(&cobra.Command{
-		Use:   "ls",
-		Short: "List the machines, and what to do about those that are not well",
+		Use:     "ls",
+		Example: `  basilica fleet ls`,
+		Short:   "List the machines, and what to do about those that are not well",
 		Long: `STATE is ready; draining or drained (no new task); unknown (never heard of), silent (not heard of
 lately), unreachable (heard of, but the miner cannot dial it), clock (its time is off too far),
 unhealthy (it says so itself), or revoked. CLOCK is its clock minus the miner's. Under the table
@@ -251,9 +255,10 @@ func labelText(labels map[string]string) string {
 func fleetShowCommand() *cobra.Command {
 	var at adminFlags
 	cmd := withJSON(&cobra.Command{
-		Use:   "show EXECUTOR",
-		Short: "Show one machine: facts, tasks, and what validators opened on it",
-		Args:  arguments(cobra.ExactArgs(1)),
+		Use:     "show EXECUTOR",
+		Example: `  basilica fleet show box-1`,
+		Short:   "Show one machine: facts, tasks, and what validators opened on it",
+		Args:    arguments(cobra.ExactArgs(1)),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			c, err := at.open(cmd)
 			if err != nil {

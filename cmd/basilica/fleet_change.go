@@ -40,8 +40,9 @@ func fleetDrainCommand() *cobra.Command {
 		deadline time.Duration
 	)
 	cmd := withJSON(&cobra.Command{
-		Use:   "drain EXECUTOR",
-		Short: "Give a machine no new task; what runs goes on",
+		Use:     "drain EXECUTOR",
+		Example: `  basilica fleet drain box-1`,
+		Short:   "Give a machine no new task; what runs goes on",
 		Long: `The machine takes no new task from now on. What runs on it goes on to its end, or until
 --deadline: then it is ended. With --wait the verb ends when nothing runs there any more.`,
 		Args: arguments(cobra.ExactArgs(1)),
@@ -112,8 +113,9 @@ func waitDrained(cmd *cobra.Command, c *admin.Client, id basilica.ExecutorID) er
 func fleetRevokeCommand() *cobra.Command {
 	var at adminFlags
 	cmd := withJSON(&cobra.Command{
-		Use:   "revoke EXECUTOR",
-		Short: "End a machine's membership at once, for good",
+		Use:     "revoke EXECUTOR",
+		Example: `  basilica fleet revoke box-1`,
+		Short:   "End a machine's membership at once, for good",
 		Long: `For a machine that is lost, sold or not to be trusted any more: its connections end within a
 second, its certificates are refused at every door, no validator is sent to it, and what ran on it is
 lost or placed again. It comes back with a new join token alone. To take a machine out of service
@@ -140,8 +142,9 @@ without harm, drain it.`,
 func fleetRenameCommand() *cobra.Command {
 	var at adminFlags
 	cmd := withJSON(&cobra.Command{
-		Use:   "rename EXECUTOR NAME",
-		Short: "Show a machine under a name of yours; its id stays",
+		Use:     "rename EXECUTOR NAME",
+		Example: `  basilica fleet rename box-1 rack-2-box-1`,
+		Short:   "Show a machine under a name of yours; its id stays",
 		Long: `The id stands in certificates and receipts and stays. The name is what lists show beside it; an
 empty one removes it.`,
 		Args: arguments(cobra.ExactArgs(2)),
@@ -166,9 +169,10 @@ empty one removes it.`,
 func fleetLabelCommand() *cobra.Command {
 	var at adminFlags
 	cmd := withJSON(&cobra.Command{
-		Use:   "label EXECUTOR KEY=VALUE | KEY- …",
-		Short: "Set and remove labels of a machine",
-		Args:  arguments(cobra.MinimumNArgs(2)),
+		Use:     "label EXECUTOR KEY=VALUE | KEY- …",
+		Example: `  basilica fleet label box-1 rack=2 old-`,
+		Short:   "Set and remove labels of a machine",
+		Args:    arguments(cobra.MinimumNArgs(2)),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			set, remove := map[string]string{}, []string{}
 			for _, arg := range args[1:] {
@@ -208,8 +212,9 @@ func fleetRotateCommand() *cobra.Command {
 		only bool
 	)
 	cmd := withJSON(&cobra.Command{
-		Use:   "rotate-ca",
-		Short: "Replace the keys of the miner's own authority; nothing drops",
+		Use:     "rotate-ca",
+		Example: `  basilica fleet rotate-ca`,
+		Short:   "Replace the keys of the miner's own authority; nothing drops",
 		Long: `Makes new keys for certificates, SSH certificates and tokens beside those in force. Each machine
 learns of them with its next heartbeat and gets a new certificate; when all have it, the new keys
 sign, and twelve minutes later the old ones are forgotten. A machine that is away holds this up: wait

@@ -15,8 +15,9 @@ func receiptCommand() *cobra.Command {
 	cmd := &cobra.Command{Use: "receipt", Short: "Check receipts of tasks", Args: arguments(cobra.NoArgs)}
 	var miner string
 	verify := withJSON(&cobra.Command{
-		Use:   "verify FILE",
-		Short: "Check a receipt's signatures and endorsement, offline",
+		Use:     "verify FILE",
+		Example: `  basilica receipt verify out/receipt.json --miner 5F…`,
+		Short:   "Check a receipt's signatures and endorsement, offline",
 		Long: `Checks, without any network, that the executor signed the receipt, that the miner's hotkey
 endorsed that executor, and that the miner's hotkey signed the receipt too. Whether that
 hotkey is a miner you know, you say with --miner.`,

@@ -22,10 +22,11 @@ type role interface {
 func roleVerb(name, short, long string, register func(*commonFlags, *cobra.Command), open func(context.Context, node.Config, node.Deps) (role, error)) *cobra.Command {
 	var at commonFlags
 	cmd := &cobra.Command{
-		Use:   name,
-		Short: short,
-		Long:  long,
-		Args:  arguments(cobra.NoArgs),
+		Use:     name,
+		Example: "  basilica " + name + " --config " + name + ".toml",
+		Short:   short,
+		Long:    long,
+		Args:    arguments(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			reporter, err := node.NewReporter(name)
 			if err != nil {

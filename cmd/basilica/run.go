@@ -27,6 +27,7 @@ type taskFlags struct {
 	inputs        []string
 	name          string
 	labels        []string
+	retries       int
 	allowSoftware bool
 }
 
@@ -41,6 +42,7 @@ func (t *taskFlags) register(cmd *cobra.Command) {
 	f.StringArrayVar(&t.inputs, "input", nil, "file, or NAME=FILE, that the job finds at /in/NAME; may be repeated")
 	f.StringVar(&t.name, "name", "", "a name for people, that ps shows and finds")
 	f.StringArrayVar(&t.labels, "label", nil, "label KEY=VALUE, that ps finds; may be repeated")
+	f.IntVar(&t.retries, "retries", 0, fmt.Sprintf("run the job again from its start if a machine that may have run it is lost; at most %d times", basilica.MaxTaskRetries))
 	f.BoolVar(&t.allowSoftware, "allow-software", false, "accept a simulated device as a GPU (development networks)")
 }
 
@@ -57,7 +59,7 @@ func (t *taskFlags) request(image string, command []string) (client.Request, err
 	}
 	spec := basilica.TaskSpec{
 		Name: t.name, Image: image, Command: command, GPUs: t.gpus, AllowSoftware: t.allowSoftware,
-		CPUMillis: int64(math.Ceil(t.cpus * 1000)), TimeoutSeconds: t.maxSeconds,
+		CPUMillis: int64(math.Ceil(t.cpus * 1000)), TimeoutSeconds: t.maxSeconds, Retries: t.retries,
 	}
 	for _, size := range []struct {
 		flag, text string
@@ -225,7 +227,7 @@ stderr and one object to stdout.
 	f := cmd.Flags()
 	f.StringVar(&miner, "miner", "", "hotkey (SS58) of the miner; default: the best offer")
 	f.StringVar(&key, "idempotency-key", "", "the same key with the same job gives the same task; default: a new one")
-	f.BoolVarP(&detach, "detach", "d", false, "print the task's id and leave it to itself; `attach` comes back to it")
+	f.BoolVarP(&detach, "detach", "d", false, "print the task's id and leave it to itself; see attach")
 	f.BoolVar(&dry, "dry-run", false, "say which machine would take the job, and why not the others; nothing runs")
 	return cmd
 }

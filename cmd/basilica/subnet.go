@@ -26,8 +26,9 @@ func subnetRegisterCommand() *cobra.Command {
 		coldkey, hotkey, maxBurn string
 	)
 	cmd := withJSON(&cobra.Command{
-		Use:   "register --coldkey KEY --hotkey KEY --max-burn TAO",
-		Short: "Register a hotkey, at a price of at most so much",
+		Use:     "register --coldkey KEY --hotkey KEY --max-burn TAO",
+		Example: `  basilica subnet register --coldkey ~/.bittensor/wallets/default/coldkey --hotkey ~/.bittensor/wallets/default/hotkeys/default --max-burn 0.5`,
+		Short:   "Register a hotkey, at a price of at most so much",
 		Long: `Registers a hotkey on the subnet. The price is burned from the coldkey's balance; it moves with
 demand, and where it is above --max-burn when the call takes effect, the chain refuses it and only
 the fee is lost.`,

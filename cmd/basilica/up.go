@@ -26,8 +26,9 @@ func upCommand() *cobra.Command {
 		once  bool
 	)
 	cmd := withJSON(&cobra.Command{
-		Use:   "up",
-		Short: "Start a whole network on this machine: chain, miner, machines, validator",
+		Use:     "up",
+		Example: `  basilica up --once`,
+		Short:   "Start a whole network on this machine: chain, miner, machines, validator",
 		Long: `Starts a development chain, a miner with two machines, and a validator, each a process of its
 own, with keys, certificates and configuration of their own. Waits until the loop has closed
 once: machines proven, weights on chain, incentive from them; prints what came of it, and goes

@@ -16,8 +16,9 @@ import (
 
 func verifyCommand() *cobra.Command {
 	return withJSON(&cobra.Command{
-		Use:   "verify FILE",
-		Short: "Judge a stored GPU proof again, offline",
+		Use:     "verify FILE",
+		Example: `  basilica verify evidence.bin`,
+		Short:   "Judge a stored GPU proof again, offline",
 		Long: `Reads the raw frames of one challenge as a validator stored them, runs the verifier on them
 again, without network or store, and refuses a file that is damaged or comes to another
 verdict than it says. A verdict of fail is still a true record: the command ends with 0.

@@ -12,9 +12,10 @@ import (
 
 func versionCommand() *cobra.Command {
 	return withJSON(&cobra.Command{
-		Use:   "version",
-		Short: "Say what this program was built from",
-		Args:  arguments(cobra.NoArgs),
+		Use:     "version",
+		Example: `  basilica version --json`,
+		Short:   "Say what this program was built from",
+		Args:    arguments(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			v := struct {
 				Version string `json:"version"`
