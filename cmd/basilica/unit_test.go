@@ -1,0 +1,92 @@
+package main
+
+import (
+	"bytes"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+)
+
+// TestPrintUnit: the unit of each role says how it is started, kept and ended, and systemd, where it is here, reads it.
+func TestPrintUnit(t *testing.T) {
+	dir := t.TempDir()
+	config := filepath.Join(dir, "a $HOME 100% file.toml")
+	write := func(text string) {
+		t.Helper()
+		if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	unit := func(role string) map[string][]string {
+		t.Helper()
+		var out, said bytes.Buffer
+		if code := run(t.Context(), []string{role, "--print-unit", "--config", config}, strings.NewReader(""), &out, &said); code != exitOK {
+			t.Fatalf("%s: exit %d: %s", role, code, said.String())
+		}
+		verifyUnit(t, filepath.Join(dir, "basilica-"+role+".service"), out.Bytes())
+		keys := map[string][]string{}
+		line := regexp.MustCompile(`^(\[[A-Z][a-z]+\]|#.*|([A-Za-z]+)=(.*)|)$`)
+		for text := range strings.Lines(out.String()) {
+			parts := line.FindStringSubmatch(strings.TrimSuffix(text, "\n"))
+			if parts == nil {
+				t.Errorf("%s: a line that is no unit's: %q", role, text)
+				continue
+			}
+			keys[parts[2]] = append(keys[parts[2]], parts[3])
+		}
+		for key, want := range map[string]string{"Restart": "always", "KillMode": "mixed", "NoNewPrivileges": "yes", "WantedBy": "multi-user.target"} {
+			if got := keys[key]; len(got) != 1 || got[0] != want {
+				t.Errorf("%s: %s=%v, want %s", role, key, got, want)
+			}
+		}
+		if got := keys["ExecStart"]; len(got) != 1 || !strings.HasSuffix(got[0], `"`+role+`" "--config" "`+dir+`/a $$HOME 100%% file.toml"`) {
+			t.Errorf("%s: starts %v", role, got)
+		}
+		return keys
+	}
+	write("[executor]\ndata_dir = \"/var/lib/basilica/executor\"\n[miner]\ndata_dir = \"" + dir + "/miner\"\n[validator]\ndata_dir = \"/var/lib/basilica/validator\"\n")
+	executor := unit("executor")
+	if executor["StateDirectory"][0] != "basilica/executor" || executor["TimeoutStopSec"][0] != "150" || !strings.Contains(strings.Join(executor["After"], " "), "docker.service") {
+		t.Errorf("executor: %v", executor)
+	}
+	for key := range executor {
+		// A mount namespace of its own would hide its mounts from the engine.
+		if strings.HasPrefix(key, "Protect") || strings.HasPrefix(key, "Private") || key == "ReadWritePaths" {
+			t.Errorf("executor: %s", key)
+		}
+	}
+	miner := unit("miner")
+	if miner["ReadWritePaths"][0] != `"`+dir+`/miner"` || miner["ProtectSystem"][0] != "strict" || miner["StateDirectory"] != nil || miner["CapabilityBoundingSet"][0] != "" {
+		t.Errorf("miner: %v", miner)
+	}
+	if v := unit("validator"); v["StateDirectory"][0] != "basilica/validator" {
+		t.Errorf("validator: %v", v)
+	}
+	write("[executor]\nkeep_tasks = true\n")
+	if kept := unit("executor"); kept["TimeoutStopSec"][0] != "30" {
+		t.Errorf("with tasks that go on: %v", kept["TimeoutStopSec"])
+	}
+}
+
+func verifyUnit(t *testing.T, path string, text []byte) {
+	t.Helper()
+	if err := os.WriteFile(path, text, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	tool, err := exec.LookPath("systemd-analyze")
+	if err != nil {
+		return // its form was checked line by line
+	}
+	out, err := exec.CommandContext(t.Context(), tool, "verify", "--man=no", path).CombinedOutput()
+	for line := range strings.Lines(string(out)) {
+		if strings.Contains(line, filepath.Base(path)) {
+			t.Errorf("systemd: %s", line)
+		}
+	}
+	if err != nil && len(out) == 0 {
+		t.Errorf("systemd-analyze verify: %v", err)
+	}
+}
