@@ -51,12 +51,43 @@ func (m *Miner) Heartbeat(ctx context.Context, executor basilica.ExecutorID, bea
 	now := m.Now()
 	last := basilica.LastBeat{At: now, Clock: beat.At.Sub(now), Version: beat.Version, Health: beat.Health}
 	reply, err := m.Store.Beat(ctx, executor, last, beat.GPUs, beat.Trust, m.cfg.LostAfter)
+	if basilica.KindOf(err) == basilica.Unavailable {
+		m.Log.DebugContext(ctx, "heartbeat not recorded", "executor", executor, "err", err)
+		reply, err = m.unrecorded(ctx, executor)
+	}
 	if err != nil {
 		return reply, fmt.Errorf("record heartbeat of %s: %w", executor, err)
 	}
-	m.news.beat(executor, beat.Health)
+	m.news.beat(executor, beat.Health, now)
 	m.bell.ring("")
 	reply.At, reply.Lease, reply.Trust = now, m.cfg.LostAfter, m.trust().Digest()
+	return reply, nil
+}
+
+// unrecorded answers a heartbeat that the store cannot record, for its disk is full or it is locked: what runs is to go on
+// all the same, so its leases are renewed by what the store says.
+func (m *Miner) unrecorded(ctx context.Context, id basilica.ExecutorID) (reply basilica.HeartbeatReply, err error) {
+	e, err := m.Store.Member(ctx, id)
+	if err != nil {
+		return reply, err
+	}
+	if e.Revoked != nil {
+		return reply, basilica.RevokedError(id, *e.Revoked)
+	}
+	open, err := m.Store.OpenTasks(ctx)
+	if err != nil {
+		return reply, err
+	}
+	reply.Drain = e.Drain
+	for _, t := range open {
+		if t.Executor != id || !t.Offered {
+			continue
+		}
+		reply.Renew = append(reply.Renew, t.TaskRef())
+		if t.Cancel || e.DrainOver {
+			reply.Cancel = append(reply.Cancel, t.TaskRef())
+		}
+	}
 	return reply, nil
 }
 

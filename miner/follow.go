@@ -115,7 +115,7 @@ func (f *follower) judge(ctx context.Context, t basilica.TaskRecord, e basilica.
 	if e.Revoked != nil {
 		return f.lose(ctx, t, reasonOf(basilica.RevokedError(e.Executor, *e.Revoked)), true, true)
 	}
-	if t.LeaseLeft < -m.cfg.Grace && m.up() > m.cfg.LostAfter+m.cfg.Grace {
+	if t.LeaseLeft < -m.cfg.Grace && m.up() > m.cfg.LostAfter+m.cfg.Grace && m.news.silent(t.Executor, m.Now(), m.cfg.LostAfter) {
 		return f.lose(ctx, t, basilica.Reason{
 			Code: "EXECUTOR_LOST", Sentence: fmt.Sprintf("executor %s was not heard of for %s; what it did is unknown", t.Executor, m.cfg.LostAfter), Fix: fixLost,
 		}, true, true)

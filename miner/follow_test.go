@@ -148,7 +148,10 @@ func TestLostExecutor(t *testing.T) {
 	taken := h.accept()
 	task := h.submit("k", basilica.TaskSpec{Image: "i"})
 	req := <-taken
-	h.until(task.ID, basilica.TaskPlaced)
+	wait(t, "its acceptance is recorded", func() bool {
+		got, err := h.store.Task(context.Background(), task.ID)
+		return err == nil && got.Accepted
+	})
 	if reply := h.beat(); len(reply.Renew) != 1 || reply.Renew[0] != (basilica.TaskAttempt{Task: req.Task, Attempt: 1}) {
 		t.Errorf("renewed %+v", reply.Renew)
 	}

@@ -192,12 +192,17 @@ const validator, client = basilica.Hotkey("validator"), basilica.Hotkey("client"
 
 func newHouse(t *testing.T) *house {
 	t.Helper()
+	return newHouseIn(t, t.TempDir())
+}
+
+func newHouseIn(t *testing.T, dir string) *house {
+	t.Helper()
 	hotkey, err := keys.FromURI(keys.Sr25519, "//Bob//miner")
 	must(t, err)
 	boxKey, err := keys.GenerateP256()
 	must(t, err)
 	h := &house{
-		t: t, dir: t.TempDir(), hotkey: hotkey, boxKey: boxKey, now: time.Date(2026, 11, 25, 12, 0, 0, 0, time.UTC),
+		t: t, dir: dir, hotkey: hotkey, boxKey: boxKey, now: time.Date(2026, 11, 25, 12, 0, 0, 0, time.UTC),
 		box: &executorDouble{blobs: map[basilica.Digest][]byte{}},
 		chain: &chainDouble{heads: make(chan basilica.Header), graph: basilica.Metagraph{Genesis: basilica.Hash{1}, NetUID: netuid, Neurons: []basilica.Neuron{
 			{UID: 0, Hotkey: basilica.Hotkey(hotkey.SS58())},

@@ -7,8 +7,11 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"basilica"
 	"basilica/miner"
@@ -25,7 +28,7 @@ func fieldCase(t *testing.T, name string, into any) {
 // wait polls until what is asked for is so.
 func wait(t *testing.T, what string, so func() bool) {
 	t.Helper()
-	late, tick := time.After(20*time.Second), time.NewTicker(5 * time.Millisecond)
+	late, tick := time.After(20*time.Second), time.NewTicker(5*time.Millisecond)
 	defer tick.Stop()
 	for !so() {
 		select {
@@ -430,5 +433,62 @@ func TestQueueIsBounded(t *testing.T) {
 	wantCode(t, err, "QUEUE_FULL")
 	if same := h.submit("1", basilica.TaskSpec{Image: "i"}); same.ID != first.ID {
 		t.Error("a known task was refused by a full queue")
+	}
+}
+
+// TestDiskFullEndsNoJob: while nothing can be recorded the miner refuses new tasks by name and goes on renewing the leases
+// of what runs, for longer than a silent executor would be waited for; when there is space again all goes on.
+func TestDiskFullEndsNoJob(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("mounting takes root")
+	}
+	dir := t.TempDir()
+	must(t, unix.Mount("tmpfs", dir, "tmpfs", 0, "size=8m"))
+	t.Cleanup(func() { must(t, unix.Unmount(dir, unix.MNT_DETACH)) })
+	h := newHouseIn(t, dir)
+	h.enroll()
+	box := newMachine(h)
+	box.manual = true
+	h.machine = box
+	h.stop()
+	h.open(func(c *miner.Config) { c.MaxOpenTasks = 1000 })
+	h.beat()
+	task := h.submit("k", basilica.TaskSpec{Image: "i"})
+	wait(t, "the task is held", func() bool { box.mu.Lock(); defer box.mu.Unlock(); return len(box.held) == 1 })
+	box.with(box.run)
+	h.until(task.ID, basilica.TaskRunning)
+	must(t, h.miner.Drain(context.Background(), "box", true, 0)) // what is submitted now waits
+
+	ballast := filepath.Join(dir, "ballast")
+	f, err := os.Create(ballast)
+	must(t, err)
+	for size := 64 << 10; size > 0; {
+		if _, err := f.Write(make([]byte, size)); err != nil {
+			size /= 2
+		}
+	}
+	must(t, f.Close())
+	spec, err := json.Marshal(basilica.TaskSpec{Image: "i", Command: []string{strings.Repeat("x", 60<<10)}})
+	must(t, err)
+	var full error
+	for n := 0; full == nil && n < 200; n++ {
+		_, full = h.miner.Submit(context.Background(), basilica.Submission{Caller: client, IdempotencyKey: fmt.Sprint(n), Spec: spec})
+	}
+	wantCode(t, full, "DISK_FULL")
+	for range 60 {
+		h.pass(time.Second)
+		if reply := h.beat(); len(reply.Renew) != 1 || len(reply.Cancel) != 0 {
+			t.Fatalf("with a full disk the executor is told %+v", reply)
+		}
+	}
+	if got, err := h.miner.Task(context.Background(), client, task.ID); err != nil || got.State != basilica.TaskRunning {
+		t.Errorf("with a full disk the job is %s, %v", got.State, err)
+	}
+	must(t, os.Remove(ballast))
+	box.with(func(at basilica.TaskAttempt) { box.end(at, basilica.TaskSucceeded, "") })
+	stop := h.keepTime(100 * time.Millisecond)
+	defer stop()
+	if _, last := h.end(task.ID); last.State != basilica.TaskSucceeded || last.Attempt != 1 || box.cancels != 0 {
+		t.Errorf("last %+v with %+v, %d cancels", last, last.Reason, box.cancels)
 	}
 }

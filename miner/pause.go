@@ -12,8 +12,14 @@ import (
 // news is what this process has heard of executors by their heartbeats, and which of them said since that they are busy.
 type news struct {
 	mu    sync.Mutex // guards the rest
-	heard map[basilica.ExecutorID]string
+	heard map[basilica.ExecutorID]word
 	busy  map[basilica.ExecutorID]*resting
+}
+
+// word is an executor's last heartbeat.
+type word struct {
+	at    time.Time
+	shows string
 }
 
 // resting is an executor that was too busy for a task.
@@ -25,7 +31,7 @@ type resting struct {
 }
 
 func newNews() *news {
-	return &news{heard: map[basilica.ExecutorID]string{}, busy: map[basilica.ExecutorID]*resting{}}
+	return &news{heard: map[basilica.ExecutorID]word{}, busy: map[basilica.ExecutorID]*resting{}}
 }
 
 // shows is what of an executor's health decides whether it could take a task; leases that are renewed change nothing.
@@ -39,14 +45,22 @@ func shows(h basilica.Health) string {
 }
 
 // beat takes an executor's word on itself. Where it differs from the last one the executor may be asked again at once.
-func (n *news) beat(id basilica.ExecutorID, h basilica.Health) {
+func (n *news) beat(id basilica.ExecutorID, h basilica.Health, at time.Time) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	now := shows(h)
-	if n.heard[id] != now {
+	now := word{at: at, shows: shows(h)}
+	if n.heard[id].shows != now.shows {
 		delete(n.busy, id)
 	}
 	n.heard[id] = now
+}
+
+// silent says whether nothing was heard of an executor for so long, by this process.
+func (n *news) silent(id basilica.ExecutorID, now time.Time, long time.Duration) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	w, ok := n.heard[id]
+	return !ok || now.Sub(w.at) > long
 }
 
 // has says whether this process has heard of an executor at all.

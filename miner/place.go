@@ -141,7 +141,7 @@ func (w wanted) whyWait(b *box) basilica.Reason {
 	if b.pause.holds(w.on(b)) {
 		return basilica.Reason{Code: "EXECUTOR_BUSY", Sentence: fmt.Sprintf("executor %s was busy when it was asked; it is asked again when that changes, and in %s at the latest", b.id, b.pause.left.Round(time.Millisecond)), Fix: fixWait}
 	}
-	return basilica.Reason{Code: "RETRY_SOON", Sentence: fmt.Sprintf("an executor did not take it; it is offered again in %s", w.wait.Round(time.Millisecond)), Fix: fixWait}
+	return basilica.Reason{Code: "RETRY_SOON", Sentence: fmt.Sprintf("an executor did not take it or lost it; it is offered again in %s", w.wait.Round(time.Millisecond)), Fix: fixWait}
 }
 
 // fixWait is what a client can do about a task that waits.
