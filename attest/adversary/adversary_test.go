@@ -366,3 +366,14 @@ func counts(m map[string]int) string {
 	}
 	return strings.Join(out, ", ")
 }
+
+func FuzzParse(f *testing.F) {
+	f.Add("fill:0.05,grind:8")
+	f.Add("twin")
+	f.Fuzz(func(t *testing.T, spec string) {
+		c, err := Parse(spec)
+		if err == nil && (c.Fill < 0 || c.Fill > 1 || c.Walk < 0 || c.Walk > 1 || c.Mix < 0 || c.Mix > 1 || c.Grind < 0 || c.Grind > 64) {
+			t.Fatalf("%+v", c)
+		}
+	})
+}
