@@ -289,8 +289,7 @@ func TestBinaryImage(t *testing.T) {
 // shop is a registry in this process that asks who comes, in one of two ways.
 type shop struct {
 	*httptest.Server
-	host  string
-	heard []string // Authorization headers of requests for the image
+	host string
 }
 
 const (

@@ -21,10 +21,11 @@ import (
 const (
 	maxManifest    = 1 << 20
 	maxImageConfig = 4 << 20
-	maxTarFiles    = 4096    // entries of the file itself
-	maxLayers      = 127     // more than an engine takes
-	maxImageFiles  = 4 << 20 // entries of all layers together
-	fileCost       = 4 << 10 // disk that a file or folder takes beside its bytes
+	maxImageTexts  = 16 << 20 // of all entries that may be the config, while nobody knows yet which is
+	maxTarFiles    = 4096     // entries of the file itself
+	maxLayers      = 127      // more than an engine takes
+	maxImageFiles  = 4 << 20  // entries of all layers together
+	fileCost       = 4 << 10  // disk that a file or folder takes beside its bytes
 )
 
 func badImage(why string) error {
@@ -56,7 +57,7 @@ func readSaved(file io.Reader, limit int64) (*savedFile, error) {
 	files, links := map[string]int64{}, map[string]string{}
 	contents := map[string][]byte{}
 	var images []savedImage
-	var total int64
+	var total, texts int64
 	for n := 0; ; n++ {
 		h, err := r.Next()
 		if errors.Is(err, io.EOF) {
@@ -88,12 +89,13 @@ func readSaved(file io.Reader, limit int64) (*savedFile, error) {
 			if err := json.NewDecoder(io.LimitReader(r, maxManifest)).Decode(&images); err != nil {
 				return nil, badImage("its manifest.json cannot be read")
 			}
-		case h.Size <= maxImageConfig && len(contents) < 2*maxLayers: // one of them is the config; the manifest comes last and says which
+		case h.Size <= maxImageConfig && texts+h.Size <= maxImageTexts: // one of them is the config; the manifest comes last and says which
 			start, err := io.ReadAll(io.LimitReader(r, 1))
 			if err == nil && string(start) == "{" {
 				var rest []byte
 				if rest, err = io.ReadAll(r); err == nil {
 					contents[name] = append(start, rest...)
+					texts += h.Size
 				}
 			}
 			if err != nil {

@@ -58,7 +58,6 @@ func memory(kind string) {
 // touch takes memory in steps of 1 MiB and says how much it has.
 func touch(kind string) {
 	first()
-	var keep [][]byte
 	fd := -1
 	var err error
 	switch kind {
@@ -76,7 +75,6 @@ func touch(kind string) {
 				for i := 0; i < len(m); i += 4096 {
 					m[i] = 1
 				}
-				keep = append(keep, m)
 			}
 		case "sysv":
 			id, _, e := unix.Syscall(unix.SYS_SHMGET, 0, 1<<20, 0o600|0o1000)
