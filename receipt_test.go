@@ -9,7 +9,7 @@ import (
 	"basilica/keys"
 )
 
-func signedReceipt(t *testing.T) (basilica.SignedReceipt, *keys.Pair, *keys.P256) {
+func signedReceipt(t testing.TB) (basilica.SignedReceipt, *keys.Pair, *keys.P256) {
 	t.Helper()
 	miner, err := keys.FromURI(keys.Sr25519, "//Bob//miner")
 	if err != nil {
@@ -84,12 +84,19 @@ func TestReceiptOfAnotherExecutorIsRefused(t *testing.T) {
 	}
 }
 
+// FuzzReceipt changes a receipt and an endorsement that were signed: nothing but the very bytes opens.
 func FuzzReceipt(f *testing.F) {
-	f.Add([]byte(`{}`), []byte(`{}`), []byte{})
-	f.Fuzz(func(t *testing.T, payload, endorsement, sig []byte) {
-		s := basilica.SignedReceipt{Payload: payload, ExecutorSig: sig, MinerSig: sig, Endorsement: basilica.SignedEndorsement{Payload: endorsement, Signature: sig}}
-		if _, _, err := s.Open(); err == nil {
-			t.Fatal("bytes that nobody signed open")
+	both, _, _ := signedReceipt(f)
+	f.Add(both.Payload, both.ExecutorSig, both.MinerSig, both.Endorsement.Payload, both.Endorsement.Signature)
+	f.Add([]byte(`{}`), []byte{}, []byte{}, []byte(`{}`), []byte{})
+	f.Add(both.Endorsement.Payload, both.Endorsement.Signature, both.MinerSig, both.Payload, both.ExecutorSig)
+	f.Fuzz(func(t *testing.T, payload, executor, countersigned, endorsement, signature []byte) {
+		s := basilica.SignedReceipt{Payload: payload, ExecutorSig: executor, MinerSig: countersigned, Endorsement: basilica.SignedEndorsement{Payload: endorsement, Signature: signature}}
+		if _, err := s.Endorsement.Open(); err == nil && !bytes.Equal(endorsement, both.Endorsement.Payload) {
+			t.Fatal("an endorsement that nobody signed opens")
+		}
+		if _, _, err := s.Open(); err == nil && (!bytes.Equal(payload, both.Payload) || !bytes.Equal(endorsement, both.Endorsement.Payload)) {
+			t.Fatal("a receipt that nobody signed opens")
 		}
 	})
 }

@@ -457,10 +457,12 @@ func FuzzReadFrame(f *testing.F) {
 	})
 }
 
-func FuzzReadRecord(f *testing.F) {
-	v, err := attest.NewVerifier(quick(f, attest.Shortcuts{}).setup, rand.Reader, nil)
+// silence is the record of a machine that never said a word.
+func silence(t testing.TB, w *world) *attest.Record {
+	t.Helper()
+	v, err := attest.NewVerifier(w.setup, rand.Reader, signVerdict)
 	if err != nil {
-		f.Fatal(err)
+		t.Fatal(err)
 	}
 	v.Fail(attest.FailTimeout, "silence", v.Deadline())
 	for !v.Done() {
@@ -468,13 +470,45 @@ func FuzzReadRecord(f *testing.F) {
 	}
 	r, err := v.Record()
 	if err != nil {
-		f.Fatal(err)
+		t.Fatal(err)
 	}
-	var file bytes.Buffer
-	if _, err := r.WriteTo(&file); err != nil {
-		f.Fatal(err)
+	return r
+}
+
+// FuzzReadRecord changes whole records: of a challenge that was passed, of one that was failed by proof, and of one that broke
+// off. What reads must write the same again, and nothing but an unchanged record may be judged to have passed.
+func FuzzReadRecord(f *testing.F) {
+	var passed []byte
+	for name, change := range map[string]func(attest.Frame) []byte{
+		"passed": func(fr attest.Frame) []byte { return fr },
+		"failed": func(fr attest.Frame) []byte {
+			if fr.Type() == attest.FrameProof {
+				fr[len(fr)/2] ^= 1
+			}
+			return fr
+		},
+		"broke off": nil,
+	} {
+		w := quick(f, attest.Shortcuts{})
+		var r *attest.Record
+		if change != nil {
+			r = w.tamper(f, change)
+		} else {
+			r = silence(f, w)
+		}
+		var file bytes.Buffer
+		if _, err := r.WriteTo(&file); err != nil {
+			f.Fatal(err)
+		}
+		if (r.Judgement.Verdict() == basilica.Pass) != (name == "passed") {
+			f.Fatalf("%s: %+v", name, r.Judgement)
+		}
+		if name == "passed" {
+			passed = file.Bytes()
+		}
+		f.Add(file.Bytes())
+		f.Add(file.Bytes()[:file.Len()/2])
 	}
-	f.Add(file.Bytes())
 	f.Add([]byte("BSLGPOW1REC\x01\x01\xff\xff\xff\xff"))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		r, err := attest.ReadRecord(bytes.NewReader(b))
@@ -487,6 +521,9 @@ func FuzzReadRecord(f *testing.F) {
 		var again bytes.Buffer
 		if _, err := r.WriteTo(&again); err != nil || !bytes.Equal(again.Bytes(), b) {
 			t.Fatal("a record reads and writes differently", err)
+		}
+		if j, err := attest.Judge(r, verifyVerdict); err == nil && j.Verdict() == basilica.Pass && !bytes.Equal(b, passed) {
+			t.Fatal("a changed record passes")
 		}
 	})
 }
