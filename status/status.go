@@ -23,7 +23,7 @@ import (
 
 // Caps of the door.
 const (
-	maxConnections        = 256
+	maxConnections        = 1024
 	maxConnectionsNetwork = 64
 	perSecond             = 100 // requests of one network, and perSecond*2 at once
 	maxHeaderBytes        = 16 << 10

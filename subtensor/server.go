@@ -134,8 +134,8 @@ func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 		ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
 	}
 	failed := make(chan error, 1)
-	// A few more than WebSockets are admitted, so that one too many hears why; one place leaves a quarter to others.
-	limited := gate.Listen(ln, s.cfg.MaxConnections+16, s.cfg.MaxConnections*3/4+16)
+	// More than WebSockets are admitted, so that one too many hears why, and one place leaves room to others.
+	limited := gate.Listen(ln, 4*s.cfg.MaxConnections+16, s.cfg.MaxConnections*3/4+16)
 	go func() { failed <- srv.Serve(limited) }()
 	var err error
 	select {
