@@ -104,10 +104,7 @@ func TestCaseA8_5PagesLoseNoRow(t *testing.T) {
 // Whatever the times, the page size and what comes in between, every row of before is listed exactly once.
 func TestPagesProperties(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		type row struct {
-			at int64
-			id string
-		}
+		type row = cursor
 		less := func(a, b row) bool { return a.at < b.at || a.at == b.at && a.id < b.id }
 		rows := map[row]bool{}
 		for range rapid.IntRange(0, 30).Draw(t, "rows") {
@@ -124,7 +121,7 @@ func TestPagesProperties(t *testing.T) {
 			}
 			var found []row
 			for r := range rows {
-				if after == "" || less(r, row{from.at, from.id}) {
+				if after == "" || less(r, from) {
 					found = append(found, r)
 				}
 			}
@@ -136,7 +133,7 @@ func TestPagesProperties(t *testing.T) {
 				}
 			}
 			var shown []row
-			shown, after = page(found[:min(len(found), limit+1)], limit, "l", func(r row) cursor { return cursor{r.at, r.id} })
+			shown, after = page(found[:min(len(found), limit+1)], limit, "l", func(r row) cursor { return r })
 			for _, r := range shown {
 				if rows[r] {
 					t.Fatalf("%v listed twice", r)
