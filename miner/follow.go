@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -176,12 +177,16 @@ func (f *follower) offer(ctx context.Context) error {
 	}
 }
 
-// prepare meets the executor and gives it the inputs.
+// prepare meets the executor and, unless it is busy as it says, gives it the inputs.
 func (f *follower) prepare(ctx context.Context) error {
 	call, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	if _, err := f.peer.Health(call); err != nil {
+	health, err := f.peer.Health(call)
+	if err != nil {
 		return fmt.Errorf("ask for health: %w", err)
+	}
+	if err := f.busy(health); err != nil {
+		return err
 	}
 	if sum, ok := basilica.ImageBlob(f.task.Spec.Image); ok {
 		if err := f.push(ctx, sum); err != nil {
@@ -192,6 +197,29 @@ func (f *follower) prepare(ctx context.Context) error {
 		if err := f.push(ctx, in.SHA256); err != nil {
 			return fmt.Errorf("send input %q: %w", in.Name, err)
 		}
+	}
+	return nil
+}
+
+// busy says that the executor would refuse the task now, by its own word: to ask it would only move the inputs in vain.
+func (f *follower) busy(h basilica.Health) error {
+	free, spec := 0, &f.task.Spec
+	var holder *basilica.Holding
+	for _, g := range f.member.Facts.GPUs {
+		if g.Kind == basilica.GPUSoftware && !spec.AllowSoftware {
+			continue
+		}
+		if i := slices.IndexFunc(h.Ledger, func(held basilica.Holding) bool { return slices.Contains(held.GPUs, g.UUID) }); i >= 0 {
+			holder = &h.Ledger[i]
+		} else {
+			free++
+		}
+	}
+	switch {
+	case free < spec.GPUs && holder != nil:
+		return basilica.NewHeld(*holder)
+	case h.MaxTasks > 0 && h.Tasks >= h.MaxTasks:
+		return basilica.E(basilica.Exhausted, "CONTAINERS_FULL", fmt.Sprintf("the machine runs %d of at most %d containers", h.Tasks, h.MaxTasks), "wait for one to end")
 	}
 	return nil
 }

@@ -103,6 +103,27 @@ func TestBusyExecutorIsAskedWhenItChanges(t *testing.T) {
 	}
 }
 
+// TestBusyExecutorGetsNoInputs: what a busy executor would refuse anyway is not sent to it.
+func TestBusyExecutorGetsNoInputs(t *testing.T) {
+	h := newHouse(t)
+	h.enroll()
+	h.box.holds = []basilica.Holding{{Kind: basilica.HolderChallenge, Holder: "g", GPUs: []string{"u0"}, Fence: 1}}
+	taken := h.accept()
+	task, err := h.deliver("k") // asks for the box's one device
+	must(t, err)
+	h.untilReason(task.ID, "EXECUTOR_BUSY")
+	h.box.mu.Lock()
+	if len(h.box.blobs) != 0 {
+		t.Error("inputs were sent to a busy executor")
+	}
+	h.box.holds = nil
+	h.box.mu.Unlock()
+	defer h.keepTime(time.Second)()
+	if req := <-taken; req.Attempt != 1 || len(h.box.blobs) != 1 {
+		t.Errorf("attempt %d with %d inputs", req.Attempt, len(h.box.blobs))
+	}
+}
+
 func TestForgedReceipts(t *testing.T) {
 	h := newHouse(t)
 	h.enroll()

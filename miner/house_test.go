@@ -83,6 +83,7 @@ type executorDouble struct {
 	mu       sync.Mutex // guards the rest
 	blobs    map[basilica.Digest][]byte
 	released []basilica.TaskAttempt
+	holds    []basilica.Holding
 }
 
 func (e *executorDouble) Execute(_ context.Context, req basilica.ExecuteRequest) (basilica.Holding, error) {
@@ -116,7 +117,9 @@ func (e *executorDouble) SystemInfo(context.Context) (basilica.Facts, error) {
 }
 
 func (e *executorDouble) Health(context.Context) (basilica.Health, error) {
-	return basilica.Health{OK: true}, nil
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return basilica.Health{OK: true, Ledger: e.holds}, nil
 }
 
 func (e *executorDouble) PutBlob(_ context.Context, blob basilica.Blob, r io.Reader) error {
