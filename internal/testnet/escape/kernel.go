@@ -59,7 +59,7 @@ func kernel() {
 	out, err := exec.Command("/proc/self/exe", "int80").CombinedOutput()
 	var ended *exec.ExitError
 	said := strings.TrimSpace(string(out))
-	say("32-bit calls (int 0x80), which hide their arguments", errors.As(err, &ended) || said == killedThread || said == noSuchCalls, "%s %v", said, err)
+	say("32-bit calls (int 0x80), which hide their arguments", errors.As(err, &ended) || said == killedThread || said == noSuchCalls, "%s", said)
 }
 
 // What oldCalls says where there are none.
