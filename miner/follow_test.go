@@ -119,7 +119,10 @@ func TestBusyExecutorGetsNoInputs(t *testing.T) {
 	h.box.holds = nil
 	h.box.mu.Unlock()
 	defer h.keepTime(time.Second)()
-	if req := <-taken; req.Attempt != 1 || len(h.box.blobs) != 1 {
+	req := <-taken
+	h.box.mu.Lock()
+	defer h.box.mu.Unlock()
+	if req.Attempt != 1 || len(h.box.blobs) != 1 {
 		t.Errorf("attempt %d with %d inputs", req.Attempt, len(h.box.blobs))
 	}
 }
