@@ -68,6 +68,10 @@ func fleetDrainCommand() *cobra.Command {
 				return err
 			}
 			return show(cmd, m, func(w io.Writer) error {
+				if undo {
+					_, err := fmt.Fprintf(w, "%s takes tasks again\n", m.Executor)
+					return err
+				}
 				_, err := fmt.Fprintf(w, "%s is %s, %d tasks run\n", m.Executor, m.State, len(m.Tasks))
 				return err
 			})

@@ -70,7 +70,8 @@ func printUnit(w io.Writer, u unit, config string) error {
 	}
 	line("StartLimitIntervalSec=0\n\n[Service]\nType=exec\nExecStart=%s", strings.ReplaceAll(quoteAll(command), "$", "$$"))
 	line("Restart=always\nRestartSec=5\nKillMode=mixed\nKillSignal=SIGTERM\nTimeoutStopSec=%d\nUser=%s\nUMask=0077\nLimitNOFILE=65536", u.stopSec, me.Username)
-	if rest, ok := strings.CutPrefix(u.data, "/var/lib/"); ok {
+	rest, state := strings.CutPrefix(u.data, "/var/lib/")
+	if state {
 		line("StateDirectory=%s\nStateDirectoryMode=0700", strings.ReplaceAll(rest, "%", "%%"))
 	}
 	line("NoNewPrivileges=yes\nLockPersonality=yes\nRestrictRealtime=yes\nRestrictSUIDSGID=yes\nSystemCallArchitectures=native")
@@ -79,7 +80,10 @@ func printUnit(w io.Writer, u unit, config string) error {
 		line("# Nothing here that gives the role a view of its own of the file system (Protect…, Private…, ReadWritePaths): the engine must\n# see the size-limited directories that it mounts for tasks.")
 		line("CapabilityBoundingSet=CAP_SYS_ADMIN CAP_CHOWN CAP_DAC_OVERRIDE CAP_DAC_READ_SEARCH CAP_FOWNER CAP_KILL CAP_SYS_PTRACE CAP_NET_BIND_SERVICE CAP_SYS_RESOURCE\nOOMScoreAdjust=-500")
 	} else {
-		line("CapabilityBoundingSet=\nProtectSystem=strict\nProtectHome=read-only\nReadWritePaths=%s", quoteAll([]string{u.data}))
+		line("CapabilityBoundingSet=\nProtectSystem=strict\nProtectHome=read-only")
+		if !state {
+			line("# This directory must exist before the first start.\nReadWritePaths=%s", quoteAll([]string{u.data}))
+		}
 		line("PrivateTmp=yes\nPrivateDevices=yes\nProtectKernelTunables=yes\nProtectKernelModules=yes\nProtectKernelLogs=yes\nProtectControlGroups=yes\nProtectClock=yes\nProtectHostname=yes")
 		line("RestrictNamespaces=yes\nMemoryDenyWriteExecute=yes\nSystemCallFilter=@system-service\nSystemCallErrorNumber=EPERM")
 	}
