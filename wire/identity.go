@@ -88,13 +88,16 @@ func (m *meeting) verifier(verify func(tls.ConnectionState) error) func(tls.Conn
 	}
 }
 
-// transport wraps what dials: a new try begins without the last one's refusal.
+// transport wraps what dials: where nobody answers, the refusal of who answered before says nothing any more.
 func (m *meeting) transport(dial Transport) Transport {
 	return func(ctx context.Context, addr string) (net.Conn, error) {
-		m.mu.Lock()
-		m.last = nil
-		m.mu.Unlock()
-		return dial(ctx, addr)
+		conn, err := dial(ctx, addr)
+		if err != nil {
+			m.mu.Lock()
+			m.last = nil
+			m.mu.Unlock()
+		}
+		return conn, err
 	}
 }
 
