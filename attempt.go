@@ -15,6 +15,7 @@ type Attempt struct {
 	ImageID   string // content address of what ran
 	Boot      string // boot id of the machine when the container was made; empty before
 	Engine    string // process of the engine that made it (EngineProcess.ID)
+	Stopping  string // why this machine asked for the container's end; empty: it did not
 	// Deadline is when the time limit ends, on the time line of the ledger; zero before the container was seen to run.
 	Deadline time.Time
 	Accepted time.Time

@@ -53,6 +53,20 @@ func untrusted(a basilica.Attempt, end basilica.ContainerEnd, engine basilica.En
 	return &basilica.Reason{Code: "ENGINE_RESTARTED", Sentence: "the machine's container engine was started anew while the task ran, which ends containers", Fix: fixLost}
 }
 
+// askedFor says why an earlier process asked for a container's end; nil where it did not, or where the job was faster than
+// a process that only wanted to end itself.
+func askedFor(a basilica.Attempt, found basilica.ContainerState) error {
+	for _, cause := range causes {
+		if a.Stopping == cause.Error() {
+			return cause
+		}
+	}
+	if a.Stopping == errShutdown.Error() && !found.Running && (found.End.ExitCode == killed || found.End.ExitCode == terminated) {
+		return errShutdown
+	}
+	return nil
+}
+
 // recover finds out what an earlier process of this machine left. It removes what belongs to nobody and gives the attempts
 // that are still open, each with what there is of it.
 func (e *Executor) recover(ctx context.Context) ([]inheritance, error) {
@@ -127,6 +141,9 @@ func (e *Executor) inherit(ctx context.Context) ([]inheritance, error) {
 			if !holds[a.Holding.Fence] {
 				i.again, i.lost = false, &basilica.Reason{Code: "LEASE_ENDED", Sentence: "the executor was away until the task's lease ended, and had not begun it", Fix: fixLost}
 			}
+		}
+		if i.found != nil && i.lost == nil {
+			i.cause = askedFor(a, *i.found)
 		}
 		if i.demand, err = e.demandOf(a.Spec); err != nil {
 			e.cfg.Log.Warn("recorded task is over this machine's present limits", "task", string(a.Task), "attempt", a.Number, "err", err)

@@ -208,6 +208,51 @@ func TestKilledAtEveryStep(t *testing.T) {
 	b.leavesNothing(t)
 }
 
+// A process that asked for a container's end and died right after says by whom it was killed.
+func TestCaseA4_1bKilledByAnEarlierProcess(t *testing.T) {
+	t.Parallel()
+	b := newBox(t, func(c *Config) { c.MaxContainers = 20 })
+	b.stop()
+	for name, c := range map[string]struct {
+		cause error // on record
+		kill  bool  // it came to pass
+		state basilica.TaskState
+		code  string
+	}{
+		"cancel":         {errCancelled, true, basilica.TaskCancelled, "CANCELLED"},
+		"cancel-asked":   {errCancelled, false, basilica.TaskCancelled, "CANCELLED"},
+		"deadline":       {errTimedOut, true, basilica.TaskTimedOut, "TIMED_OUT"},
+		"lease":          {errLeaseEnded, true, basilica.TaskLost, "LEASE_ENDED"},
+		"shutdown":       {errShutdown, true, basilica.TaskLost, "EXECUTOR_STOPPED"},
+		"shutdown-asked": {errShutdown, false, basilica.TaskSucceeded, ""},
+		"unknown":        {nil, true, basilica.TaskFailed, "KILLED"},
+	} {
+		a := b.leftBehind(t, name, b.spec(nil, "/busybox sleep 2; echo x > /out/x"), "pulling", "mount", "create", "record", "start", "running")
+		if c.cause != nil {
+			a.Stopping = c.cause.Error()
+			if err := b.cfg.Attempts.SaveAttempt(t.Context(), a); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if c.kill {
+			if err := b.engine.Stop(t.Context(), a.Container, 0); err != nil {
+				t.Fatal(err)
+			}
+		}
+		defer func() {
+			_, _, last := b.watch(t, name, 0)
+			code := ""
+			if last.Reason != nil {
+				code = last.Reason.Code
+			}
+			if last.State != c.state || code != c.code || last.Receipt == nil || (len(last.Outputs) == 1) != (c.state == basilica.TaskSucceeded) {
+				t.Errorf("%s: %s %s, want %s %s", name, last.State, code, c.state, c.code)
+			}
+		}()
+	}
+	b.start(t)
+}
+
 // After a reboot what ran is lost, and its GPU is free again.
 func TestRebootUnderATask(t *testing.T) {
 	t.Parallel()

@@ -62,11 +62,15 @@ type inheritance struct {
 	again   bool                     // begun before, and to be begun again
 	found   *basilica.ContainerState // its container, which ran or runs
 	lost    *basilica.Reason         // its end is not to be known
+	cause   error                    // why the earlier process asked for the container's end
 }
 
 // start starts the life of an attempt; the caller holds mu and has seen that base lives.
 func (e *Executor) start(i inheritance) {
 	ctx, stop := context.WithCancelCause(e.base)
+	if i.cause != nil && i.cause != errShutdown { // what the earlier process wanted ended is to end
+		stop(i.cause)
+	}
 	l := &life{stop: stop, memory: i.demand.memory, fence: i.attempt.Holding.Fence, image: i.demand.spec.Image, changed: make(chan struct{})}
 	e.live[i.attempt.Key()] = l
 	e.lives.Go(func() {
@@ -82,6 +86,7 @@ type run struct {
 	lost    *basilica.Reason       // why the end is not to be known
 	stopped bool                   // we brought the end about
 	asked   time.Time              // when we asked for it
+	asking  func(cause error)      // optional: puts on record that we ask for it
 	mayKeep bool                   // at the end of this process the container may run on
 
 	stdout, stderr hash.Hash
@@ -120,6 +125,9 @@ func (e *Executor) liveOut(ctx context.Context, l *life, i inheritance) {
 	cause := causeOf(ctx)
 	if r.end != nil && !r.stopped { // the job was faster than who wanted it stopped
 		cause = nil
+	}
+	if r.stopped && i.cause != nil {
+		cause = i.cause
 	}
 	if errors.Is(r.err, errHandedOver) || cause == errShutdown && e.keeps(r) && !r.stopped {
 		log.Info("attempt left to the next process", "state", a.State)
@@ -216,10 +224,13 @@ func (e *Executor) patiently(ctx context.Context, f func() error) error {
 	}
 }
 
+// causes are why a life is stopped, other than by the end of the executor itself.
+var causes = [...]error{errCancelled, errTimedOut, errLeaseEnded, errGPULost}
+
 // causeOf says why a life was stopped; whatever has no cause of ours is the end of the executor itself.
 func causeOf(ctx context.Context) error {
 	cause := context.Cause(ctx)
-	for _, ours := range []error{errCancelled, errTimedOut, errLeaseEnded, errGPULost} {
+	for _, ours := range causes {
 		if errors.Is(cause, ours) {
 			return ours
 		}
@@ -230,8 +241,11 @@ func causeOf(ctx context.Context) error {
 	return nil
 }
 
-// killed is the exit code of a process that signal 9 ended.
-const killed = 137
+// Exit codes of a process that signal 9 or signal 15 ended.
+const (
+	killed     = 137
+	terminated = 143
+)
 
 // conclude is the step from a running attempt to its end. A witnessed end comes first, unless we brought it about.
 func conclude(cause error, r *run) (basilica.TaskState, basilica.Reason) {

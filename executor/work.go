@@ -74,7 +74,7 @@ func (e *Executor) work(ctx context.Context, log *slog.Logger, l *life, a *basil
 	ended, logged := make(chan struct{}), make(chan error, 1)
 	go func() { logged <- e.keepLogs(following, l, *a, r, follow, ended) }()
 	if r.end == nil {
-		err = e.oversee(ctx, l, *a, wait, r)
+		err = e.oversee(ctx, l, a, wait, r)
 	}
 	close(ended)
 	if err != nil { // left to the next process, or not to be ended: there are no last words to wait for
@@ -227,23 +227,32 @@ func (e *Executor) rejoin(ctx context.Context, log *slog.Logger, l *life, a *bas
 	log.Info("container of an earlier process taken over", "container", a.Container, "running", i.found.Running)
 	if !i.found.Running {
 		end := i.found.End
-		r.end, r.endedAt = &end, end.At
+		r.end, r.endedAt, r.stopped = &end, end.At, i.cause != nil
 		return nil, nil
 	}
+	a.Stopping = "" // where the earlier process only wanted to end, nobody wants it any more
 	err = e.patiently(ctx, func() (err error) { wait, err = e.cfg.Engine.Await(ctx, a.Container); return err })
 	return wait, err
 }
 
 // oversee waits for the end of a running container, keeps its time limit, looks after its devices, and judges its end.
-func (e *Executor) oversee(ctx context.Context, l *life, a basilica.Attempt, wait waitFunc, r *run) error {
+func (e *Executor) oversee(ctx context.Context, l *life, a *basilica.Attempt, wait waitFunc, r *run) error {
 	timed, cancel := context.WithTimeoutCause(ctx, max(a.Deadline.Sub(e.ledgerNow()), 0), errTimedOut)
 	defer cancel()
 	if slices.ContainsFunc(e.cfg.GPUs, func(g basilica.GPU) bool {
 		return g.Kind != basilica.GPUSoftware && slices.Contains(a.Holding.GPUs, g.UUID)
 	}) {
-		go e.watchDevices(timed, l, a)
+		go e.watchDevices(timed, l, *a)
 	}
-	err := e.await(timed, a, wait, r)
+	r.asking = func(cause error) {
+		a.Stopping = cause.Error()
+		saving, done := context.WithTimeout(context.WithoutCancel(ctx), stopGrace)
+		defer done()
+		if err := e.cfg.Attempts.SaveAttempt(saving, *a); err != nil {
+			e.cfg.Log.Warn("not recorded that a task is to end", "task", string(a.Task), "attempt", a.Number, "err", err)
+		}
+	}
+	err := e.await(timed, *a, wait, r)
 	if basilica.CodeOf(err) == "CONTAINER_GONE" {
 		r.lost = &basilica.Reason{Code: "CONTAINER_REMOVED", Sentence: "somebody removed the task's container, so nobody knows how the task ended", Fix: fixLost}
 		return nil
@@ -260,7 +269,7 @@ func (e *Executor) oversee(ctx context.Context, l *life, a basilica.Attempt, wai
 	if err := e.patiently(looking, func() (err error) { now, err = e.cfg.Engine.Process(looking); return err }); err != nil {
 		return err
 	}
-	r.lost = untrusted(a, *r.end, now)
+	r.lost = untrusted(*a, *r.end, now)
 	return nil
 }
 
@@ -448,6 +457,9 @@ func (e *Executor) await(ctx context.Context, a basilica.Attempt, wait waitFunc,
 			return errHandedOver
 		}
 		r.stopped, r.asked = true, e.cfg.Now()
+		if r.asking != nil {
+			r.asking(causeOf(ctx))
+		}
 		serr := e.halt(witness, a.Container, causeOf(ctx) == errShutdown, done)
 		if basilica.CodeOf(serr) == "DOCKER_ABSENT" { // nobody can stop it, and this process ends
 			giveUp()

@@ -123,7 +123,7 @@ func (e *Executor) Leave(ctx context.Context, fence uint64) error {
 	})
 }
 
-const attemptColumns = `task, number, client, spec, state, reason, holding, container, image_id, accepted, pulling, started, ended, exit_code, outputs, receipt, boot, engine, deadline`
+const attemptColumns = `task, number, client, spec, state, reason, holding, container, image_id, accepted, pulling, started, ended, exit_code, outputs, receipt, boot, engine, deadline, stopping`
 
 // Accept records a new attempt with its holding, in one transaction, and gives the holding. The same attempt again gives
 // the same holding and false. An attempt that is not newer than one of the same task that was seen before is a Conflict
@@ -213,9 +213,9 @@ func (e *Executor) SaveAttempt(ctx context.Context, a basilica.Attempt) error {
 		sums = append(sums, o.SHA256)
 	}
 	return e.tx(ctx, func(tx *sql.Tx) error {
-		res, err := tx.ExecContext(ctx, `UPDATE attempts SET state = $1, reason = $2, container = $3, image_id = $4, pulling = $5, started = $6, ended = $7, exit_code = $8, outputs = $9, receipt = $10, boot = $11, engine = $12, deadline = $13 WHERE task = $14 AND number = $15 AND ended = 0`,
+		res, err := tx.ExecContext(ctx, `UPDATE attempts SET state = $1, reason = $2, container = $3, image_id = $4, pulling = $5, started = $6, ended = $7, exit_code = $8, outputs = $9, receipt = $10, boot = $11, engine = $12, deadline = $13, stopping = $14 WHERE task = $15 AND number = $16 AND ended = 0`,
 			string(a.State), string(reason), a.Container, a.ImageID, micros(a.Pulling), micros(a.Started), micros(a.Ended), a.ExitCode, string(outputs), string(receipt),
-			a.Boot, a.Engine, micros(a.Deadline), string(a.Task), a.Number)
+			a.Boot, a.Engine, micros(a.Deadline), a.Stopping, string(a.Task), a.Number)
 		if err := oneRow(res, err, basilica.E(basilica.Conflict, "ATTEMPT_ENDED", fmt.Sprintf("attempt %d of task %s has ended", a.Number, a.Task), "")); err != nil {
 			return err
 		}
@@ -256,7 +256,7 @@ func scanRunAttempt(row scanner) (a basilica.Attempt, err error) {
 	var reason, holding, outputs, receipt []byte
 	var accepted, pulling, started, ended, deadline int64
 	err = row.Scan(&a.Task, &a.Number, &a.Client, &a.Spec, &a.State, &reason, &holding, &a.Container, &a.ImageID, &accepted, &pulling, &started, &ended, &a.ExitCode, &outputs, &receipt,
-		&a.Boot, &a.Engine, &deadline)
+		&a.Boot, &a.Engine, &deadline, &a.Stopping)
 	if err != nil {
 		return a, err
 	}

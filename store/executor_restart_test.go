@@ -76,13 +76,13 @@ func TestExecutorRemembers(t *testing.T) {
 	if a.Holding, _, err = e.Accept(ctx, a, nil, 9, now); err != nil {
 		t.Fatal(err)
 	}
-	a.State, a.Container, a.Boot, a.Engine, a.Deadline = basilica.TaskPulling, "c1", "b1", "7.9", now.Add(time.Hour)
+	a.State, a.Container, a.Boot, a.Engine, a.Deadline, a.Stopping = basilica.TaskPulling, "c1", "b1", "7.9", now.Add(time.Hour), "cancelled"
 	if err := e.SaveAttempt(ctx, a); err != nil {
 		t.Fatal(err)
 	}
 	again()
 	got, err := e.Attempt(ctx, a.Key())
-	if err != nil || got.Boot != "b1" || got.Engine != "7.9" || !got.Deadline.Equal(a.Deadline) || got.Container != "c1" {
+	if err != nil || got.Boot != "b1" || got.Engine != "7.9" || !got.Deadline.Equal(a.Deadline) || got.Container != "c1" || got.Stopping != "cancelled" {
 		t.Errorf("%+v %v", got, err)
 	}
 	a.State, a.Ended = basilica.TaskLost, now
