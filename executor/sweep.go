@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"time"
@@ -114,15 +115,21 @@ func (e *Executor) tidy(ctx context.Context) {
 	for _, a := range old {
 		err = errors.Join(err, e.Release(ctx, a.Task, a.Number))
 	}
-	err = errors.Join(err, e.forgetBlobs(ctx), e.removeOrphans(ctx), e.forgetImages(ctx), e.cfg.Marks.ForgetRevoked(ctx, now.Add(-revokedFor)))
+	err = errors.Join(err, e.forgetBlobs(ctx), e.removeOrphans(ctx), e.forgetImages(ctx), e.forgetRevoked(ctx, now.Add(-revokedFor)))
 	if err != nil && ctx.Err() == nil {
 		e.cfg.Log.Error("something old is not forgotten or not removed", "err", err)
 	}
+}
+
+// forgetRevoked forgets the grants whose end was learnt before the given time; no certificate of them lives any more.
+func (e *Executor) forgetRevoked(ctx context.Context, before time.Time) error {
 	e.mu.Lock()
-	defer e.mu.Unlock()
-	for grant, at := range e.revoked {
-		if now.Sub(at) > revokedFor {
-			delete(e.revoked, grant)
-		}
+	known := len(e.revoked)
+	maps.DeleteFunc(e.revoked, func(_ basilica.GrantID, at time.Time) bool { return at.Before(before) })
+	same := len(e.revoked) == known
+	e.mu.Unlock()
+	if same {
+		return nil
 	}
+	return e.cfg.Marks.ForgetRevoked(ctx, before)
 }
