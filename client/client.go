@@ -102,7 +102,7 @@ const (
 	ExitLeft      = 123 // this command ended before the job did, which may go on
 	ExitTimedOut  = 124 // the task's own time limit ended it
 	ExitFailure   = 125 // Basilica could not run the task, or could not verify what came back
-	ExitNotBegun  = 126 // the job's command never ran: no machine takes it, no such image, no such command
+	ExitNotBegun  = 126 // the job's command never ran: no machine takes it, no such image, no container
 	ExitCancelled = 130 // cancelled, as a shell reports Ctrl-C
 )
 

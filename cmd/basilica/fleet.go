@@ -7,7 +7,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/jedib0t/go-pretty/v6/table"
 	"github.com/spf13/cobra"
 
 	"basilica"
@@ -97,7 +96,7 @@ func tokenListCommand() *cobra.Command {
 			return show(cmd, map[string]any{"tokens": tokens}, func(w io.Writer) error {
 				rows := newTable(w, "TOKEN", "STATE", "FOR", "EXPIRES", "USED BY")
 				for _, t := range tokens {
-					rows.AppendRow(table.Row{t.ID, tokenState(t, time.Now()), t.Name, t.Expires.Local().Format(time.DateTime), t.UsedBy})
+					rows.AppendRow(line(t.ID, tokenState(t, time.Now()), t.Name, t.Expires.Local().Format(time.DateTime), t.UsedBy))
 				}
 				rows.Render()
 				return nil
@@ -194,7 +193,7 @@ stands what is wrong with a machine and how to mend it.`,
 func printFleet(w io.Writer, fleet []basilica.MemberView) error {
 	rows := newTable(w, "EXECUTOR", "STATE", "GPUS", "TASKS", "CLOCK", "VERSION", "LABELS", "ADDRESS", "LAST SEEN")
 	for _, m := range fleet {
-		rows.AppendRow(table.Row{named(m), m.State, gpuNames(m.Facts.GPUs), len(m.Tasks), skew(m), version(m), labelText(m.Labels), m.Addr, lastSeen(m)})
+		rows.AppendRow(line(named(m), m.State, gpuNames(m.Facts.GPUs), len(m.Tasks), skew(m), version(m), labelText(m.Labels), m.Addr, lastSeen(m)))
 	}
 	rows.Render()
 	for _, m := range fleet {
@@ -271,7 +270,7 @@ func fleetShowCommand() *cobra.Command {
 			return show(cmd, m, func(w io.Writer) error {
 				_, err := fmt.Fprintf(w, "executor   %s\nstate      %s\nlabels     %s\naddress    %s, ssh %s\nenrolled   %s\nlast seen  %s, clock %s, basilica %s\nidentity   until %s\nGPUs       %s\nmachine    %s, %d CPUs, %s\n",
 					named(m), m.State, labelText(m.Labels), m.Addr, m.SSHAddr, m.Enrolled.Local().Format(time.DateTime), lastSeen(m), skew(m), version(m), identityEnds(m),
-					gpuNames(m.Facts.GPUs), m.Facts.Hostname, m.Facts.CPUs, gib(m.Facts.MemoryBytes))
+					basilica.OneLine(gpuNames(m.Facts.GPUs)), basilica.OneLine(m.Facts.Hostname), m.Facts.CPUs, gib(m.Facts.MemoryBytes))
 				for _, r := range wrong(m) {
 					if err == nil {
 						_, err = fmt.Fprintf(w, "wrong      %s [%s]\n           Fix: %s\n", r.Sentence, r.Code, r.Fix)

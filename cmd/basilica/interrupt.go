@@ -37,7 +37,8 @@ const exitCodes = `Exit codes:
   123     this command ended before the job did: left by a second Ctrl-C, or the miner is away
   124     timed out: over --max-seconds
   125     Basilica failed before the job, or does not trust what came back; stderr has a code
-  126     the job's command never ran: no machine takes it, no such image, no such command
+  126     the job's command never ran: no machine takes it, no such image
+  127     the image has no such command, as a shell says it
   130     cancelled
 A job may end with one of these itself; --json has the state apart from the code.`
 
