@@ -357,11 +357,11 @@ func (s *shop) send(t *testing.T, method, path, kind string, content []byte) {
 	}
 }
 
-// push puts an image of busybox's layer, packed by gzip, into the registry; change may spoil its manifest. It gives the
+// push puts an image of one program, packed by gzip, into the registry; change may spoil its manifest. It gives the
 // reference by digest.
-func (s *shop) push(t *testing.T, repo, arch string, change func(m map[string]any)) string {
+func (s *shop) push(t *testing.T, repo, arch string, program []byte, change func(m map[string]any)) string {
 	t.Helper()
-	layer := tarOf(t, entry{tar.Header{Name: "busybox", Mode: 0o755}, string(busybox(t))}, file("unique", repo+t.Name()+s.URL))
+	layer := tarOf(t, entry{tar.Header{Name: "busybox", Mode: 0o755}, string(program)}, file("unique", repo+t.Name()+s.URL))
 	packed := []byte(zipped(t, layer))
 	config := []byte(strings.ReplaceAll(configOf(arch, 1), "sha256:"+strings.Repeat("1", 64), digestOf(layer)))
 	for _, b := range [][]byte{packed, config} {
@@ -394,7 +394,7 @@ func TestPullWithCredentials(t *testing.T) {
 		e := engine(t)
 		e.Images = Images{AllowPrivate: true, Dir: t.TempDir()}
 		s := newShop(t, how)
-		ref := s.push(t, "private/job", runtime.GOARCH, nil)
+		ref := s.push(t, "private/job", runtime.GOARCH, busybox(t), nil)
 		id, err := e.EnsureImage(t.Context(), ref, s.login())
 		if err != nil {
 			t.Fatalf("%s: %v", how, err)
@@ -431,7 +431,7 @@ func TestPullRefusals(t *testing.T) {
 	e := engine(t)
 	e.Images = Images{AllowPrivate: true, Dir: t.TempDir()}
 	s := newShop(t, "open")
-	good := s.push(t, "a/good", runtime.GOARCH, nil)
+	good := s.push(t, "a/good", runtime.GOARCH, nil, nil)
 	swapped := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, `{"schemaVersion":2}`) }))
 	defer swapped.Close()
 	layer := func(m map[string]any) map[string]any { return m["layers"].([]map[string]any)[0] }
@@ -445,12 +445,12 @@ func TestPullRefusals(t *testing.T) {
 		"no repository's name":  {s.host + "/../a@sha256:" + strings.Repeat("1", 64), "IMAGE_NOT_FOUND", basilica.NotFound},
 		"no host's name":        {"host?x:1/a@sha256:" + strings.Repeat("1", 64), "IMAGE_NOT_FOUND", basilica.NotFound},
 		"another manifest":      {strings.Replace(good, s.host, strings.TrimPrefix(swapped.URL, "http://"), 1), "IMAGE_DIGEST", basilica.Invalid},
-		"another machine":       {s.push(t, "a/arch", "s390x", nil), "IMAGE_PLATFORM", basilica.Invalid},
-		"a lie about a size":    {s.push(t, "a/size", runtime.GOARCH, func(m map[string]any) { layer(m)["size"] = 7 }), "IMAGE_DIGEST", basilica.Invalid},
-		"larger than may be":    {s.push(t, "a/large", runtime.GOARCH, func(m map[string]any) { layer(m)["size"] = int64(1 << 50) }), "IMAGE_TOO_LARGE", basilica.Exhausted},
-		"a layer kept away":     {s.push(t, "a/away", runtime.GOARCH, func(m map[string]any) { layer(m)["urls"] = []string{"http://169.254.169.254/"} }), "IMAGE_MANIFEST", basilica.Invalid},
-		"an old manifest":       {s.push(t, "a/old", runtime.GOARCH, func(m map[string]any) { m["schemaVersion"] = 1 }), "IMAGE_MANIFEST", basilica.Invalid},
-		"more layers than said": {s.push(t, "a/more", runtime.GOARCH, func(m map[string]any) { m["layers"] = append(m["layers"].([]map[string]any), layer(m)) }), "IMAGE_FILE", basilica.Invalid},
+		"another machine":       {s.push(t, "a/arch", "s390x", nil, nil), "IMAGE_PLATFORM", basilica.Invalid},
+		"a lie about a size":    {s.push(t, "a/size", runtime.GOARCH, nil, func(m map[string]any) { layer(m)["size"] = 7 }), "IMAGE_DIGEST", basilica.Invalid},
+		"larger than may be":    {s.push(t, "a/large", runtime.GOARCH, nil, func(m map[string]any) { layer(m)["size"] = int64(1 << 50) }), "IMAGE_TOO_LARGE", basilica.Exhausted},
+		"a layer kept away":     {s.push(t, "a/away", runtime.GOARCH, nil, func(m map[string]any) { layer(m)["urls"] = []string{"http://169.254.169.254/"} }), "IMAGE_MANIFEST", basilica.Invalid},
+		"an old manifest":       {s.push(t, "a/old", runtime.GOARCH, nil, func(m map[string]any) { m["schemaVersion"] = 1 }), "IMAGE_MANIFEST", basilica.Invalid},
+		"more layers than said": {s.push(t, "a/more", runtime.GOARCH, nil, func(m map[string]any) { m["layers"] = append(m["layers"].([]map[string]any), layer(m)) }), "IMAGE_FILE", basilica.Invalid},
 	} {
 		_, err := e.EnsureImage(t.Context(), c.ref, nil)
 		if basilica.CodeOf(err) != c.code || basilica.KindOf(err) != c.kind || basilica.FixOf(err) == "" {
