@@ -344,7 +344,7 @@ func (h *house) submit(key string, spec basilica.TaskSpec) basilica.Task {
 // end watches a task to its end and gives its log and its last event.
 func (h *house) end(id basilica.TaskID) (log string, last basilica.TaskEvent) {
 	h.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	err := h.miner.WatchTask(ctx, client, id, 0, func(e basilica.TaskEvent) error {
 		if e.Log != nil {
@@ -360,7 +360,7 @@ func (h *house) end(id basilica.TaskID) (log string, last basilica.TaskEvent) {
 // until watches a task until it has a state.
 func (h *house) until(id basilica.TaskID, state basilica.TaskState) {
 	h.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	reached := errors.New("reached")
 	err := h.miner.WatchTask(ctx, client, id, 0, func(e basilica.TaskEvent) error {
@@ -377,7 +377,7 @@ func (h *house) until(id basilica.TaskID, state basilica.TaskState) {
 // untilReason watches a task until it says that it waits for a reason.
 func (h *house) untilReason(id basilica.TaskID, code string) {
 	h.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	reached := errors.New("reached")
 	err := h.miner.WatchTask(ctx, client, id, 0, func(e basilica.TaskEvent) error {

@@ -28,7 +28,7 @@ func fieldCase(t *testing.T, name string, into any) {
 // wait polls until what is asked for is so.
 func wait(t *testing.T, what string, so func() bool) {
 	t.Helper()
-	late, tick := time.After(20*time.Second), time.NewTicker(5*time.Millisecond)
+	late, tick := time.After(time.Minute), time.NewTicker(5*time.Millisecond)
 	defer tick.Stop()
 	for !so() {
 		select {
@@ -275,6 +275,14 @@ func TestLostAnswerOfExecute(t *testing.T) {
 // TestLostTasks: what certainly never ran is placed again, a bounded number of times; what may have run only as often as
 // its client says; and a job that ran and failed never. Each attempt's log follows the one before.
 func TestLostTasks(t *testing.T) {
+	h := newHouse(t)
+	h.enroll()
+	box := newMachine(h)
+	box.manual = true
+	h.machine = box
+	h.stop()
+	h.open(nil)
+	defer h.keepTime(100 * time.Millisecond)()
 	const all = 100
 	for name, c := range map[string]struct {
 		retries  int
@@ -294,15 +302,7 @@ func TestLostTasks(t *testing.T) {
 		"timed out":                         {3, true, basilica.TaskTimedOut, "TIMED_OUT", all, basilica.TaskTimedOut, 1},
 	} {
 		t.Run(name, func(t *testing.T) {
-			h := newHouse(t)
-			h.enroll()
-			box := newMachine(h)
-			box.manual = true
-			h.machine = box
-			h.stop()
-			h.open(nil)
-			stop := h.keepTime(100 * time.Millisecond)
-			task := h.submit("k", basilica.TaskSpec{Image: "i", Retries: c.retries})
+			task := h.submit(name, basilica.TaskSpec{Image: "i", Retries: c.retries})
 			log := ""
 			for n := 1; n <= c.attempts; n++ {
 				wait(t, "the next attempt is held", func() bool {
@@ -324,7 +324,6 @@ func TestLostTasks(t *testing.T) {
 			}
 			got, last := h.end(task.ID)
 			h.untilReleased(task.ID)
-			stop()
 			if last.State != c.want || last.Attempt != c.attempts || got != log || last.Receipt == nil {
 				t.Errorf("ended as %s after %d attempts with %+v, log %q, want %s after %d and %q", last.State, last.Attempt, last.Reason, got, c.want, c.attempts, log)
 			}
