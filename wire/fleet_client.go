@@ -14,7 +14,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"golang.org/x/crypto/ssh"
 	"google.golang.org/grpc"
 
 	"basilica"
@@ -150,11 +149,6 @@ func checkIdentity(id basilica.ExecutorID, spki, certificate []byte, trust basil
 	for _, key := range trust.JWTKeys {
 		if len(key) != ed25519.PublicKeySize {
 			return fmt.Errorf("JWT key of %d bytes", len(key))
-		}
-	}
-	for _, key := range trust.SSHCAs {
-		if _, err := ssh.ParsePublicKey(key); err != nil {
-			return fmt.Errorf("parse SSH CA: %w", err)
 		}
 	}
 	if len(trust.JWTKeys) == 0 || len(trust.SSHCAs) == 0 {
