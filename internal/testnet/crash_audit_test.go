@@ -20,7 +20,10 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"testing"
 	"time"
+
+	"golang.org/x/crypto/blake2b"
 
 	"basilica"
 	"basilica/docker"
@@ -503,4 +506,65 @@ func receiptChain(jobs []*crashJob) error {
 		}
 	}
 	return nil
+}
+
+// weightsOnce reads every block: each set of weights sums to 65535, the validator recorded it before it was sent, and no
+// round has two of them.
+func weightsOnce(t *testing.T, rpc, store string) {
+	t.Helper()
+	type intent struct{ round, extrinsic string }
+	intents, err := query(t.Context(), store, `SELECT round, lower(hex(extrinsic)) FROM weight_intents`, func(r *sql.Rows) (i intent, err error) {
+		return i, r.Scan(&i.round, &i.extrinsic)
+	})
+	if err != nil {
+		t.Error(err)
+		return
+	}
+	chain := dialRaw(t, rpc)
+	var header struct {
+		Number string `json:"number"`
+	}
+	chain.call("chain_getHeader", &header)
+	head, err := strconv.ParseUint(strings.TrimPrefix(header.Number, "0x"), 16, 64)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sent, rounds := 0, map[string]uint64{}
+	for n := uint64(1); n <= head; n++ {
+		var body struct {
+			Block struct {
+				Extrinsics []string `json:"extrinsics"`
+			} `json:"block"`
+		}
+		chain.call("chain_getBlock", &body, chain.blockHash(n))
+		for _, text := range body.Block.Extrinsics[1:] { // the first is the block's own time
+			raw := chain.hex(text)
+			name, fields := chain.decodeCall(raw)
+			if name != "SubtensorModule.set_weights" {
+				continue
+			}
+			sent++
+			var total uint64
+			weights, _ := fields.Get("weights")
+			for _, w := range chain.list(weights) {
+				total += chain.number(w)
+			}
+			if total != 65535 {
+				t.Errorf("block %d: weights sum to %d", n, total)
+			}
+			sum := blake2b.Sum256(raw)
+			at := slices.IndexFunc(intents, func(i intent) bool { return i.extrinsic == hex.EncodeToString(sum[:]) })
+			if at < 0 {
+				t.Errorf("block %d: the validator has no record of the weights %x", n, sum)
+				continue
+			}
+			if other, twice := rounds[intents[at].round]; twice {
+				t.Errorf("the weights of round %s stand in block %d and block %d", intents[at].round, other, n)
+			}
+			rounds[intents[at].round] = n
+		}
+	}
+	if sent == 0 {
+		t.Error("no weights were set")
+	}
 }

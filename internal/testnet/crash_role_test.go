@@ -73,23 +73,33 @@ func (l *crashLauncher) env(name string, more ...string) []string {
 
 // prepare writes a role's configuration as it is needed here.
 func (l *crashLauncher) prepare(role, name, config string) error {
+	free, err := freeAddr()
+	if err != nil {
+		return err
+	}
+	_, port, err := net.SplitHostPort(free)
+	if err != nil {
+		return err
+	}
 	return rewrite(role, config, func(c *node.Config) {
-		crashPace(role, c)
+		crashPace(role, port, c)
 		if l.change != nil {
 			l.change(name, c)
 		}
 	})
 }
 
-// crashPace makes the network quick: what takes seconds there and is waited for often takes less.
-func crashPace(role string, c *node.Config) {
+// crashPace makes the network quick: what takes seconds there and is waited for often takes less. port is free.
+func crashPace(role, port string, c *node.Config) {
 	switch role {
 	case "localnet":
 		c.Localnet.BlockTime = node.Duration(150 * time.Millisecond)
+	case "miner":
+		c.Miner.AxonListen, c.Miner.AxonAdvertise = "0.0.0.0:"+port, "127.0.0.2:"+port // whoever knows an address of before still reaches it there
 	case "executor":
 		c.Executor.Heartbeat = node.Duration(200 * time.Millisecond)
 	case "validator":
-		c.Validator.RoundBlocks, c.Validator.Squarings, c.Validator.EvidenceCount = 16, 1<<14, 16
+		c.Validator.RoundBlocks, c.Validator.Squarings, c.Validator.EvidenceCount = 32, 1<<14, 16
 	}
 }
 
@@ -117,10 +127,8 @@ func rewrite(role, path string, change func(*node.Config)) error {
 // steady gives a role the ports that it took at its first start, for its next ones.
 func steady(addrs map[string]string) func(*node.Config) {
 	return func(c *node.Config) {
-		for door, at := range map[string]*string{"axon": &c.Miner.AxonListen, "api": &c.Validator.APIListen} {
-			if addr, ok := addrs[door]; ok {
-				*at = addr
-			}
+		if addr, ok := addrs["api"]; ok {
+			c.Validator.APIListen = addr
 		}
 	}
 }
@@ -350,7 +358,7 @@ func (m *mortal) revive(ctx context.Context) error {
 	for deadline := time.Now().Add(60 * time.Second); ; {
 		err := m.start(ctx, "")
 		if err == nil {
-			return errors.Join(rewrite(m.role, m.config, steady(m.Addrs())), m.tell("run", ""))
+			return m.tell("run", "")
 		}
 		if time.Now().After(deadline) || ctx.Err() != nil {
 			return fmt.Errorf("%s does not start again: %w", m.name, err)

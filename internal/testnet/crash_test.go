@@ -439,9 +439,13 @@ func (c *crashCampaign) die(m *mortal, p crashPoint, n int) (bool, error) {
 }
 
 func (c *crashCampaign) dieAtStart(m *mortal, p crashPoint, _ int) (bool, error) {
-	m.kill() // anywhere: the next start recovers from that
-	if m.role == "miner" {
-		if err := rewrite(m.role, m.config, func(c *node.Config) { c.Miner.AxonListen = "127.0.0.2:0" }); err != nil { // it has to publish its axon anew
+	m.kill()               // anywhere: the next start recovers from that
+	if m.role == "miner" { // it has to publish its axon anew
+		if err := rewrite(m.role, m.config, func(c *node.Config) {
+			host, port, _ := strings.Cut(c.Miner.AxonAdvertise, ":")
+			other := map[string]string{"127.0.0.2": "127.0.0.3:", "127.0.0.3": "127.0.0.2:"}
+			c.Miner.AxonAdvertise = other[host] + port
+		}); err != nil {
 			return false, err
 		}
 	}
@@ -454,7 +458,7 @@ func (c *crashCampaign) dieAtStart(m *mortal, p crashPoint, _ int) (bool, error)
 	case m.died(firstPatience):
 		return c.byNine(m)
 	}
-	return false, errors.Join(rewrite(m.role, m.config, steady(m.Addrs())), m.tell("run", ""))
+	return false, m.tell("run", "")
 }
 
 func (c *crashCampaign) dieAtStop(m *mortal, p crashPoint, _ int) (bool, error) {
@@ -571,6 +575,7 @@ func (c *crashCampaign) finish() {
 		}
 	}
 	c.proven("after another start")
+	weightsOnce(c.t, c.chain, filepath.Join(c.network.Dir(), "validator", "validator.sqlite"))
 	c.stop()
 	c.workers.Wait()
 	c.table.mu.Lock()
