@@ -72,7 +72,8 @@ func (e *Executor) work(ctx context.Context, log *slog.Logger, l *life, a *basil
 		return err
 	}
 	ended, logged := make(chan struct{}), make(chan error, 1)
-	go func() { logged <- e.keepLogs(following, l, *a, r, follow, ended) }()
+	of := *a // the log's own: the other changes meanwhile
+	go func() { logged <- e.keepLogs(following, l, of, r, follow, ended) }()
 	if r.end == nil {
 		err = e.oversee(ctx, l, a, wait, r)
 	}
