@@ -61,6 +61,7 @@ type upReport struct {
 	} `json:"incentive"`
 	Processes []struct {
 		Role string `json:"role"`
+		Name string `json:"name"`
 		PID  int    `json:"pid"`
 	} `json:"processes"`
 	Addresses map[string]string `json:"addresses"`
@@ -240,7 +241,7 @@ func verifyFrames(t *testing.T, path, verdict, class string) {
 }
 
 // TestUpFromOutside compares what `basilica up` says with what the chain itself says while it runs, asks every role's
-// health, and ends it as a person would.
+// health, floods every door, and ends it as a person would.
 func TestUpFromOutside(t *testing.T) {
 	needEngine(t)
 	dir := t.TempDir()
@@ -275,6 +276,7 @@ func TestUpFromOutside(t *testing.T) {
 		}
 	}
 	http.DefaultClient.CloseIdleConnections()
+	floodEveryDoor(t, dir, r)
 	if err := cmd.Process.Signal(os.Interrupt); err != nil {
 		t.Fatal(err)
 	}
