@@ -195,6 +195,7 @@ func TestHostileImageFiles(t *testing.T) {
 		"a layer of text":        {tarOf(t, config(1), file("l.tar", strings.Repeat("no tar ", 200)), manifest("l.tar")), "IMAGE_FILE"},
 		"a broken gzip":          {tarOf(t, config(1), file("l.tar", "\x1f\x8b\x00broken"), manifest("l.tar")), "IMAGE_FILE"},
 		"zstd":                   {tarOf(t, config(1), file("l.tar", "\x28\xb5\x2f\xfd----"), manifest("l.tar")), "IMAGE_FILE"},
+		"zstd behind a tar":      {tarOf(t, config(1), file("l.tar", string(tarOf(t, file("P*M\x18", "")))), manifest("l.tar")), "IMAGE_FILE"},
 		"cut off":                {tarOf(t, config(1), file("l.tar", layer), manifest("l.tar"))[:2000], "IMAGE_FILE"},
 		"another machine":        {tarOf(t, file("c.json", configOf("s390x", 0)), manifest()), "IMAGE_PLATFORM"},
 		"too large":              {tarOf(t, config(1), file("l.tar", strings.Repeat("x", limit+1)), manifest("l.tar")), "IMAGE_TOO_LARGE"},

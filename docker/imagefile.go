@@ -268,7 +268,7 @@ func (s *scale) weigh(layer io.Reader) error {
 			return badImage("a layer is no gzip file")
 		}
 		plain = unzipped
-	case bytes.HasPrefix(start, []byte{0x28, 0xb5, 0x2f, 0xfd}), bytes.HasPrefix(start, []byte("BZh")), bytes.HasPrefix(start, []byte{0xfd, '7', 'z', 'X', 'Z', 0}):
+	case bytes.HasPrefix(start, []byte{0x28, 0xb5, 0x2f, 0xfd}), skippable(start), bytes.HasPrefix(start, []byte("BZh")), bytes.HasPrefix(start, []byte{0xfd, '7', 'z', 'X', 'Z', 0}):
 		return badImage("a layer is compressed by another method than gzip, whose weight is not known beforehand")
 	}
 	counted := countReader{plain, s}
@@ -300,6 +300,12 @@ func (s *scale) weigh(layer io.Reader) error {
 		return tooLarge(s.limit)
 	}
 	return nil
+}
+
+// skippable says whether a layer begins with a frame that zstd skips (RFC 8878, section 3.1.2). Engines take it for zstd and
+// unpack what follows the frame, and it may be the name of an honest archive's first file too, behind which that hides.
+func skippable(start []byte) bool {
+	return len(start) >= 4 && start[0]&0xf0 == 0x50 && bytes.Equal(start[1:4], []byte{0x2a, 0x4d, 0x18})
 }
 
 func (s *scale) over() bool { return s.bytes > s.limit || s.read > s.limit || s.files > maxImageFiles }
