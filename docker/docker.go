@@ -37,6 +37,9 @@ type Engine struct {
 	lookEvery time.Duration // how often a container is asked for whose end nobody has told of
 
 	userns atomic.Bool // the engine maps containers' users into a namespace of their own; Available finds out
+
+	loading     chan struct{} // holds one word while an image is given to the engine: two that see the same free disk would share it
+	downloading atomic.Int64  // bytes of images that are on their way to Images.Dir
 }
 
 // New makes a client of the engine at host, a unix:// address; the engine need not run yet. Bind mounts need the engine
@@ -59,7 +62,7 @@ func New(host string, log *slog.Logger) (*Engine, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make engine client: %w", err)
 	}
-	return &Engine{api: api, log: log, lookEvery: lookEvery}, nil
+	return &Engine{api: api, log: log, lookEvery: lookEvery, loading: make(chan struct{}, 1)}, nil
 }
 
 // Close gives the connections to the engine back.

@@ -1,11 +1,13 @@
 package docker
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"regexp"
 	"strings"
 	"time"
@@ -25,6 +27,7 @@ const (
 	defaultImage    = 64 << 30
 	imageReserve    = 1 << 30 // of the engine's disk that no image takes
 	imageCopies     = 3       // of an image on its way: downloaded, in the engine's hands, unpacked
+	loadCopies      = 2       // of one that is here: in the engine's hands, unpacked
 	maxEngineAnswer = 1 << 20
 )
 
@@ -84,8 +87,8 @@ func (e *Engine) localImage(ctx context.Context, ref string) (string, error) {
 	return img.ID, nil
 }
 
-// imageLimit is how many bytes one image may take on the engine's disk now.
-func (e *Engine) imageLimit(ctx context.Context) (int64, error) {
+// imageLimit is how many bytes one image, that many copies of which are still to come, may take on the engine's disk now.
+func (e *Engine) imageLimit(ctx context.Context, copies int64) (int64, error) {
 	limit := e.Images.MaxBytes
 	if limit <= 0 {
 		limit = defaultImage
@@ -101,14 +104,48 @@ func (e *Engine) imageLimit(ctx context.Context) (int64, error) {
 		e.log.Warn("the engine's free disk is not known", "dir", res.Info.DockerRootDir, "err", err)
 		return limit, nil
 	}
-	free := int64(min(st.Bavail, 1<<40)) * st.Bsize
-	return min(limit, max(0, free-imageReserve)/imageCopies), nil
+	return min(limit, max(0, freeOf(st)-e.downloading.Load())/copies), nil
+}
+
+// freeOf is how much of a disk images may take, in bytes.
+func freeOf(st unix.Statfs_t) int64 { return int64(min(st.Bavail, 1<<40))*st.Bsize - imageReserve }
+
+// promise sets bytes of the disk aside on which layers are kept while they are downloaded, until done is called: strangers
+// that pull at the same time must not fill it together.
+func (e *Engine) promise(bytes int64) (done func(), err error) {
+	var st unix.Statfs_t
+	if err := unix.Statfs(cmp.Or(e.Images.Dir, os.TempDir()), &st); err != nil {
+		return nil, fmt.Errorf("look at the disk for downloads: %w", err)
+	}
+	done = func() { e.downloading.Add(-bytes) }
+	if all := e.downloading.Add(bytes); all > freeOf(st) {
+		done()
+		return nil, tooLarge(max(0, freeOf(st)-all+bytes))
+	}
+	return done, nil
+}
+
+// alone waits until no other image is given to the engine.
+func (e *Engine) alone(ctx context.Context) (done func(), err error) {
+	select {
+	case e.loading <- struct{}{}:
+		return func() { <-e.loading }, nil
+	case <-ctx.Done():
+		return nil, fmt.Errorf("wait for another image: %w", ctx.Err())
+	}
 }
 
 // LoadImage loads the one image of a tar file in docker-save form and gives its content address. The image gets no name:
 // a stranger's file must not take the name of another's image.
 func (e *Engine) LoadImage(ctx context.Context, file io.ReadSeeker) (id string, err error) {
-	limit, err := e.imageLimit(ctx)
+	ctx, cancel := context.WithTimeout(ctx, pullTimeout)
+	defer cancel()
+	done, err := e.alone(ctx)
+	if err != nil {
+		return "", err
+	}
+	defer done()
+	limit, err := e.imageLimit(ctx, imageCopies)
 	if err != nil {
 		return "", err
 	}
@@ -119,8 +156,6 @@ func (e *Engine) LoadImage(ctx context.Context, file io.ReadSeeker) (id string, 
 	if _, err := file.Seek(0, io.SeekStart); err != nil {
 		return "", fmt.Errorf("read image file: %w", err)
 	}
-	ctx, cancel := context.WithTimeout(ctx, pullTimeout)
-	defer cancel()
 	return e.send(ctx, func(w io.Writer) error { return nameless(w, file, saved, limit) })
 }
 

@@ -18,8 +18,10 @@ import (
 	"runtime"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-containerregistry/pkg/registry"
+	"golang.org/x/sys/unix"
 
 	"basilica"
 )
@@ -468,6 +470,50 @@ func TestPullRefusals(t *testing.T) {
 		if _, err := e.EnsureImage(t.Context(), ref, nil); basilica.CodeOf(err) != "IMAGE_DENIED" {
 			t.Errorf("private registry %s: %v", ref, err)
 		}
+	}
+}
+
+// TestPullsShareTheDisk: what is set aside for one download is not another's, and images go to the engine one by one.
+func TestPullsShareTheDisk(t *testing.T) {
+	t.Parallel()
+	e := engine(t)
+	e.Images = Images{AllowPrivate: true, Dir: t.TempDir()}
+	s := newShop(t, "open")
+	ref := s.push(t, "a/shared", runtime.GOARCH, nil, nil)
+	var st unix.Statfs_t
+	if err := unix.Statfs(e.Images.Dir, &st); err != nil {
+		t.Fatal(err)
+	}
+	done, err := e.promise(freeOf(st) * 9 / 10)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := e.promise(freeOf(st) / 5); basilica.CodeOf(err) != "IMAGE_TOO_LARGE" {
+		t.Errorf("the same disk twice: %v", err)
+	}
+	if left, err := e.imageLimit(t.Context(), 1); err != nil || left > freeOf(st)/2 {
+		t.Errorf("an image may take %d of %d, nine tenths of which are promised: %v", left, freeOf(st), err)
+	}
+	done()
+	if got := e.downloading.Load(); got != 0 {
+		t.Errorf("%d bytes stay set aside", got)
+	}
+	free, err := e.alone(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	defer cancel()
+	if id, err := e.EnsureImage(ctx, ref, nil); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("loaded beside another: %s %v", id, err)
+	}
+	free()
+	id, err := e.EnsureImage(t.Context(), ref, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := e.RemoveImage(t.Context(), id); err != nil {
+		t.Error(err)
 	}
 }
 

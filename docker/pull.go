@@ -35,7 +35,7 @@ func (e *Engine) pull(ctx context.Context, name string, login *basilica.Registry
 	if id, err := e.localImage(ctx, m.Config.Digest); basilica.KindOf(err) != basilica.NotFound {
 		return id, err
 	}
-	limit, err := e.imageLimit(ctx)
+	limit, err := e.imageLimit(ctx, imageCopies)
 	if err != nil {
 		return "", err
 	}
@@ -52,13 +52,27 @@ func (e *Engine) pull(ctx context.Context, name string, login *basilica.Registry
 	if err := checkConfig(config.Bytes(), len(m.Layers)); err != nil {
 		return "", err
 	}
+	arrived, err := e.promise(total)
+	if err != nil {
+		return "", err
+	}
 	layers, err := e.download(ctx, g, m.Layers)
+	arrived()
 	defer func() {
 		for _, f := range layers {
 			f.Close()
 		}
 	}()
 	if err != nil {
+		return "", err
+	}
+	done, err := e.alone(ctx)
+	if err != nil {
+		return "", err
+	}
+	defer done()
+	// Others may have taken disk while this one was on its way.
+	if limit, err = e.imageLimit(ctx, loadCopies); err != nil {
 		return "", err
 	}
 	place := make([]int, len(layers))
