@@ -94,7 +94,7 @@ func contained(spec basilica.ContainerSpec, volumes []string) (*container.Config
 	cfg := &container.Config{
 		Image:           spec.Image,
 		User:            user + ":" + user,
-		Env:             environment(spec.Env),
+		Env:             environment(spec.Env, spec.GPUs),
 		Labels:          spec.Labels,
 		Hostname:        "job",
 		NetworkDisabled: true,
@@ -151,15 +151,25 @@ func contained(spec basilica.ContainerSpec, volumes []string) (*container.Config
 	return cfg, host, nil
 }
 
-// environment puts the caller's variables after ours, which they may replace. Sorted: the same task gives the same
-// container.
-func environment(env map[string]string) []string {
+// visibleDevices is the variable by which a GPU runtime that is its engine's default takes the wish of an image or a task
+// for GPUs: any of the host's, whoever holds it.
+const visibleDevices = "NVIDIA_VISIBLE_DEVICES"
+
+// environment puts the caller's variables after ours, which they may replace, but for the one that names the GPUs. Sorted:
+// the same task gives the same container.
+func environment(env map[string]string, gpus []basilica.GPU) []string {
 	out := []string{"HOME=" + homeDir, "TMPDIR=" + tempDir}
 	for k, v := range env {
-		out = append(out, k+"="+v)
+		if k != visibleDevices {
+			out = append(out, k+"="+v)
+		}
 	}
 	slices.Sort(out[2:])
-	return out
+	visible := "void" // no GPU, and no driver either
+	if ids := deviceIDs(gpus); len(ids) > 0 {
+		visible = strings.Join(ids, ",")
+	}
+	return append(out, visibleDevices+"="+visible)
 }
 
 // tmpfsOptions are those of everything that a container may write. Programs may run from it: whoever compiles at run time
@@ -225,9 +235,8 @@ func workable(dir string) error {
 	return nil
 }
 
-// deviceRequests names real GPUs to the engine's GPU hook; a software device is computed on the CPU and needs none.
-func deviceRequests(gpus []basilica.GPU) []container.DeviceRequest {
-	var ids []string
+// deviceIDs names real GPUs as their driver does; a software device is computed on the CPU and has no name there.
+func deviceIDs(gpus []basilica.GPU) (ids []string) {
 	for _, g := range gpus {
 		switch g.Kind {
 		case basilica.GPUSoftware:
@@ -237,6 +246,12 @@ func deviceRequests(gpus []basilica.GPU) []container.DeviceRequest {
 			ids = append(ids, "GPU-"+g.UUID)
 		}
 	}
+	return ids
+}
+
+// deviceRequests asks the engine's GPU hook for real GPUs.
+func deviceRequests(gpus []basilica.GPU) []container.DeviceRequest {
+	ids := deviceIDs(gpus)
 	if len(ids) == 0 {
 		return nil
 	}

@@ -369,8 +369,13 @@ func TestSettings(t *testing.T) {
 	if len(host.DeviceRequests) != 1 || !slices.Equal(host.DeviceRequests[0].DeviceIDs, []string{"GPU-u1", "MIG-u3"}) {
 		t.Errorf("devices %+v", host.DeviceRequests)
 	}
-	if !slices.Equal(cfg.Entrypoint, []string{"a"}) || !slices.Equal(cfg.Cmd, []string{"b"}) || cfg.Env[len(cfg.Env)-1] != "HOME=/x" {
+	if !slices.Equal(cfg.Entrypoint, []string{"a"}) || !slices.Equal(cfg.Cmd, []string{"b"}) || !slices.Equal(cfg.Env[2:], []string{"A=1", "HOME=/x", "NVIDIA_VISIBLE_DEVICES=GPU-u1,MIG-u3"}) {
 		t.Errorf("settings %+v", cfg)
+	}
+	// Neither a task nor an image names GPUs that the ledger did not give.
+	env := environment(map[string]string{"NVIDIA_VISIBLE_DEVICES": "all"}, []basilica.GPU{{Kind: basilica.GPUSoftware, UUID: "u2"}})
+	if !slices.Equal(env[2:], []string{"NVIDIA_VISIBLE_DEVICES=void"}) {
+		t.Errorf("environment without a GPU: %v", env)
 	}
 	for name, spec := range map[string]basilica.ContainerSpec{
 		"MEMORY_TOO_SMALL": {CPUMillis: 1, Pids: 1, LogBytes: 1, MemoryBytes: 1 << 20},
