@@ -395,13 +395,13 @@ func crashTrace(l *crashLauncher) (map[crashPoint]int, error) {
 		phase, life := "", map[crashPoint]bool{}
 		for line := range strings.Lines(string(text)) {
 			line = strings.TrimSpace(line)
-			if word, ok := strings.CutPrefix(line, "-- "); ok {
-				if phase = word; word == "start" {
+			if word, ok := strings.CutPrefix(line, "--"); ok {
+				if phase = strings.TrimSpace(word); phase == "start" {
 					clear(life)
 				}
 				continue
 			}
-			if p := (crashPoint{m.role, phase, line}); !life[p] {
+			if p := (crashPoint{m.role, phase, line}); phase != "" && !life[p] {
 				life[p] = true
 				met[p]++
 			}
