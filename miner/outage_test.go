@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -218,13 +219,13 @@ func TestCaseA6_5StatusCallsFail(t *testing.T) {
 	h.beat()
 	task := h.submit("k", basilica.TaskSpec{Image: "i"})
 	wait(t, "the task is held", func() bool { box.mu.Lock(); defer box.mu.Unlock(); return len(box.held) == 1 })
-	failed := 0
+	var failed atomic.Int32
 	box.mu.Lock()
 	box.silent = func(call string) (error, bool) {
 		if call != "watch" {
 			return nil, false
 		}
-		failed++
+		failed.Add(1)
 		return basilica.E(basilica.Unavailable, "DEADLINE", "the executor did not answer in time", "try again"), false
 	}
 	box.mu.Unlock()
@@ -233,7 +234,7 @@ func TestCaseA6_5StatusCallsFail(t *testing.T) {
 		h.pass(time.Second)
 		h.beat()
 	}
-	wait(t, "status calls have failed", func() bool { box.mu.Lock(); defer box.mu.Unlock(); return failed > 2 })
+	wait(t, "status calls have failed", func() bool { return failed.Load() > 2 })
 	if got, err := h.miner.Task(context.Background(), client, task.ID); err != nil || got.State.Terminal() || got.Attempt != 1 {
 		t.Errorf("after a minute: %s, attempt %d, %v", got.State, got.Attempt, err)
 	}
