@@ -27,6 +27,19 @@ type Executor interface {
 	GetBlob(ctx context.Context, sum Digest, w io.Writer) error
 }
 
+// Unanswered says that an error of a call to an executor is not the executor's own word: it was made on the way, or by a
+// door before the call was looked at. It says nothing of what an earlier call with a lost answer came to.
+func Unanswered(err error) bool {
+	switch CodeOf(err) {
+	case "PEER_UNREACHABLE", "PEER_FAULT", "PEER_FOREIGN", "PEER_VERSION", "DEADLINE", "STALLED", "WATCH_ENDED", "DOOR_CLOSED", "POOL_CLOSED",
+		"MESSAGE_SIZE", "MESSAGE_MALFORMED", "ADDRESS_INVALID", "CLOCK_SKEW", "TOKEN_MISSING", "TOKEN_REFUSED", "NOT_THE_MINER",
+		"CERTIFICATE_MISSING", "CERTIFICATE_FOREIGN", "CERTIFICATE_EARLY", "CERTIFICATE_EXPIRED", "CERTIFICATE_ENDED", "CERTIFICATE_REPLACED",
+		"EXECUTOR_OTHER", "EXECUTOR_REVOKED", "EXECUTOR_UNKNOWN":
+		return true
+	}
+	return err != nil && KindOf(err) == Internal
+}
+
 // ExecuteRequest is one attempt at a task.
 type ExecuteRequest struct {
 	Task    TaskID

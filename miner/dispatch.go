@@ -108,6 +108,9 @@ func (m *Miner) placeQueued(ctx context.Context) (next time.Duration, err error)
 		return next, err
 	}
 	now := m.Now()
+	if err := m.endCancelled(ctx, open, now); err != nil {
+		return next, err
+	}
 	queue := queueOf(open)
 	for _, w := range queue {
 		if w.wait > 0 {
@@ -138,6 +141,21 @@ func (m *Miner) placeQueued(ctx context.Context) (next time.Duration, err error)
 	}
 	m.bell.ring(m.waits.set(p.waiting)...)
 	return next, nil
+}
+
+// endCancelled ends what its client cancelled while an executor was asked for it, and that came back to the queue.
+func (m *Miner) endCancelled(ctx context.Context, open []basilica.TaskRecord, now time.Time) error {
+	for _, t := range open {
+		if t.State != basilica.TaskQueued || !t.Cancel {
+			continue
+		}
+		if err := m.Store.EndQueued(ctx, t.ID, basilica.TaskCancelled, cancelled(), now); err != nil && !isCode(err, "TASK_NOT_QUEUED") {
+			return fmt.Errorf("end task %s: %w", t.ID, err)
+		}
+		m.Log.InfoContext(ctx, "task ended", "task", t.ID, "state", basilica.TaskCancelled, "code", cancelled().Code)
+		m.bell.ring(t.ID)
+	}
+	return nil
 }
 
 // queueOf is what waits for a place, as placement sees it.

@@ -93,6 +93,8 @@ func (m *Miner) Enroll(ctx context.Context, req basilica.EnrollRequest) (basilic
 	if err != nil {
 		return basilica.Enrollment{}, err
 	}
+	// Before the certificate: what names a new authority beside an older one's certificate would not be renewed.
+	trust := m.trust()
 	member, err := m.admit(id, req, spki)
 	if err != nil {
 		return basilica.Enrollment{}, err
@@ -102,7 +104,7 @@ func (m *Miner) Enroll(ctx context.Context, req basilica.EnrollRequest) (basilic
 	}
 	m.Log.InfoContext(ctx, "executor enrolled", "executor", id, "addr", req.Addr, "gpus", len(req.Facts.GPUs))
 	return basilica.Enrollment{
-		Executor: id, Miner: m.self, Certificate: member.Certificate, Trust: m.trust(), Endorsement: member.Endorsement,
+		Executor: id, Miner: m.self, Certificate: member.Certificate, Trust: trust, Endorsement: member.Endorsement,
 	}, nil
 }
 

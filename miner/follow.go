@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -27,6 +28,9 @@ type follower struct {
 	task   basilica.TaskRecord // as claimed; work's own
 	member basilica.Member
 	peer   basilica.Executor
+
+	mu      sync.Mutex // held by work to offer the attempt, and by tend to take one back that was not offered
+	offered bool
 }
 
 // follow returns when the task is settled or ctx ends; in the latter case the claim runs out or another process takes it.
@@ -37,7 +41,7 @@ func (m *Miner) follow(ctx context.Context, t basilica.TaskRecord) {
 		log.ErrorContext(ctx, "find executor of a task", "err", err)
 		return
 	}
-	f := &follower{m: m, task: t, member: e, peer: m.Executor(e.Executor, e.Addr)}
+	f := &follower{m: m, task: t, member: e, peer: m.Executor(e.Executor, e.Addr), offered: t.Offered}
 	g, gctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return f.tend(gctx, t.TaskRef()) })
 	g.Go(func() error { return f.work(gctx) })
@@ -105,6 +109,11 @@ func (f *follower) tend(ctx context.Context, a basilica.TaskAttempt) error {
 func (f *follower) judge(ctx context.Context, t basilica.TaskRecord, e basilica.Member) error {
 	m := f.m
 	if !t.Offered {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		if f.offered { // since t was read
+			return nil
+		}
 		if t.Cancel {
 			return f.end(ctx, t, basilica.TaskCancelled, cancelled(), false)
 		}
@@ -125,7 +134,7 @@ func (f *follower) judge(ctx context.Context, t basilica.TaskRecord, e basilica.
 }
 
 func (f *follower) cancel(ctx context.Context, a basilica.TaskAttempt) error {
-	ctx, stop := context.WithTimeout(ctx, callTimeout)
+	ctx, stop := context.WithTimeout(ctx, claimLife/3) // an executor that does not answer must not cost the claim
 	defer stop()
 	return f.peer.Cancel(ctx, a.Task, a.Attempt)
 }
@@ -144,11 +153,12 @@ func (f *follower) work(ctx context.Context) error {
 // only the executor's own word, or its long silence, says that it does not. The same question again changes nothing there.
 func (f *follower) offer(ctx context.Context) error {
 	t, m := &f.task, f.m
+	doubt := t.Offered // somebody asked before, and its answer is not known
 	if !t.Offered {
 		if err := f.prepare(ctx); err != nil {
-			return f.notHeld(ctx, err)
+			return f.notHeld(ctx, err, false)
 		}
-		if err := m.Store.Offer(ctx, t.ID, t.Fence, m.cfg.LostAfter); err != nil {
+		if err := f.extend(ctx); err != nil {
 			return settled(err)
 		}
 		t.Offered = true
@@ -167,14 +177,27 @@ func (f *follower) offer(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		if !uncertain(err) || try >= m.cfg.MaxAttempts && f.unknown(ctx) {
-			return f.notHeld(ctx, err)
+		answered := !basilica.Unanswered(err)
+		if answered && !doubt {
+			return f.notHeld(ctx, err, false)
+		}
+		doubt = true
+		if (answered || try >= m.cfg.MaxAttempts) && f.unknown(ctx) {
+			return f.notHeld(ctx, err, true)
 		}
 		m.Log.WarnContext(ctx, "no word whether the executor took the task; it is asked again", "task", t.ID, "attempt", t.Attempt, "executor", t.Executor, "err", err)
 		if err := rest(ctx, m.backoff(try)); err != nil {
 			return err
 		}
 	}
+}
+
+// extend records that the executor may hold the attempt from now on.
+func (f *follower) extend(ctx context.Context) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.offered = true
+	return f.m.Store.Offer(ctx, f.task.ID, f.task.Fence, f.m.cfg.LostAfter)
 }
 
 // prepare meets the executor and, unless it is busy as it says, gives it the inputs.
@@ -247,31 +270,27 @@ func (f *follower) execute(ctx context.Context) (basilica.Holding, error) {
 	return holding, nil
 }
 
-// uncertain says that an error of Execute leaves open whether the executor holds the attempt: the answer may have been
-// lost on its way, or the executor may have failed after it had taken it.
-func uncertain(err error) bool {
-	return basilica.KindOf(err) == basilica.Internal || isCode(err, "PEER_UNREACHABLE", "DEADLINE")
-}
-
 // unknown asks the executor for the attempt's events: true where it answers that it knows of none.
 func (f *follower) unknown(ctx context.Context) bool {
 	known := errors.New("it has events")
 	call, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
 	err := f.peer.Watch(call, f.task.ID, f.task.Attempt, 0, func(basilica.TaskEvent) error { return known })
-	return basilica.KindOf(err) == basilica.NotFound
+	return basilica.KindOf(err) == basilica.NotFound && !basilica.Unanswered(err)
 }
 
 // notHeld decides what becomes of a task that its executor does not hold and will not get: from one that is busy or away
-// the placement is taken back, an invalid task fails, everything else is tried elsewhere a bounded number of times.
-func (f *follower) notHeld(ctx context.Context, err error) error {
+// the placement is taken back, an invalid task fails, everything else is tried elsewhere a bounded number of times. doubt
+// says that the executor was asked without an answer before it said so: a question may still be on its way, so the
+// attempt's number is never used again, and the executor is told to end what it may become.
+func (f *follower) notHeld(ctx context.Context, err error, doubt bool) error {
 	m, t := f.m, f.task
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
 	kind, why := basilica.KindOf(err), reasonOf(err)
 	switch {
-	case kind == basilica.Unavailable || kind == basilica.Conflict && !isCode(err, "ATTEMPT_STALE") || isCode(err, "MEMORY_FULL", "CONTAINERS_FULL"):
+	case !doubt && (kind == basilica.Unavailable || kind == basilica.Conflict && !isCode(err, "ATTEMPT_STALE") || isCode(err, "MEMORY_FULL", "CONTAINERS_FULL")):
 		gpus, memory := 0, int64(0)
 		if kind == basilica.Conflict {
 			gpus = t.Spec.GPUs
@@ -284,9 +303,15 @@ func (f *follower) notHeld(ctx context.Context, err error) error {
 		return settled(m.Store.Withdraw(ctx, t.ID, t.Fence, why))
 	case kind == basilica.Invalid || tries(t) >= m.cfg.MaxAttempts:
 		m.Log.WarnContext(ctx, "executor did not take the task", "task", t.ID, "attempt", t.Attempt, "executor", t.Executor, "err", err)
-		return f.end(ctx, t, basilica.TaskFailed, why, false)
+		return f.end(ctx, t, basilica.TaskFailed, why, doubt)
 	}
 	m.Log.WarnContext(ctx, "executor did not take the task", "task", t.ID, "attempt", t.Attempt, "executor", t.Executor, "err", err)
+	if doubt {
+		if err := f.again(ctx, t, why, false, true); err != nil {
+			return err
+		}
+		return f.end(ctx, t, basilica.TaskCancelled, cancelled(), true) // by its client, meanwhile
+	}
 	return settled(m.Store.Refused(ctx, t.ID, t.Fence, m.backoff(tries(t)), why))
 }
 
@@ -361,7 +386,7 @@ func (f *follower) watch(ctx context.Context) error {
 		if errors.Is(err, errSettled) || ctx.Err() != nil {
 			return err
 		}
-		if basilica.KindOf(err) == basilica.NotFound {
+		if basilica.KindOf(err) == basilica.NotFound && !basilica.Unanswered(err) {
 			return f.lose(ctx, f.task, basilica.Reason{
 				Code: "ATTEMPT_UNKNOWN", Sentence: fmt.Sprintf("executor %s does not know the task any more", f.task.Executor), Fix: fixLost,
 			}, true, true)

@@ -39,11 +39,11 @@ func (m *Miner) Renew(ctx context.Context, executor basilica.ExecutorID, req bas
 	if !bytes.Equal(spki, e.KeySPKI) {
 		return basilica.Renewal{}, basilica.E(basilica.Denied, "RENEW_KEY", fmt.Sprintf("executor %s was enrolled with another key", executor), "join it again with a new token: basilica token create")
 	}
+	trust := m.trust() // before the certificate, as in Enroll
 	cert, err := m.Authority.IssueExecutor(req.CSR, string(executor), m.Now())
 	if err != nil {
 		return basilica.Renewal{}, fmt.Errorf("issue certificate: %w", err)
 	}
-	trust := m.trust()
 	if err := m.Store.RenewCertificate(ctx, executor, req.Certificate, cert); err != nil {
 		return basilica.Renewal{}, err
 	}
