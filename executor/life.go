@@ -257,7 +257,7 @@ func conclude(cause error, r *run) (basilica.TaskState, basilica.Reason) {
 	case errors.Is(cause, errCancelled):
 		return basilica.TaskCancelled, basilica.Reason{Code: "CANCELLED", Sentence: "the task was cancelled"}
 	case errors.Is(cause, errTimedOut):
-		return basilica.TaskTimedOut, basilica.Reason{Code: "TIMED_OUT", Sentence: "the task ran longer than its time limit", Fix: "give it more time with --timeout"}
+		return basilica.TaskTimedOut, basilica.Reason{Code: "TIMED_OUT", Sentence: "the task ran longer than its time limit", Fix: "give it more time with --max-seconds"}
 	case errors.Is(cause, errLeaseEnded):
 		return basilica.TaskLost, basilica.Reason{Code: "LEASE_ENDED", Sentence: "the executor did not hear from its miner in time and stopped the task", Fix: fixLost}
 	case errors.Is(cause, errGPULost):

@@ -23,6 +23,8 @@ const (
 	exitOK      = 0
 	exitFailure = 1 // the sentence on stderr says what
 	exitUsage   = 2 // unknown verb, flag or argument
+
+	exitInterrupted = 130 // by a signal, as a shell says it
 )
 
 func main() {
@@ -70,6 +72,10 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	var e exit
 	if errors.As(err, &e) {
 		code, err = e.code, e.err
+	}
+	// Who ends a verb that only reads with Ctrl-C knows why it ended.
+	if code == exitFailure && ctx.Err() != nil && errors.Is(err, context.Canceled) && basilica.CodeOf(err) == "" {
+		return exitInterrupted
 	}
 	if err != nil {
 		report(err, asJSON(verb), stdout, stderr)
