@@ -40,11 +40,14 @@ type Config struct {
 type Client struct {
 	cfg         Config
 	cancelAfter time.Duration // between an interrupt and the cancelling of the task
+	cancelWait  time.Duration // for the end of a task that was cancelled
 	step        time.Duration // about the first pause after a broken connection
 }
 
 // New makes a Client.
-func New(cfg Config) *Client { return &Client{cfg: cfg, cancelAfter: cancelAfter, step: reconnectStep} }
+func New(cfg Config) *Client {
+	return &Client{cfg: cfg, cancelAfter: cancelAfter, cancelWait: cancelWait, step: reconnectStep}
+}
 
 // Limits of patience. A miner that is away for longer than reconnectFor ends the following, not the task.
 const (

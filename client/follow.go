@@ -150,7 +150,7 @@ func (c *Client) followOrCancel(ctx, leave context.Context, door basilica.Miner,
 	if ctx.Err() == nil {
 		return task, err
 	}
-	ending, cancel := context.WithTimeout(context.WithoutCancel(ctx), c.cancelAfter+cancelWait)
+	ending, cancel := context.WithTimeout(context.WithoutCancel(ctx), c.cancelAfter+c.cancelWait)
 	defer cancel()
 	defer context.AfterFunc(leave, cancel)()
 	c.cfg.Log.Warn(fmt.Sprintf("interrupted: the task is cancelled in %s; a second interrupt until then leaves it running, a later one leaves without waiting for its end", c.cancelAfter), "task", id)
@@ -168,7 +168,7 @@ func (c *Client) followOrCancel(ctx, leave context.Context, door basilica.Miner,
 	case ending.Err() == nil || asked && err == nil:
 		return task, err
 	case leave.Err() == nil:
-		return task, basilica.E(basilica.Unavailable, "CANCEL_UNCONFIRMED", fmt.Sprintf("the end of the task was not confirmed within %s", cancelWait), fmt.Sprintf("look again: basilica ps; then basilica cancel %s", id)).With(err)
+		return task, basilica.E(basilica.Unavailable, "CANCEL_UNCONFIRMED", fmt.Sprintf("the end of the task was not confirmed within %s", c.cancelWait), fmt.Sprintf("look again: basilica ps; then basilica cancel %s", id)).With(err)
 	case asked:
 		return task, basilica.E(basilica.Unavailable, "TASK_LEFT", "left while the task was being cancelled", attachFix(id, f.offset))
 	}

@@ -66,6 +66,7 @@ func TestPoolErrors(t *testing.T) {
 		{1010, `"Inability to pay some fees (e.g. account balance too low)"`, "Pool.Payment", basilica.Exhausted},
 		{1010, `{"surprise":1}`, "Pool.Invalid", basilica.Invalid},
 		{1014, `"x"`, "Pool.TooLowPriority", basilica.Unavailable},
+		{1002, `"x"`, "CHAIN_REFUSED", basilica.Unavailable},
 	} {
 		err := poolError(&rpcError{Code: c.code, Message: "Invalid Transaction", Data: json.RawMessage(c.data)})
 		if basilica.CodeOf(err) != c.want || basilica.KindOf(err) != c.kind {

@@ -1,0 +1,81 @@
+package subtensor_test
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"strings"
+	"testing"
+
+	"github.com/coder/websocket"
+
+	"basilica"
+	"basilica/internal/provoke"
+	"basilica/keys"
+	"basilica/subtensor"
+)
+
+// answering is a node that answers one method with rest of a JSON-RPC message, and all others with a hash.
+func answering(t *testing.T, method, rest string) *subtensor.Client {
+	t.Helper()
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		ws, err := websocket.Accept(w, r, nil)
+		if err != nil {
+			return
+		}
+		defer ws.CloseNow() //nolint:errcheck // the client has left by then
+		for {
+			_, text, err := ws.Read(context.WithoutCancel(r.Context()))
+			if err != nil {
+				return
+			}
+			var asked struct {
+				ID     json.RawMessage
+				Method string
+			}
+			if err := json.Unmarshal(text, &asked); err != nil {
+				return
+			}
+			answer := fmt.Sprintf(`"result":"0x%064d"`, 1)
+			if asked.Method == method {
+				answer = rest
+			}
+			if err := ws.Write(r.Context(), websocket.MessageText, fmt.Appendf(nil, `{"jsonrpc":"2.0","id":%s,%s}`, asked.ID, answer)); err != nil {
+				return
+			}
+		}
+	}))
+	c := subtensor.New(subtensor.Config{URL: strings.Replace(s.URL, "http", "ws", 1)}, quiet())
+	t.Cleanup(func() { c.Close(); s.Close() })
+	return c
+}
+
+func TestRefusals(t *testing.T) {
+	n := newNetwork(t)
+	bob := pair(t, keys.Sr25519, "//Bob")
+	provoke.Each(t, map[string]func(*testing.T) error{
+		"ADDRESS": func(*testing.T) error {
+			_, err := n.client.AddStake(n.ctx, netuid, "5Cut", bob, 1)
+			return err
+		},
+		"AXON_TLS_KEY": func(*testing.T) error {
+			_, err := n.client.ServeAxon(n.ctx, netuid, bob, basilica.Axon{Addr: netip.MustParseAddrPort("127.0.0.1:8091"), TLSKey: []byte("short")})
+			return err
+		},
+		"BLOCK_UNKNOWN": func(t *testing.T) error {
+			_, err := answering(t, "chain_getHeader", `"result":null`).Head(n.ctx)
+			return err
+		},
+		"CHAIN_BUSY": func(t *testing.T) error {
+			_, err := answering(t, "chain_getFinalizedHead", `"error":{"code":-32005,"message":"Too many requests"}`).Head(n.ctx)
+			return err
+		},
+		"REGISTRATION_CAP": func(*testing.T) error {
+			_, _, err := n.client.Register(n.ctx, netuid, hotkeyOf(bob), bob, 0)
+			return err
+		},
+	})
+}
