@@ -57,12 +57,13 @@ func (e *Engine) imageError(ref string, err error) error {
 
 // EnsureImage finds a local image by name or pulls one that is named by digest, and gives its content address. A name
 // without a digest is never pulled: what it means is its registry's choice at that moment, and no receipt could say
-// what ran. login may be nil; it goes to its own server alone, and nowhere else.
+// what ran. login may be nil; it goes to its own server alone, and nowhere else. arrives, which may be nil, is called with
+// the address of an image that is not here, before the engine has any of it: whoever wants it gone later must know it.
 //
 // An image that does not exist is NotFound (IMAGE_NOT_FOUND), one that the registry does not give to whoever asks Denied
 // (IMAGE_DENIED), one that takes too much disk Exhausted (IMAGE_TOO_LARGE), one for other machines Invalid
 // (IMAGE_PLATFORM); a registry that is away is Unavailable (IMAGE_REGISTRY).
-func (e *Engine) EnsureImage(ctx context.Context, ref string, login *basilica.RegistryLogin) (id string, err error) {
+func (e *Engine) EnsureImage(ctx context.Context, ref string, login *basilica.RegistryLogin, arrives func(id string) error) (id string, err error) {
 	if ref == "" || len(ref) > maxImageName || strings.ContainsAny(ref, " \t\r\n\x00") {
 		return "", noImage(ref)
 	}
@@ -74,7 +75,7 @@ func (e *Engine) EnsureImage(ctx context.Context, ref string, login *basilica.Re
 	}
 	ctx, cancel := context.WithTimeout(ctx, pullTimeout)
 	defer cancel()
-	return e.pull(ctx, ref, login)
+	return e.pull(ctx, ref, login, arrives)
 }
 
 func (e *Engine) localImage(ctx context.Context, ref string) (string, error) {

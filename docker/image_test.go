@@ -31,14 +31,14 @@ func TestImagesAreNamelessAndChecked(t *testing.T) {
 	name := fmt.Sprintf("localhost/basilica-test:%d", os.Getpid())
 	file := saved(t, []string{name}, nil)
 	id := load(t, e, file)
-	if _, err := e.EnsureImage(t.Context(), name, nil); basilica.CodeOf(err) != "IMAGE_NOT_FOUND" {
+	if _, err := e.EnsureImage(t.Context(), name, nil, nil); basilica.CodeOf(err) != "IMAGE_NOT_FOUND" {
 		t.Errorf("a stranger's file took a name: %v", err)
 	}
-	if got, err := e.EnsureImage(t.Context(), id, nil); err != nil || got != id {
+	if got, err := e.EnsureImage(t.Context(), id, nil, nil); err != nil || got != id {
 		t.Errorf("by address: %s %v", got, err)
 	}
 	for _, ref := range []string{"", "a b", "no-such-image:1", "UPPER/case", "sha256:" + strings.Repeat("0", 64)} {
-		if _, err := e.EnsureImage(t.Context(), ref, nil); basilica.CodeOf(err) != "IMAGE_NOT_FOUND" {
+		if _, err := e.EnsureImage(t.Context(), ref, nil, nil); basilica.CodeOf(err) != "IMAGE_NOT_FOUND" {
 			t.Errorf("image %q: %v", ref, err)
 		}
 	}
@@ -47,7 +47,7 @@ func TestImagesAreNamelessAndChecked(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	if _, err := e.EnsureImage(t.Context(), id, nil); basilica.CodeOf(err) != "IMAGE_NOT_FOUND" {
+	if _, err := e.EnsureImage(t.Context(), id, nil, nil); basilica.CodeOf(err) != "IMAGE_NOT_FOUND" {
 		t.Errorf("a removed image: %v", err)
 	}
 }
@@ -270,7 +270,7 @@ func TestBombReachesNoEngine(t *testing.T) {
 		t.Errorf("bomb: %v", err)
 	}
 	address := sha256.Sum256([]byte(config))
-	if _, err := e.EnsureImage(t.Context(), "sha256:"+hex.EncodeToString(address[:]), nil); basilica.CodeOf(err) != "IMAGE_NOT_FOUND" {
+	if _, err := e.EnsureImage(t.Context(), "sha256:"+hex.EncodeToString(address[:]), nil, nil); basilica.CodeOf(err) != "IMAGE_NOT_FOUND" {
 		t.Errorf("the bomb is in the engine: %v", err)
 	}
 }
@@ -398,7 +398,7 @@ func TestPullWithCredentials(t *testing.T) {
 		e.Images = Images{AllowPrivate: true, Dir: t.TempDir()}
 		s := newShop(t, how)
 		ref := s.push(t, "private/job", runtime.GOARCH, busybox(t), nil)
-		id, err := e.EnsureImage(t.Context(), ref, s.login())
+		id, err := e.EnsureImage(t.Context(), ref, s.login(), nil)
 		if err != nil {
 			t.Fatalf("%s: %v", how, err)
 		}
@@ -407,7 +407,7 @@ func TestPullWithCredentials(t *testing.T) {
 		if end.ExitCode != 0 || text != "pulled\n" {
 			t.Errorf("%s: %+v %q", how, end, text)
 		}
-		if again, err := e.EnsureImage(t.Context(), ref, s.login()); err != nil || again != id {
+		if again, err := e.EnsureImage(t.Context(), ref, s.login(), nil); err != nil || again != id {
 			t.Errorf("%s again: %s %v", how, again, err)
 		}
 		for name, login := range map[string]*basilica.RegistryLogin{
@@ -415,7 +415,7 @@ func TestPullWithCredentials(t *testing.T) {
 			"a wrong word":  {Server: s.host, Username: shopUser, Password: "wrong-" + shopWord},
 			"another place": {Server: "registry.example", Username: shopUser, Password: shopWord},
 		} {
-			_, err := e.EnsureImage(t.Context(), ref, login)
+			_, err := e.EnsureImage(t.Context(), ref, login, nil)
 			if basilica.CodeOf(err) != "IMAGE_DENIED" || basilica.KindOf(err) != basilica.Denied || basilica.FixOf(err) == "" {
 				t.Errorf("%s, %s: %v", how, name, err)
 			}
@@ -455,19 +455,19 @@ func TestPullRefusals(t *testing.T) {
 		"an old manifest":       {s.push(t, "a/old", runtime.GOARCH, nil, func(m map[string]any) { m["schemaVersion"] = 1 }), "IMAGE_MANIFEST", basilica.Invalid},
 		"more layers than said": {s.push(t, "a/more", runtime.GOARCH, nil, func(m map[string]any) { m["layers"] = append(m["layers"].([]map[string]any), layer(m)) }), "IMAGE_FILE", basilica.Invalid},
 	} {
-		_, err := e.EnsureImage(t.Context(), c.ref, nil)
+		_, err := e.EnsureImage(t.Context(), c.ref, nil, nil)
 		if basilica.CodeOf(err) != c.code || basilica.KindOf(err) != c.kind || basilica.FixOf(err) == "" {
 			t.Errorf("%s: %v, want %s", name, err, c.code)
 		}
 	}
 	s.Close()
-	if _, err := e.EnsureImage(t.Context(), good, nil); basilica.CodeOf(err) != "IMAGE_REGISTRY" || basilica.KindOf(err) != basilica.Unavailable {
+	if _, err := e.EnsureImage(t.Context(), good, nil, nil); basilica.CodeOf(err) != "IMAGE_REGISTRY" || basilica.KindOf(err) != basilica.Unavailable {
 		t.Errorf("registry away: %v", err)
 	}
 	// A stranger names the registry: nothing private is dialled for it unless the owner allows that.
 	e.Images.AllowPrivate = false
 	for _, ref := range []string{good, "169.254.169.254/latest/meta@sha256:" + strings.Repeat("1", 64), "10.0.0.1:5000/a@sha256:" + strings.Repeat("1", 64)} {
-		if _, err := e.EnsureImage(t.Context(), ref, nil); basilica.CodeOf(err) != "IMAGE_DENIED" {
+		if _, err := e.EnsureImage(t.Context(), ref, nil, nil); basilica.CodeOf(err) != "IMAGE_DENIED" {
 			t.Errorf("private registry %s: %v", ref, err)
 		}
 	}
@@ -504,11 +504,11 @@ func TestPullsShareTheDisk(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 	defer cancel()
-	if id, err := e.EnsureImage(ctx, ref, nil); !errors.Is(err, context.DeadlineExceeded) {
+	if id, err := e.EnsureImage(ctx, ref, nil, nil); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("loaded beside another: %s %v", id, err)
 	}
 	free()
-	id, err := e.EnsureImage(t.Context(), ref, nil)
+	id, err := e.EnsureImage(t.Context(), ref, nil, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

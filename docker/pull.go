@@ -17,7 +17,7 @@ const parallelLayers = 3
 // pull fetches an image by digest and loads it. The engine's own pull is not asked: it would unpack whatever a stranger's
 // registry sends before anybody has weighed it, dial whatever address a stranger names, and keep the image for whoever
 // comes next without credentials.
-func (e *Engine) pull(ctx context.Context, name string, login *basilica.RegistryLogin) (id string, err error) {
+func (e *Engine) pull(ctx context.Context, name string, login *basilica.RegistryLogin, arrives func(id string) error) (id string, err error) {
 	ref, err := parseReference(name)
 	if err != nil {
 		return "", err
@@ -74,6 +74,11 @@ func (e *Engine) pull(ctx context.Context, name string, login *basilica.Registry
 	// Others may have taken disk while this one was on its way.
 	if limit, err = e.imageLimit(ctx, loadCopies); err != nil {
 		return "", err
+	}
+	if arrives != nil {
+		if err := arrives(m.Config.Digest); err != nil {
+			return "", err
+		}
 	}
 	place := make([]int, len(layers))
 	return e.send(ctx, func(w io.Writer) error {

@@ -40,7 +40,8 @@ type Containers interface {
 
 // Images finds, pulls, loads and removes images.
 type Images interface {
-	EnsureImage(ctx context.Context, ref string, login *basilica.RegistryLogin) (id string, err error)
+	// arrives is called with the address of an image that is not here, before it is; nil: nobody wants to know.
+	EnsureImage(ctx context.Context, ref string, login *basilica.RegistryLogin, arrives func(id string) error) (id string, err error)
 	LoadImage(ctx context.Context, file io.ReadSeeker) (id string, err error)
 	// ForgetImage removes an image that has no name and that no container uses; others stay.
 	ForgetImage(ctx context.Context, id string) error
@@ -81,7 +82,7 @@ type Attempts interface {
 }
 
 // Marks keeps what a later process must know beside attempts: grants that the miner ended early, and images that were
-// loaded from a file (source to id; an empty id is being loaded).
+// loaded from a file or pulled (source to id; an empty id is being loaded).
 type Marks interface {
 	RevokeGrants(ctx context.Context, grants []basilica.GrantID, now time.Time) error
 	RevokedGrants(ctx context.Context) (map[basilica.GrantID]time.Time, error)
@@ -179,6 +180,7 @@ const (
 	engineEvery    = 10 * time.Second
 	tidyEvery      = 30 * time.Second
 	unusedBlobs    = 10 * time.Minute   // a blob that was put and is needed by no attempt is kept that long
+	unusedImages   = 10 * time.Minute   // an image that was pulled and is needed by no attempt is kept that long
 	forgottenAfter = 7 * 24 * time.Hour // an ended attempt that nobody released
 	revokedFor     = 30 * time.Minute   // longer than any certificate lives
 	cleanUp        = 2 * time.Minute    // for what must happen after the end of everything else
@@ -214,6 +216,7 @@ type Executor struct {
 	blobUse sync.RWMutex
 	// imageUse is held while an image is loaded from a blob or forgotten.
 	imageUse sync.Mutex
+	idle     map[string]time.Time // by imageUse: pulled images that no attempt needs, by their ids, and since when
 }
 
 var _ basilica.Executor = (*Executor)(nil)
@@ -240,7 +243,7 @@ func New(cfg Config) (*Executor, error) {
 	return &Executor{
 		cfg: cfg, maxCPU: min(cfg.MaxCPUMillis, int64(cfg.CPUs)*1000), checks: make(chan struct{}, 2), instance: rand.Text(),
 		stopWait: stopWait, devicesEvery: devicesEvery, begin: cfg.Now(), beginUp: cfg.Uptime(),
-		live: map[basilica.TaskAttempt]*life{}, kept: map[basilica.TaskAttempt]bool{}, checked: map[basilica.TaskAttempt]bool{}, revoked: map[basilica.GrantID]time.Time{},
+		live: map[basilica.TaskAttempt]*life{}, kept: map[basilica.TaskAttempt]bool{}, checked: map[basilica.TaskAttempt]bool{}, revoked: map[basilica.GrantID]time.Time{}, idle: map[string]time.Time{},
 	}, nil
 }
 
@@ -273,7 +276,7 @@ func (e *Executor) Run(ctx context.Context, ready func()) error {
 	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanUp)
 	defer cancel()
 	e.retryStuck(last)
-	if oerr := errors.Join(e.removeOrphans(last), e.forgetImages(last)); oerr != nil {
+	if oerr := errors.Join(e.removeOrphans(last), e.forgetImages(last, 0)); oerr != nil {
 		e.cfg.Log.Error("something of ended tasks remains", "err", oerr)
 	}
 	return err

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"time"
 
 	"basilica"
 )
@@ -12,8 +13,12 @@ import (
 // maxLoads bounds how often the image of one attempt is loaded.
 const maxLoads = 3
 
-// image finds or makes the image of a task and gives its content address.
-func (e *Executor) image(ctx context.Context, spec basilica.TaskSpec) (id string, err error) {
+// pulledMark begins the source of an image that came from a registry; its id follows.
+const pulledMark = "pulled:"
+
+// image finds or makes the image of a task and gives its content address. One that comes from a registry is on record
+// before it is here, so that it goes again some time after the last task that needs it.
+func (e *Executor) image(ctx context.Context, l *life, spec basilica.TaskSpec) (id string, err error) {
 	if sum, ok := basilica.ImageBlob(spec.Image); ok {
 		return e.loadImage(ctx, sum)
 	}
@@ -21,7 +26,20 @@ func (e *Executor) image(ctx context.Context, spec basilica.TaskSpec) (id string
 	if err != nil {
 		return "", err
 	}
-	err = e.patiently(ctx, func() (err error) { id, err = e.cfg.Engine.EnsureImage(ctx, spec.Image, login); return err })
+	needs := func(id string) {
+		e.mu.Lock()
+		defer e.mu.Unlock()
+		l.pulled = id
+	}
+	arrives := func(id string) error {
+		needs(id)
+		return e.cfg.Marks.KeepImage(ctx, pulledMark+id, id)
+	}
+	err = e.patiently(ctx, func() (err error) {
+		id, err = e.cfg.Engine.EnsureImage(ctx, spec.Image, login, arrives)
+		return err
+	})
+	needs(id)
 	return id, err
 }
 
@@ -60,7 +78,7 @@ func (e *Executor) loadImage(ctx context.Context, sum basilica.Digest) (id strin
 	}
 	source := sum.String()
 	if loaded[source] != "" {
-		err := e.patiently(ctx, func() (err error) { id, err = e.cfg.Engine.EnsureImage(ctx, loaded[source], nil); return err })
+		err := e.patiently(ctx, func() (err error) { id, err = e.cfg.Engine.EnsureImage(ctx, loaded[source], nil, nil); return err })
 		if basilica.KindOf(err) != basilica.NotFound {
 			return id, err
 		}
@@ -84,8 +102,9 @@ func (e *Executor) load(ctx context.Context, sum basilica.Digest) (id string, er
 	return e.cfg.Engine.LoadImage(ctx, f)
 }
 
-// forgetImages removes the images that were loaded from blobs and that no open attempt names.
-func (e *Executor) forgetImages(ctx context.Context) error {
+// forgetImages removes the images that no open attempt needs: those loaded from blobs at once, for the blob is here while it
+// is wanted, and those from registries when nobody has needed them for that long.
+func (e *Executor) forgetImages(ctx context.Context, keep time.Duration) error {
 	if !e.imageUse.TryLock() { // one is being loaded; tidy comes again
 		return nil
 	}
@@ -101,15 +120,23 @@ func (e *Executor) forgetImages(ctx context.Context) error {
 	used := map[string]bool{}
 	for _, a := range open {
 		d, _ := e.demandOf(a.Spec)
-		used[d.spec.Image] = true
+		used[d.spec.Image], used[a.ImageID] = true, true
 	}
 	e.mu.Lock()
 	for _, l := range e.live {
-		used[l.image] = true
+		used[l.image], used[l.pulled] = true, true
 	}
 	e.mu.Unlock()
 	var errs []error
 	for source, id := range loaded {
+		if source == pulledMark+id {
+			if !used[id] {
+				errs = append(errs, e.forgetPulled(ctx, id, keep))
+			} else {
+				delete(e.idle, id)
+			}
+			continue
+		}
 		var sum basilica.Digest
 		if sum.UnmarshalText([]byte(source)) != nil || used[basilica.ImageBlobPrefix+source] {
 			continue // another's mark, or in use
@@ -117,6 +144,24 @@ func (e *Executor) forgetImages(ctx context.Context) error {
 		errs = append(errs, e.forgetImage(ctx, sum, id))
 	}
 	return errors.Join(errs...)
+}
+
+// forgetPulled removes an image from a registry that nobody has needed for that long; the caller holds imageUse.
+func (e *Executor) forgetPulled(ctx context.Context, id string, keep time.Duration) error {
+	now := e.ledgerNow()
+	since, known := e.idle[id]
+	if !known {
+		since = now
+		e.idle[id] = since
+	}
+	if now.Sub(since) < keep {
+		return nil
+	}
+	if err := e.cfg.Engine.ForgetImage(ctx, id); err != nil {
+		return fmt.Errorf("remove image from a registry: %w", err)
+	}
+	delete(e.idle, id)
+	return e.cfg.Marks.ForgetImage(ctx, pulledMark+id)
 }
 
 func (e *Executor) forgetImage(ctx context.Context, sum basilica.Digest, id string) error {

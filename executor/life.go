@@ -37,6 +37,7 @@ type life struct {
 	memory int64
 	fence  uint64
 	image  string // as the spec names it
+	pulled string // by Executor.mu: id of the image that it names at a registry; empty before it is known
 
 	mu      sync.Mutex
 	changed chan struct{} // closed and replaced at every change

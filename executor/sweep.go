@@ -115,7 +115,11 @@ func (e *Executor) tidy(ctx context.Context) {
 	for _, a := range old {
 		err = errors.Join(err, e.Release(ctx, a.Task, a.Number))
 	}
-	err = errors.Join(err, e.forgetBlobs(ctx), e.removeOrphans(ctx), e.forgetImages(ctx), e.forgetRevoked(ctx, now.Add(-revokedFor)))
+	keep := unusedImages
+	if e.roomFor(0) != nil {
+		keep = 0
+	}
+	err = errors.Join(err, e.forgetBlobs(ctx), e.removeOrphans(ctx), e.forgetImages(ctx, keep), e.forgetRevoked(ctx, now.Add(-revokedFor)))
 	if err != nil && ctx.Err() == nil {
 		e.cfg.Log.Error("something old is not forgotten or not removed", "err", err)
 	}

@@ -50,12 +50,12 @@ func (d *doubtful) Available(ctx context.Context) (string, string, error) {
 	return d.Engine.Available(ctx)
 }
 
-func (d *doubtful) EnsureImage(ctx context.Context, ref string, login *basilica.RegistryLogin) (string, error) {
+func (d *doubtful) EnsureImage(ctx context.Context, ref string, login *basilica.RegistryLogin, arrives func(string) error) (string, error) {
 	d.login.Store(login)
 	if err := d.trouble(); err != nil {
 		return "", err
 	}
-	return d.Engine.EnsureImage(ctx, ref, nil)
+	return d.Engine.EnsureImage(ctx, ref, nil, arrives)
 }
 
 func (d *doubtful) Create(ctx context.Context, spec basilica.ContainerSpec) (string, error) {
@@ -309,7 +309,7 @@ func TestImageFromABlob(t *testing.T) {
 		t.Fatal(err)
 	}
 	b.tidy(t.Context())
-	if _, err := b.engine.EnsureImage(t.Context(), a.ImageID, nil); basilica.CodeOf(err) != "IMAGE_NOT_FOUND" {
+	if _, err := b.engine.EnsureImage(t.Context(), a.ImageID, nil, nil); basilica.CodeOf(err) != "IMAGE_NOT_FOUND" {
 		t.Errorf("the image remains: %v", err)
 	}
 	if loaded, err := b.cfg.Marks.LoadedImages(t.Context()); err != nil || len(loaded) != 0 {

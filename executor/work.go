@@ -125,7 +125,7 @@ func (e *Executor) launch(ctx, following context.Context, log *slog.Logger, l *l
 	if err != nil {
 		return nil, nil, err
 	}
-	if err := e.create(ctx, a, i.demand, in, out); err != nil {
+	if err := e.create(ctx, l, a, i.demand, in, out); err != nil {
 		return nil, nil, err
 	}
 	if err := e.save(ctx, *a); err != nil {
@@ -158,12 +158,12 @@ func release(ctx context.Context, wait waitFunc) error {
 	return err
 }
 
-// create finds the image and makes the container. An image that came as a blob has no name, so that another executor on the
-// same engine may remove it in between; then it is loaded again.
-func (e *Executor) create(ctx context.Context, a *basilica.Attempt, d demand, in, out string) error {
+// create finds the image and makes the container. An image that came as a blob or from a registry has no name, so that
+// another executor on the same engine may remove it in between; then it is fetched again.
+func (e *Executor) create(ctx context.Context, l *life, a *basilica.Attempt, d demand, in, out string) error {
 	for try := 1; ; try++ {
 		var err error
-		if a.ImageID, err = e.image(ctx, d.spec); err != nil {
+		if a.ImageID, err = e.image(ctx, l, d.spec); err != nil {
 			return err
 		}
 		var proc basilica.EngineProcess
@@ -183,8 +183,7 @@ func (e *Executor) create(ctx context.Context, a *basilica.Attempt, d demand, in
 			id, err = e.cfg.Engine.Create(ctx, e.container(*a, d, in, out))
 			return err
 		})
-		_, blob := basilica.ImageBlob(d.spec.Image)
-		if blob && basilica.CodeOf(err) == "IMAGE_NOT_FOUND" && try < maxLoads {
+		if basilica.CodeOf(err) == "IMAGE_NOT_FOUND" && try < maxLoads {
 			continue
 		}
 		if err == nil {

@@ -78,7 +78,7 @@ func (c *checkImage) ensure(ctx context.Context) (string, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.id != "" {
-		if id, err := c.engine.EnsureImage(ctx, c.id, nil); basilica.KindOf(err) != basilica.NotFound {
+		if id, err := c.engine.EnsureImage(ctx, c.id, nil, nil); basilica.KindOf(err) != basilica.NotFound {
 			return id, err
 		}
 	}
