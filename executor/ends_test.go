@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"basilica"
+	"basilica/internal/provoke"
 )
 
 func TestEnds(t *testing.T) {
@@ -129,9 +130,11 @@ func TestWhatCannotBeRemovedIsQuarantined(t *testing.T) {
 	if err := b.Attest(t.Context(), Visit{Grant: "g"}); !errors.As(err, &held) || held.Holding.Kind != basilica.HolderQuarantine {
 		t.Errorf("a challenge on GPUs in quarantine: %v", err)
 	}
-	if h, err := b.Health(t.Context()); err != nil || h.OK {
-		t.Errorf("health %+v %v", h, err)
+	h, err := b.Health(t.Context())
+	if err != nil || h.OK || len(h.Reasons) != 1 {
+		t.Fatalf("health %+v %v", h, err)
 	}
+	provoke.Reason(t, h.Reasons[0], "CLEANUP")
 	engine.refuses.Store(false)
 	b.retryStuck(t.Context())
 	b.leavesNothing(t)
