@@ -92,7 +92,7 @@ type Claim struct {
 	Last   time.Time `json:"last"`
 }
 
-// maxClaims bounds Claims; the oldest go first. Every round asks for all of them.
+// maxClaims bounds Claims; the oldest go first.
 const maxClaims = 8
 
 // ReasonUnproven is the reason of a CheckHolder that the miner does not stand for.

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"math/rand/v2"
 	"slices"
 	"time"
 
@@ -11,46 +12,65 @@ import (
 	"basilica/score"
 )
 
-// occupiedSlack is how far the clocks of a machine and a validator may differ in what the miner says of a task's times.
-const occupiedSlack = 10 * time.Minute
+const (
+	// occupiedSlack is how far the clocks of a machine and a validator may differ in what the miner says of a task's times.
+	occupiedSlack = 10 * time.Minute
+	// startSlack is how long a task may hold GPUs before it starts: an executor pulls an image for up to 30 minutes.
+	startSlack = 30 * time.Minute
+)
 
 // maxHolders bounds what one request asks, as the miner's door does.
 const maxHolders = 256
 
-// holdersOf lists the tasks that a miner's executors were busy with and that nobody answered for yet.
+// holdersOf lists the tasks that a miner's executors were busy with and that nobody answered for yet: all of an executor's or
+// none, and of too many those of executors that chance picks anew every round.
 func (v *Validator) holdersOf(miner basilica.Hotkey, known []basilica.ExecutorID) (out []basilica.HolderID) {
+	known = slices.Clone(known)
+	rand.Shuffle(len(known), func(i, j int) { known[i], known[j] = known[j], known[i] })
 	for _, id := range known {
-		for _, c := range v.standings[basilica.ExecutorKey{Miner: miner, Executor: id}].Claims {
-			if len(out) < maxHolders {
-				out = append(out, basilica.HolderID{Executor: id, Task: basilica.TaskID(c.Holder)})
-			}
+		claims := v.standings[basilica.ExecutorKey{Miner: miner, Executor: id}].Claims
+		if len(out)+len(claims) > maxHolders {
+			continue
+		}
+		for _, c := range claims {
+			out = append(out, basilica.HolderID{Executor: id, Task: basilica.TaskID(c.Holder)})
 		}
 	}
 	return out
 }
 
-// answers opens what a miner said of holders; what is not its own signed word counts as not said.
-func (v *Validator) answers(miner basilica.Hotkey, signed []basilica.SignedOccupancy) map[basilica.HolderID]basilica.Occupancy {
-	out := map[basilica.HolderID]basilica.Occupancy{}
+// answer is what a miner said of one holder that it was asked about; nil: that it knows no such task there.
+type answer = *basilica.Occupancy
+
+// answers opens what a miner said of the holders that it was asked about; what is not its own signed word counts as not said.
+func (v *Validator) answers(miner basilica.Hotkey, asked []basilica.HolderID, signed []basilica.SignedOccupancy) map[basilica.HolderID]answer {
+	out := map[basilica.HolderID]answer{}
+	for _, h := range asked {
+		out[h] = nil
+	}
 	for _, s := range signed[:min(len(signed), maxHolders)] {
 		o, err := s.Open(miner)
 		if err != nil {
 			v.cfg.Log.Warn("miner's word on a holder cannot be used", "miner", miner, "err", err)
 			continue
 		}
-		out[basilica.HolderID{Executor: o.Executor, Task: o.Task}] = o
+		if h := (basilica.HolderID{Executor: o.Executor, Task: o.Task}); slices.Contains(asked, h) {
+			out[h] = &o
+		}
 	}
 	return out
 }
 
 // holderVerdict judges an executor's earlier claims by its miner's answers; nil where there is nothing to say yet.
-func holderVerdict(id basilica.ExecutorID, s score.Standing, said map[basilica.HolderID]basilica.Occupancy) *basilica.Verdict {
+func holderVerdict(id basilica.ExecutorID, s score.Standing, said map[basilica.HolderID]answer) *basilica.Verdict {
 	done := 0
 	for _, c := range s.Claims {
-		o, ok := said[basilica.HolderID{Executor: id, Task: basilica.TaskID(c.Holder)}]
+		o, asked := said[basilica.HolderID{Executor: id, Task: basilica.TaskID(c.Holder)}]
 		why := ""
 		switch {
-		case !ok:
+		case !asked:
+			continue // another round's question
+		case o == nil:
 			why = "the miner knows no such task on this executor"
 		case o.State == basilica.TaskLost:
 			done++ // the miner's signed word; its machine earned by its last pass meanwhile, as the published age allows
@@ -59,9 +79,9 @@ func holderVerdict(id basilica.ExecutorID, s score.Standing, said map[basilica.H
 			continue // still there, or its receipt is on the way
 		case o.Receipt == nil:
 			why = "the task ended without a receipt of this executor"
-		case o.Started.After(c.Last.Add(occupiedSlack)) || o.Ended.Before(c.First.Add(-occupiedSlack)):
+		case o.Started.After(c.Last.Add(startSlack+occupiedSlack)) || o.Ended.Before(c.First.Add(-occupiedSlack)):
 			why = fmt.Sprintf("its receipt is of %s to %s", o.Started.UTC().Format(time.RFC3339), o.Ended.UTC().Format(time.RFC3339))
-		case !slices.ContainsFunc(s.GPUs, func(g basilica.ProvenGPU) bool { return slices.Contains(o.GPUs, g.UUID) }):
+		case len(s.GPUs) > 0 && !slices.ContainsFunc(s.GPUs, func(g basilica.ProvenGPU) bool { return slices.Contains(o.GPUs, g.UUID) }):
 			why = "its receipt names none of the GPUs that were proven"
 		}
 		if why != "" {

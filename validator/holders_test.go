@@ -2,7 +2,10 @@ package validator
 
 import (
 	"context"
+	"fmt"
 	"io"
+	"slices"
+	"strconv"
 	"testing"
 	"time"
 
@@ -45,6 +48,12 @@ func TestFalseBusyIsSeen(t *testing.T) {
 		{"a task of another executor", real(func(o *basilica.Occupancy) { o.Executor = "box-2" }), "BUSY_UNPROVEN", 0.006667},
 		{"a task that ended without a receipt", real(func(o *basilica.Occupancy) { o.Receipt = nil }), "BUSY_UNPROVEN", 0.006667},
 		{"a task that was lost there", real(func(o *basilica.Occupancy) { o.State, o.Receipt = basilica.TaskLost, nil }), "PASS", 0.01},
+		{"a tenant whose image took half an hour", real(func(o *basilica.Occupancy) {
+			o.Started, o.Ended = o.Started.Add(31*time.Minute), o.Ended.Add(32*time.Minute)
+		}), "PASS", 0.01},
+		{"a task of hours later", real(func(o *basilica.Occupancy) {
+			o.Started, o.Ended = o.Started.Add(2*time.Hour), o.Ended.Add(3*time.Hour)
+		}), "BUSY_UNPROVEN", 0.006667},
 		{"a task whose receipt is on the way", real(func(o *basilica.Occupancy) { o.State, o.Receipt = basilica.TaskRunning, nil }), "ABSENT", 0.01},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -68,6 +77,52 @@ func TestFalseBusyIsSeen(t *testing.T) {
 				t.Errorf("worth %v, want %v", got, c.value)
 			}
 		})
+	}
+}
+
+// TestWhoWasNotAskedForIsNotBlamed: one request holds 256 questions; a large fleet has more, and whose turn it is not loses
+// nothing. In time everybody's turn comes.
+func TestWhoWasNotAskedForIsNotBlamed(t *testing.T) {
+	w := newWorld(t)
+	miner, ids := w.miner.hotkey(), []basilica.ExecutorID{}
+	for i := range 48 {
+		id := basilica.ExecutorID("box-" + strconv.Itoa(i))
+		s := score.Standing{Recent: []float64{1, 1}, LastPass: time.Now(), Since: 1}
+		for k := range 7 {
+			s.Claims = append(s.Claims, score.Claim{Holder: fmt.Sprintf("task-%d-%d", i, k), First: time.Now(), Last: time.Now()})
+		}
+		w.v.standings[basilica.ExecutorKey{Miner: miner, Executor: id}] = s
+		ids = append(ids, id)
+	}
+	turns := map[basilica.ExecutorID]bool{}
+	for round := 0; len(turns) < len(ids); round++ {
+		if round == 100 {
+			t.Fatalf("only %d of %d were ever asked for", len(turns), len(ids))
+		}
+		asked := w.v.holdersOf(miner, ids)
+		if len(asked) > maxHolders || len(asked) <= maxHolders-7 {
+			t.Fatalf("%d questions", len(asked))
+		}
+		var signed []basilica.SignedOccupancy
+		for _, h := range asked {
+			o, err := basilica.SignOccupancy(basilica.Occupancy{Task: h.Task, Executor: h.Executor, State: basilica.TaskLost}, w.miner.key)
+			if err != nil {
+				t.Fatal(err)
+			}
+			signed = append(signed, o)
+		}
+		said := w.v.answers(miner, asked, signed)
+		for _, id := range ids {
+			s := w.v.standings[basilica.ExecutorKey{Miner: miner, Executor: id}]
+			its := slices.ContainsFunc(asked, func(h basilica.HolderID) bool { return h.Executor == id })
+			turns[id] = turns[id] || its
+			switch d := holderVerdict(id, s, said); {
+			case !its && d != nil:
+				t.Fatalf("%s was not asked for: %+v", id, d)
+			case its && (d == nil || d.Result != basilica.Pass):
+				t.Fatalf("%s: %+v", id, d)
+			}
+		}
 	}
 }
 

@@ -80,8 +80,12 @@ func (v *Validator) round(ctx context.Context, r basilica.Round) error {
 	return v.finish(ctx, r, mg, found, basilica.Reason{Code: outcomeCompleted, Sentence: fmt.Sprintf("%d executors, %d passed", len(found), passed)})
 }
 
-// outcomeCompleted is the outcome of a round that was not interrupted.
-const outcomeCompleted = "COMPLETED"
+// Outcomes of rounds that judged somebody, so that weights can be made of them. One that a restart ended before has that as
+// its outcome.
+const (
+	outcomeCompleted = "COMPLETED"
+	outcomeCut       = "ROUND_CUT" // ended by a restart
+)
 
 // asInternal keeps a store's failure from being taken for the chain's.
 func asInternal(err error) error {
@@ -220,7 +224,7 @@ type party struct {
 	neuron   basilica.Neuron
 	accesses []basilica.GrantedAccess
 	key      ed25519.PrivateKey // that the certificates are for
-	said     map[basilica.HolderID]basilica.Occupancy
+	said     map[basilica.HolderID]answer // on whom they were busy with
 }
 
 // missing records executors that could not be looked at.
@@ -245,7 +249,8 @@ func (v *Validator) enter(ctx context.Context, r basilica.Round, x visit, found 
 	if err != nil {
 		return party{}, fmt.Errorf("draw an SSH key: %w", err)
 	}
-	grant, err := v.openDoor(ctx, x.neuron, basilica.ValidationRequest{Validator: v.self, SSHPublicKey: sshPublicKey(public), Round: r.First, Holders: v.holdersOf(x.neuron.Hotkey, x.known)})
+	asked := v.holdersOf(x.neuron.Hotkey, x.known)
+	grant, err := v.openDoor(ctx, x.neuron, basilica.ValidationRequest{Validator: v.self, SSHPublicKey: sshPublicKey(public), Round: r.First, Holders: asked})
 	if err != nil {
 		reason, detail, _ := reasonOf(ctx, err)
 		v.cfg.Log.Warn("miner gave no access", "miner", x.neuron.Hotkey, "uid", x.neuron.UID, "axon", x.neuron.Axon.Addr, "reason", reason, "err", err)
@@ -267,7 +272,7 @@ func (v *Validator) enter(ctx context.Context, r basilica.Round, x visit, found 
 			return party{}, err
 		}
 	}
-	return party{x.neuron, accesses, private, v.answers(x.neuron.Hotkey, grant.Occupied)}, nil
+	return party{x.neuron, accesses, private, v.answers(x.neuron.Hotkey, asked, grant.Occupied)}, nil
 }
 
 // inTurns inspects one miner's executors, as many at once as the limits allow, the GPUs of each such group starting near one
