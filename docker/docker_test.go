@@ -59,7 +59,7 @@ func busybox(t testing.TB) []byte {
 	return program
 }
 
-// saved makes a docker-save file with a static busybox, its config changed by change.
+// saved makes a docker-save file with a static busybox, its config changed by change; it is an image of this test's own.
 func saved(t testing.TB, tags []string, change func(config map[string]any)) []byte {
 	t.Helper()
 	program := busybox(t)
@@ -83,7 +83,7 @@ func saved(t testing.TB, tags []string, change func(config map[string]any)) []by
 		t.Fatal(err)
 	}
 	sum := sha256.Sum256(layer.Bytes())
-	inner := map[string]any{"Env": []string{"PATH=/bin"}}
+	inner := map[string]any{"Env": []string{"PATH=/bin"}, "Labels": map[string]string{"basilica.test": t.Name()}}
 	if change != nil {
 		change(inner)
 	}
@@ -168,6 +168,7 @@ func job(t *testing.T, e *Engine, image string, change func(*basilica.ContainerS
 }
 
 func TestStrangerHasNothing(t *testing.T) {
+	t.Parallel()
 	e := engine(t)
 	image := load(t, e, saved(t, nil, nil))
 	in := t.TempDir()
@@ -223,6 +224,7 @@ df -k /tmp $HOME /dev/shm /out | tail -n +2 | while read fs size rest; do echo "
 }
 
 func TestOutputFillsUp(t *testing.T) {
+	t.Parallel()
 	e := engine(t)
 	image := load(t, e, saved(t, nil, nil))
 	end, text, out := job(t, e, image, nil, "sh", "-c", "dd if=/dev/zero of=/out/big bs=64k count=64; echo status $?; stat -c %s /out/big")
@@ -244,6 +246,7 @@ func TestOutputFillsUp(t *testing.T) {
 }
 
 func TestImageVolumesAreMasked(t *testing.T) {
+	t.Parallel()
 	e := engine(t)
 	before := volumes(t, e)
 	image := load(t, e, saved(t, nil, func(c map[string]any) {
@@ -278,6 +281,7 @@ func volumes(t *testing.T, e *Engine) []string {
 }
 
 func TestMemoryKillIsWitnessed(t *testing.T) {
+	t.Parallel()
 	e := engine(t)
 	image := load(t, e, saved(t, nil, nil))
 	end, text, _ := job(t, e, image, nil, "sh", "-c", "tail /dev/zero")
@@ -292,6 +296,7 @@ func TestMemoryKillIsWitnessed(t *testing.T) {
 }
 
 func TestMemoryCounterOfTheKernel(t *testing.T) {
+	t.Parallel()
 	e := engine(t)
 	image := load(t, e, saved(t, nil, nil))
 	id, err := e.Create(t.Context(), basilica.ContainerSpec{
@@ -330,6 +335,7 @@ func TestMemoryCounterOfTheKernel(t *testing.T) {
 }
 
 func TestLimits(t *testing.T) {
+	t.Parallel()
 	e := engine(t)
 	image := load(t, e, saved(t, nil, nil))
 	end, text, _ := job(t, e, image, nil, "sh", "-c", "for i in $(seq 100); do sleep 5 & done 2>&1; exit 3")
@@ -340,6 +346,7 @@ func TestLimits(t *testing.T) {
 
 // TestNoByteIsLost: more output than the engine's own file keeps still arrives whole and in order.
 func TestNoByteIsLost(t *testing.T) {
+	t.Parallel()
 	e := engine(t)
 	image := load(t, e, saved(t, nil, nil))
 	_, text, _ := job(t, e, image, func(s *basilica.ContainerSpec) { s.LogBytes = 4096 }, "sh", "-c", "seq 20000")
@@ -397,6 +404,7 @@ func TestSettings(t *testing.T) {
 }
 
 func TestWorkdirOfTheKernelIsRefused(t *testing.T) {
+	t.Parallel()
 	for _, dir := range []string{"/proc/self/fd/7", "//proc/1/root", "/x/../sys", "/dev", "proc/self/cwd"} {
 		if err := workable(dir); basilica.CodeOf(err) != "IMAGE_WORKDIR" || basilica.FixOf(err) == "" {
 			t.Errorf("%s: %v", dir, err)
@@ -416,9 +424,10 @@ func TestWorkdirOfTheKernelIsRefused(t *testing.T) {
 }
 
 func TestStartRefusal(t *testing.T) {
+	t.Parallel()
 	e := engine(t)
 	image := load(t, e, saved(t, nil, nil))
-	id, err := e.Create(t.Context(), basilica.ContainerSpec{Name: fmt.Sprintf("basilica-test-%d", os.Getpid()), Image: image, Command: []string{"/nothing"}, CPUMillis: 100, MemoryBytes: 32 << 20, Pids: 8, LogBytes: 1 << 20})
+	id, err := e.Create(t.Context(), basilica.ContainerSpec{Name: fmt.Sprintf("basilica-test-nothing-%d", os.Getpid()), Image: image, Command: []string{"/nothing"}, CPUMillis: 100, MemoryBytes: 32 << 20, Pids: 8, LogBytes: 1 << 20})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -436,6 +445,7 @@ func TestStartRefusal(t *testing.T) {
 }
 
 func TestStopListRemove(t *testing.T) {
+	t.Parallel()
 	e := engine(t)
 	image := load(t, e, saved(t, nil, nil))
 	mark := fmt.Sprint(time.Now().UnixNano())
@@ -502,6 +512,7 @@ func TestAbsentEngine(t *testing.T) {
 }
 
 func TestUnmountAll(t *testing.T) {
+	t.Parallel()
 	if os.Geteuid() != 0 {
 		t.Skip("mounting needs root")
 	}

@@ -27,6 +27,7 @@ import (
 )
 
 func TestImagesAreNamelessAndChecked(t *testing.T) {
+	t.Parallel()
 	e := engine(t)
 	name := fmt.Sprintf("localhost/basilica-test:%d", os.Getpid())
 	file := saved(t, []string{name}, nil)
@@ -155,6 +156,7 @@ func sparse(t testing.TB, n int64) []byte {
 
 // TestHostileImageFiles: each is refused by its code, and none reaches the engine.
 func TestHostileImageFiles(t *testing.T) {
+	t.Parallel()
 	const limit = 4 << 20
 	manifest := func(layers ...string) entry {
 		text, err := json.Marshal([]savedImage{{Config: "c.json", RepoTags: []string{"basilica/check:latest"}, Layers: layers}})
@@ -259,6 +261,7 @@ func rewrite(w io.Writer, content []byte, limit int64) error {
 
 // TestBombReachesNoEngine: what is refused half-way through the file leaves nothing in the engine.
 func TestBombReachesNoEngine(t *testing.T) {
+	t.Parallel()
 	e := engine(t)
 	e.Images.MaxBytes = 64 << 20
 	bomb := sparse(t, 1<<40)
@@ -276,6 +279,7 @@ func TestBombReachesNoEngine(t *testing.T) {
 }
 
 func TestBinaryImage(t *testing.T) {
+	t.Parallel()
 	e := engine(t)
 	program := busybox(t)
 	var file bytes.Buffer
@@ -393,6 +397,7 @@ func (s *shop) login() *basilica.RegistryLogin {
 // TestPullWithCredentials: a private image comes with its client's credentials, in both ways that registries ask for
 // them, runs, and nobody without them has it while it is here.
 func TestPullWithCredentials(t *testing.T) {
+	t.Parallel()
 	for _, how := range []string{"basic", "bearer"} {
 		e := engine(t)
 		e.Images = Images{AllowPrivate: true, Dir: t.TempDir()}
@@ -431,6 +436,7 @@ func TestPullWithCredentials(t *testing.T) {
 
 // TestPullRefusals: each way in which an image cannot be pulled has its code.
 func TestPullRefusals(t *testing.T) {
+	t.Parallel()
 	e := engine(t)
 	e.Images = Images{AllowPrivate: true, Dir: t.TempDir()}
 	s := newShop(t, "open")

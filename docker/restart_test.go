@@ -150,6 +150,7 @@ func FuzzDeviceRules(f *testing.F) {
 
 // The real group of a real container loses a device.
 func TestDeviceTakenFromARunningContainer(t *testing.T) {
+	t.Parallel()
 	e := engine(t)
 	image := load(t, e, saved(t, nil, nil))
 	id := create(t, e, image, "sleep", "60")
@@ -237,6 +238,7 @@ func create(t testing.TB, e *Engine, image string, command ...string) string {
 
 // The log that the engine kept has every byte of both streams, whatever they are, with or without a last line feed.
 func TestPastLogsHaveEveryByte(t *testing.T) {
+	t.Parallel()
 	e := engine(t)
 	image := load(t, e, saved(t, nil, nil))
 	id := create(t, e, image, "sh", "-c", `i=0; while [ $i -lt 300 ]; do echo "line $i"; i=$((i+1)); done; printf '\377\000\200 bytes\n' >&2; printf 'no end'`)
@@ -370,6 +372,7 @@ func (r *relay) silence() {
 // The engine is away while one container ends by itself and another is removed by hand: both are told within seconds of its
 // coming back. A stream that stays open and says nothing is found by asking.
 func TestCaseA4_4EventGap(t *testing.T) {
+	t.Parallel()
 	direct := engine(t)
 	if os.Getenv("DOCKER_HOST") != "" {
 		t.Skip("the relay stands before the engine's usual socket")

@@ -45,6 +45,7 @@ type seccompRule struct {
 // TestSeccompDecidesEveryCall: every call that x/sys knows for our architectures is allowed by the profile or refused with
 // a reason, never both, and the profile names no other.
 func TestSeccompDecidesEveryCall(t *testing.T) {
+	t.Parallel()
 	var profile struct {
 		DefaultAction string
 		Syscalls      []seccompRule

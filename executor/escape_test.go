@@ -72,6 +72,7 @@ const (
 // the host from outside. `make escape` runs it alone, with the table, and then holds the host's free disk and memory to
 // what they were; beside other tests these move by themselves.
 func TestEscape(t *testing.T) {
+	t.Parallel()
 	if os.Geteuid() != 0 {
 		t.Skip("an executor that mounts needs root")
 	}

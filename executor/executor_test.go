@@ -19,6 +19,7 @@ import (
 )
 
 func TestTaskFromInputToReceipt(t *testing.T) {
+	t.Parallel()
 	b := newBox(t, nil)
 	in := b.put(t, "dir/data.txt", "hello input")
 	spec := b.spec(func(s *basilica.TaskSpec) {
@@ -82,6 +83,7 @@ func TestTaskFromInputToReceipt(t *testing.T) {
 // An engine that finished making a container after everybody had gone leaves it to nobody; neither does a removal that
 // failed. What runs is left alone.
 func TestOrphansAreRemoved(t *testing.T) {
+	t.Parallel()
 	b := newBox(t, nil)
 	if _, err := b.execute("runs", b.spec(nil, "/busybox sleep 60")); err != nil {
 		t.Fatal(err)
@@ -121,6 +123,7 @@ func TestOrphansAreRemoved(t *testing.T) {
 }
 
 func TestRefusals(t *testing.T) {
+	t.Parallel()
 	b := newBox(t, nil)
 	h, err := b.Health(t.Context())
 	if err != nil || h.Limits.MemoryBytes < 1 || h.Limits.CPUMillis < 1 || h.Limits.DefaultMemoryBytes < 1 {
@@ -155,6 +158,7 @@ func TestRefusals(t *testing.T) {
 }
 
 func TestTaskAndChallengeNeverMeet(t *testing.T) {
+	t.Parallel()
 	b := newBox(t, nil)
 	two := func(s *basilica.TaskSpec) { s.GPUs, s.AllowSoftware = 2, true }
 	entered, leave := make(chan struct{}), make(chan struct{})
@@ -202,6 +206,7 @@ func TestTaskAndChallengeNeverMeet(t *testing.T) {
 }
 
 func TestManyTasksAtOnce(t *testing.T) {
+	t.Parallel()
 	b := newBox(t, nil)
 	var full int
 	for i := range 5 {
@@ -227,6 +232,7 @@ func TestManyTasksAtOnce(t *testing.T) {
 }
 
 func TestLogIsCapped(t *testing.T) {
+	t.Parallel()
 	b := newBox(t, func(c *Config) { c.MaxLogBytes = 1000 })
 	if _, err := b.execute("loud", b.spec(nil, "for i in $(/busybox seq 500); do echo 0123456789; done")); err != nil {
 		t.Fatal(err)
@@ -237,6 +243,7 @@ func TestLogIsCapped(t *testing.T) {
 }
 
 func TestFactsAndBadChecks(t *testing.T) {
+	t.Parallel()
 	b := newBox(t, nil)
 	p := &pipe{Reader: strings.NewReader("")}
 	if err := b.Facts(t.Context(), Visit{Channel: p}); err != nil {

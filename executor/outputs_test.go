@@ -18,6 +18,7 @@ import (
 // TestOutputsSwappedWhileRead: whoever swaps files, links and pipes under a reader gets a refusal or its own bytes read;
 // never the host's, and nobody waits on a pipe.
 func TestOutputsSwappedWhileRead(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	secret := filepath.Join(t.TempDir(), "secret")
 	out := filepath.Join(dir, "out")

@@ -39,6 +39,7 @@ func (c *clocks) use(cfg *Config) {
 }
 
 func TestLeaseEndsAndIsRenewed(t *testing.T) {
+	t.Parallel()
 	var c clocks
 	b := newBox(t, c.use)
 	if _, err := b.execute("kept", b.spec(nil, "/busybox sleep 60")); err != nil {
@@ -104,6 +105,7 @@ func TestClockStepsMoveNoLease(t *testing.T) {
 }
 
 func TestStopLeavesNothing(t *testing.T) {
+	t.Parallel()
 	b := newBox(t, nil)
 	one := func(s *basilica.TaskSpec) { s.GPUs, s.AllowSoftware = 1, true }
 	if _, err := b.execute("stopped", b.spec(one, "echo up; /busybox sleep 60")); err != nil {
