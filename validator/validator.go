@@ -213,9 +213,16 @@ func (v *Validator) Run(ctx context.Context) error {
 			round, starts := c.head(h)
 			v.update(func(s *Status) { s.Head, s.NextRound, v.headAt = h.Number, c.next(h.Number), v.cfg.Uptime() })
 			if starts {
-				offer(due, round)
+				select {
+				case <-due: // it waited for longer than a round
+				default:
+				}
+				due <- round
 			}
-			offer(tick, struct{}{})
+			select {
+			case tick <- struct{}{}:
+			default:
+			}
 			return nil
 		})
 		if running.Err() != nil {
@@ -225,14 +232,6 @@ func (v *Validator) Run(ctx context.Context) error {
 	})
 	group.Go(func() error { return v.work(running, due, tick) })
 	return group.Wait()
-}
-
-// offer leaves a value in a channel of one place, unless one waits there.
-func offer[T any](c chan T, x T) {
-	select {
-	case c <- x:
-	default:
-	}
 }
 
 func (v *Validator) work(ctx context.Context, due <-chan basilica.Round, tick <-chan struct{}) error {
