@@ -74,6 +74,7 @@ var proofCodes = []Explanation{
 	{"RECORD_REFUSED", "a record does not hold", "a byte was changed, or the verdict in it does not follow from its frames", "do not trust it; ask the validator for its own copy"},
 	{"RECORD_UNREADABLE", "a record cannot be read", "the path is wrong or the file is of another kind", "give the path of a record that a validator stored"},
 	{"REFUSED", "the machine refused the verification", "its own reason stands in the detail", "read the executor's log"},
+	{"ROUND_CUT", "a round of verifications was cut short by a restart of the validator", "some executors were judged before it, the others are not held to it", "nothing; the next round comes"},
 	{"ROUND_NOT_OPEN", "that round is not open", "it was closed already", "read the rounds again"},
 	{"SCORE_RANGE", "a score is out of its range", "a fault of the program", "report it with the weight set"},
 	{"SELECTIVE", "the machine does not answer this validator, and others give its miner weight", "it may serve some validators and not others, or the way between it and this validator is broken", "let every validator reach the SSH door; look at the executor's firewall"},

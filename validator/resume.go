@@ -29,16 +29,20 @@ func (v *Validator) load(ctx context.Context) (err error) {
 	if v.pins, err = v.cfg.Book.Pins(ctx); err != nil {
 		return fmt.Errorf("read pins: %w", err)
 	}
-	rounds, err := v.cfg.Book.Rounds(ctx, 1)
+	// Restarts in a row may have left as many rounds that brought nothing after one whose weights are still to come.
+	rounds, err := v.cfg.Book.Rounds(ctx, lastRounds)
 	if err != nil {
-		return fmt.Errorf("read the last round: %w", err)
+		return fmt.Errorf("read the last rounds: %w", err)
 	}
 	last := time.Time{}
-	if len(rounds) == 1 {
+	if len(rounds) > 0 {
 		if last = rounds[0].Ended; last.IsZero() {
 			last = rounds[0].Started
-		} else if rounds[0].Outcome.Code == outcomeCompleted {
-			id := rounds[0].ID()
+		}
+	}
+	for _, r := range rounds {
+		if v.completed == nil && !r.Ended.IsZero() && (r.Outcome.Code == outcomeCompleted || r.Outcome.Code == outcomeCut) {
+			id := r.ID()
 			v.completed = &id
 		}
 	}
@@ -59,6 +63,9 @@ func (v *Validator) load(ctx context.Context) (err error) {
 	}
 	return nil
 }
+
+// lastRounds is how many rounds a start looks back for one whose weights may still be sent.
+const lastRounds = freshRounds + 1
 
 // clockAhead is how far the store's last word may stand after the wall's time without a word of it.
 const clockAhead = 2 * time.Second
@@ -83,6 +90,9 @@ func (v *Validator) resume(ctx context.Context) error {
 		judged, before := len(found)-unjudged(found), v.completed
 		v.cfg.Log.Warn("round was interrupted by a restart", "round", r.First, "judged", judged, "not_judged", unjudged(found))
 		why := basilica.Reason{Code: score.ReasonRestarted, Sentence: fmt.Sprintf("the validator was restarted during this round: %d executors had been judged, %d had not", judged, unjudged(found))}
+		if judged > 0 {
+			why.Code = outcomeCut
+		}
 		if err := v.finish(ctx, r, mg, found, why); err != nil {
 			return err
 		}

@@ -71,15 +71,32 @@ func TestAMidRoundRestartKeepsVerdicts(t *testing.T) {
 		t.Errorf("the validator's restart cost a machine: %+v, before %+v", after, before)
 	}
 	rounds, err := w.book.Rounds(t.Context(), 1)
-	if err != nil || rounds[0].Outcome.Code != score.ReasonRestarted || rounds[0].Ended.IsZero() {
+	if err != nil || rounds[0].Outcome.Code != "ROUND_CUT" || rounds[0].Ended.IsZero() {
 		t.Errorf("%+v %v", rounds, err)
 	}
 	if open, err := w.book.OpenRounds(t.Context()); err != nil || len(open) != 0 {
 		t.Errorf("%+v %v", open, err)
 	}
-	w.weigh(41)
+	// The process dies again before weights are sent, and once more in a round in which nobody was judged.
+	empty := basilica.Round{First: 60, Hash: basilica.Hash{60}, Started: w.v.now()}
+	if err := w.book.OpenRound(t.Context(), empty); err != nil {
+		t.Fatal(err)
+	}
+	w.restart()
+	w.chain.at(61)
+	w.v.update(func(s *Status) { s.Head = 61 })
+	if err := w.v.resume(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	w.restart()
+	w.weigh(61)
 	if len(w.chain.sets) != 1 {
 		t.Errorf("%d submissions after a round in which somebody was judged", len(w.chain.sets))
+	}
+	w.restart()
+	w.weigh(62)
+	if len(w.chain.sets) != 1 {
+		t.Error("sent again")
 	}
 }
 
@@ -265,8 +282,15 @@ func TestAChainThatStandsStillIsSaid(t *testing.T) {
 	}
 }
 
-// TestAStartWhileTheChainIsAway waits for the chain and goes on by itself.
+// TestAStartWhileTheChainIsAway waits for the chain and goes on by itself: with the round that began last, where several
+// did meanwhile.
 func TestAStartWhileTheChainIsAway(t *testing.T) {
+	for name, back := range map[string]basilica.BlockNumber{"in time": 20, "after another round": 41} {
+		t.Run(name, func(t *testing.T) { startWhileAway(t, back) })
+	}
+}
+
+func startWhileAway(t *testing.T, back basilica.BlockNumber) {
 	w := newWorld(t, newMachine(t, "box-1"))
 	w.chain.failMG = basilica.E(basilica.Unavailable, "CHAIN_AWAY", "the chain does not answer", "")
 	included := make(chan struct{})
@@ -278,8 +302,8 @@ func TestAStartWhileTheChainIsAway(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- w.v.Run(ctx) }()
-	for n := basilica.BlockNumber(18); n <= 22; n++ {
-		if n == 20 {
+	for n := basilica.BlockNumber(18); n <= back+2; n++ {
+		if n == back {
 			w.chain.mu.Lock()
 			w.chain.failMG = nil
 			w.chain.mu.Unlock()

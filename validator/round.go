@@ -223,7 +223,7 @@ func (v *Validator) visitAll(ctx context.Context, r basilica.Round, visits []vis
 type party struct {
 	neuron   basilica.Neuron
 	accesses []basilica.GrantedAccess
-	key      ed25519.PrivateKey // that the certificates are for
+	key      ed25519.PrivateKey           // that the certificates are for
 	said     map[basilica.HolderID]answer // on whom they were busy with
 }
 
