@@ -39,6 +39,7 @@ func TestClassifier(t *testing.T) {
 		{"honest H100", "H100 SXM", "PASS", 9.1e14, 2.5e12, 2.6e12, 0, Pass},
 		{"RTX PRO 6000 pair as H100", "H100 SXM", "FLOOR_BM", 7e14, 2.74e12, 0.7 * 2.56e12, 0, PassOther},
 		{"slow fill", "H200", "FLOOR_C", 5e14, 3.6e12, 3.6e12, 0, PassOther},
+		{"slow walk", "H200", "FLOOR_BW", 8.8e14, 1.6e12, 3.6e12, 0, PassOther},
 		{"two models fit", "H100 PCIe", "AMBIGUOUS", 4.2e14, 1.56e12, 1.56e12, 0, PassOther},
 		{"too far away", "H200", "TOO_FAR", 8.8e14, 3.6e12, 2.9e12, 400 * time.Millisecond, PassOther},
 		{"unknown model", "MI300X", "UNKNOWN_MODEL", 9e14, 4e12, 4e12, 0, PassOther},
@@ -59,6 +60,14 @@ func TestClassifier(t *testing.T) {
 		if r != x.want || reason != x.reason {
 			t.Errorf("%s: %s (%s), want %s (%s); %+v", x.name, r, reason, x.want, x.reason, m)
 		}
+	}
+}
+
+// TestLessMemory: a device with less memory than its model misses that floor before all others.
+func TestLessMemory(t *testing.T) {
+	h200 := specProfiles(t).find("H200", false)
+	if floor := h200.missed(&Measured{M: uint64(0.8 * float64(h200.nominal()))}); floor != "FLOOR_M" {
+		t.Errorf("missed %q", floor)
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	mrand "math/rand/v2"
 	"net"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -48,6 +49,12 @@ func quick(t testing.TB, skip attest.Shortcuts) *world {
 // tamper runs a challenge with changed frames and gives its record.
 func (w *world) tamper(t testing.TB, change func(f attest.Frame) []byte) *attest.Record {
 	t.Helper()
+	return w.tamperAt(t, time.Now, change)
+}
+
+// tamperAt is tamper by another clock.
+func (w *world) tamperAt(t testing.TB, now func() time.Time, change func(f attest.Frame) []byte) *attest.Record {
+	t.Helper()
 	w.setup.Started = time.Now()
 	v, err := attest.NewVerifier(w.setup, rand.Reader, signVerdict)
 	if err != nil {
@@ -60,7 +67,7 @@ func (w *world) tamper(t testing.TB, change func(f attest.Frame) []byte) *attest
 	ours, theirs := net.Pipe()
 	done := make(chan error, 1)
 	go func() { done <- errors.Join(prove(tampered{theirs, change}, p, w.devices, w.key), theirs.Close()) }()
-	drive(t.Context(), v, ours, time.Now)
+	drive(t.Context(), v, ours, now)
 	ours.Close()
 	<-done // the prover's own error is what the change provoked
 	r, err := v.Record()
@@ -106,6 +113,40 @@ func resized(by int) func(f attest.Frame) []byte {
 	}
 }
 
+// TestSlowAnswersGetFewerQuestions: 128 answers of 120 ms each would not fit into the time of the exchange. Whoever is slow
+// at times, and not far away, is asked less instead of being given up.
+func TestSlowAnswersGetFewerQuestions(t *testing.T) {
+	for _, c := range []struct {
+		name  string
+		takes func(n int64) time.Duration // the n-th answer
+		asked int64
+		want  attest.Result
+	}{
+		{"at once", func(int64) time.Duration { return 0 }, 128, attest.Pass},
+		{"far away", func(int64) time.Duration { return 200 * time.Millisecond }, 32, attest.Pass},
+		{"busy", func(n int64) time.Duration { return time.Duration(n%2) * 240 * time.Millisecond }, 42, attest.Pass},
+		{"half a second each after the first", func(n int64) time.Duration { return min(time.Duration(n), 1) * 440 * time.Millisecond }, 32, attest.Pass},
+		{"silent", func(n int64) time.Duration { return time.Duration(n/10) * 3 * time.Second }, 0, "TIMEOUT_PONG"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			var late, asked atomic.Int64
+			now := func() time.Time { return time.Now().Add(time.Duration(late.Load())) }
+			r := quick(t, attest.Shortcuts{}).tamperAt(t, now, func(f attest.Frame) []byte {
+				if f.Type() == attest.FramePong || f.Type() == attest.FrameEchoReply {
+					late.Add(int64(c.takes(asked.Add(1) - 1)))
+				}
+				return f
+			})
+			if j := r.Judgement; j.Result != c.want && j.Reason != string(c.want) {
+				t.Fatalf("%s (%s): %s", j.Result, j.Reason, j.Detail)
+			}
+			if n := asked.Load(); c.asked > 0 && (n < c.asked || n > c.asked+2) {
+				t.Errorf("%d questions, want %d", n, c.asked)
+			}
+		})
+	}
+}
+
 func TestTamperedFrames(t *testing.T) {
 	twice := func(f attest.Frame) []byte { return append(bytes.Clone(f), f...) }
 	retyped := func(to attest.FrameType) func(f attest.Frame) []byte {
@@ -125,6 +166,8 @@ func TestTamperedFrames(t *testing.T) {
 		{"yroots", on(attest.FrameTrace, 0, flipLast), attest.CheatMix, "CHEAT_MIX"},
 		{"echo", on(attest.FrameEchoReply, 3, flipLast), attest.CheatPing, "CHEAT_PING"},
 		{"opening", on(attest.FrameProof, 7, flipLast), attest.CheatFill, "CHEAT_FILL"},
+		{"leaf", on(attest.FrameProof, attest.RecheckStrength().Fill, flipLast), attest.CheatPRG, "CHEAT_PRG"},
+		{"greeting", on(attest.FrameHello, 0, func(f attest.Frame) []byte { return bytes.Replace(f, []byte("test"), []byte("best"), 1) }), attest.CheatBind, "CHEAT_BIND"},
 		{"signature", on(attest.FrameEvidence, 0, flipLast), attest.CheatKey, "CHEAT_KEY"},
 		{"statement", on(attest.FrameEvidence, 0, func(f attest.Frame) []byte { f[100] ^= 1; return f }), attest.CheatKey, "CHEAT_KEY"},
 		{"short roots", on(attest.FrameRoots, 0, resized(-1)), attest.Malformed, "MALFORMED_ROOTS"},
@@ -218,6 +261,10 @@ func TestPolicyAndBinding(t *testing.T) {
 		{"unlabelled software", func(w *world) {
 			w.greet.Devices[0].Software, w.greet.Devices[0].VRAMBytes, w.greet.Devices[0].FreeBytes = false, 1<<36, 64<<20
 		}, attest.Unknown, "ABORTED_3"},
+		{"software without a profile", func(w *world) { w.setup.Profiles = nil }, attest.Unknown, "NO_SOFTWARE_PROFILE"},
+		{"next to no memory", func(w *world) {
+			w.greet.Devices[0].Software, w.greet.Devices[0].VRAMBytes = false, 1<<20
+		}, attest.Unknown, "GPU_UNSUPPORTED"},
 	} {
 		t.Run(x.name, func(t *testing.T) {
 			w := quick(t, attest.Shortcuts{})

@@ -11,6 +11,7 @@ import (
 	"net/http/httptest"
 	"net/url"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -147,6 +148,47 @@ func TestFrames(t *testing.T) {
 	if w := get1(h, "/api/v1/verifications/v1/frames"); w.Code != 404 || !strings.Contains(w.Body.String(), "NO_EVIDENCE") {
 		t.Fatalf("%d %s", w.Code, w.Body)
 	}
+}
+
+// stuck is a record whose reader says that it is read, and gives nothing until the test ends.
+type stuck struct {
+	*results
+	read chan<- struct{}
+	end  <-chan struct{}
+}
+
+func (s stuck) Evidence(basilica.Digest) (io.ReadCloser, int64, error) {
+	return io.NopCloser(readerFunc(func([]byte) (int, error) {
+		s.read <- struct{}{}
+		<-s.end
+		return 0, io.EOF
+	})), 1, nil
+}
+
+type readerFunc func(p []byte) (int, error)
+
+func (f readerFunc) Read(p []byte) (int, error) { return f(p) }
+
+// TestDownloadsAreBounded: of records of any size only so many are on their way at once.
+func TestDownloadsAreBounded(t *testing.T) {
+	read, end := make(chan struct{}), make(chan struct{})
+	h, err := New(Config{
+		Version: "1", Results: stuck{&results{record: []byte("x")}, read, end}, PerSec: 1e9, Burst: 1e9, Now: time.Now, Failed: func(string, error) {},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var wg sync.WaitGroup
+	for range maxDownloads {
+		wg.Go(func() { get1(h, "/api/v1/verifications/v1/frames") })
+		<-read
+	}
+	w := get1(h, "/api/v1/verifications/v1/frames")
+	if w.Code != http.StatusTooManyRequests || !strings.Contains(w.Body.String(), `"code":"DOWNLOADS"`) {
+		t.Errorf("%d %s", w.Code, w.Body)
+	}
+	close(end)
+	wg.Wait()
 }
 
 func TestQuery(t *testing.T) {
