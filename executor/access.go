@@ -29,6 +29,7 @@ type Visit struct {
 // Limits of validators' visits.
 const (
 	challengeLife = 15 * time.Minute
+	challengeEnds = time.Minute // for a prover whose time is over to let go of the GPUs, before they are another's
 	checkTimeout  = 30 * time.Second
 	checkMemory   = 256 << 20
 	checkOutput   = 1 << 20
@@ -52,7 +53,7 @@ func (e *Executor) Attest(ctx context.Context, v Visit) (err error) {
 		return err
 	}
 	now := e.ledgerNow()
-	h, err := e.cfg.Ledger.Hold(ctx, basilica.Holding{Kind: basilica.HolderChallenge, Holder: string(v.Grant), GPUs: gpus, Expires: now.Add(challengeLife)}, now)
+	h, err := e.cfg.Ledger.Hold(ctx, basilica.Holding{Kind: basilica.HolderChallenge, Holder: string(v.Grant), GPUs: gpus, Expires: now.Add(challengeLife + challengeEnds)}, now)
 	if err != nil {
 		return e.refusal(err, now)
 	}

@@ -163,6 +163,11 @@ func TestTaskAndChallengeNeverMeet(t *testing.T) {
 	two := func(s *basilica.TaskSpec) { s.GPUs, s.AllowSoftware = 2, true }
 	entered, leave := make(chan struct{}), make(chan struct{})
 	b.prove = func(ctx context.Context, _ Visit) error {
+		// Its time must be over before the ledger gives the GPUs to another.
+		over, limited := ctx.Deadline()
+		if h, err := b.Health(ctx); err != nil || !limited || len(h.Ledger) != 1 || h.Ledger[0].Expires.Sub(over) < challengeEnds/2 {
+			t.Errorf("a challenge ends at %s, and its holding: %+v %v", over, h.Ledger, err)
+		}
 		close(entered)
 		<-leave
 		return nil
