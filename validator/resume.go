@@ -43,7 +43,7 @@ func (v *Validator) load(ctx context.Context) (err error) {
 	for _, r := range rounds {
 		if v.completed == nil && !r.Ended.IsZero() && (r.Outcome.Code == outcomeCompleted || r.Outcome.Code == outcomeCut) {
 			id := r.ID()
-			v.completed = &id
+			v.completed, v.completedAt = &id, r.First
 		}
 	}
 	v.now = steady(v.cfg.Now(), last, v.cfg.Uptime)
@@ -87,7 +87,7 @@ func (v *Validator) resume(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		judged, before := len(found)-unjudged(found), v.completed
+		judged, before, beforeAt := len(found)-unjudged(found), v.completed, v.completedAt
 		v.cfg.Log.Warn("round was interrupted by a restart", "round", r.First, "judged", judged, "not_judged", unjudged(found))
 		why := basilica.Reason{Code: score.ReasonRestarted, Sentence: fmt.Sprintf("the validator was restarted during this round: %d executors had been judged, %d had not", judged, unjudged(found))}
 		if judged > 0 {
@@ -97,7 +97,7 @@ func (v *Validator) resume(ctx context.Context) error {
 			return err
 		}
 		if judged == 0 {
-			v.completed = before // it brought nothing that weights could say
+			v.completed, v.completedAt = before, beforeAt // it brought nothing that weights could say
 		}
 	}
 	return nil

@@ -219,6 +219,23 @@ func TestTheChainIsAwayForMinutes(t *testing.T) {
 	}
 }
 
+// TestASlowRoundIsAsFresh: a round that takes longer than two rounds last, on a slow machine, makes weights when it ends.
+func TestASlowRoundIsAsFresh(t *testing.T) {
+	w := newWorld(t, newMachine(t, "box-1"))
+	w.miner.machines[0].attest = func(ctx context.Context, rw io.ReadWriteCloser, b attest.Binding) error {
+		w.v.update(func(s *Status) { s.Head = 20 + 5*basilica.BlockNumber(w.v.cfg.RoundBlocks) })
+		m := *w.miner.machines[0]
+		m.attest = nil
+		return m.prove(ctx, rw, b)
+	}
+	w.round(20)
+	end := w.v.Status().Head
+	w.weigh(end + 1)
+	if len(w.chain.sets) != 1 {
+		t.Fatalf("%d submissions after a round that ended one block ago", len(w.chain.sets))
+	}
+}
+
 // TestCaseA6_3TheClockIsStepped: the wall's clock jumps by hours while the validator runs and between two starts. No age is
 // counted by it, and no time is earlier than one that was stored.
 func TestCaseA6_3TheClockIsStepped(t *testing.T) {

@@ -463,7 +463,7 @@ func (v *Validator) finish(ctx context.Context, r basilica.Round, mg *basilica.M
 		v.pins[p.ExecutorKey] = p
 	}
 	id := r.ID()
-	v.completed = &id
+	v.completed, v.completedAt = &id, lastVerdict(r, found)
 	v.update(func(s *Status) { s.Rounds++; s.Executors, s.Passed = len(found), passed })
 	v.say(CodeWaiting, "waiting for the next round", "")
 	v.cfg.Log.Info("round completed", "round", r.First, "executors", len(found), "passed", passed, "seconds", r.Ended.Sub(r.Started).Seconds())
@@ -473,6 +473,17 @@ func (v *Validator) finish(ctx context.Context, r basilica.Round, mg *basilica.M
 		v.cfg.Log.Info("old evidence dropped", "records", n)
 	}
 	return nil
+}
+
+// lastVerdict is the block of a round's last verdict; what a restart left without one has none.
+func lastVerdict(r basilica.Round, found []inspection) basilica.BlockNumber {
+	at := r.First
+	for _, f := range found {
+		if f.verification.Verdict(basilica.CheckGPUProof).Reason != score.ReasonRestarted {
+			at = max(at, f.verification.Block)
+		}
+	}
+	return at
 }
 
 // settle gives every GPU that several executors proved in this round to one of them: to the one whose last pass had it

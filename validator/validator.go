@@ -134,12 +134,13 @@ type Validator struct {
 	now         func() time.Time // of everything that is stored; set before work begins
 
 	// owned by the goroutine of work
-	standings map[basilica.ExecutorKey]score.Standing
-	pins      map[basilica.ExecutorKey]basilica.Pin
-	completed *basilica.RoundID    // round that was completed last
-	weighed   *basilica.RoundID    // round whose weights are settled
-	notBefore basilica.BlockNumber // no weights before this head
-	attempted *attempt             // weights whose fate is unknown
+	standings   map[basilica.ExecutorKey]score.Standing
+	pins        map[basilica.ExecutorKey]basilica.Pin
+	completed   *basilica.RoundID    // round that was completed last
+	completedAt basilica.BlockNumber // of its last verdict
+	weighed     *basilica.RoundID    // round whose weights are settled
+	notBefore   basilica.BlockNumber // no weights before this head
+	attempted   *attempt             // weights whose fate is unknown
 
 	mu     sync.Mutex // guards the rest
 	status Status

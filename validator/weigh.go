@@ -14,8 +14,8 @@ import (
 // submitTimeout bounds one submission until the events of its block were read.
 const submitTimeout = 2 * time.Minute
 
-// freshRounds is how many rounds after its first block a round's scores still make weights: older ones say nothing of the
-// machines as they are.
+// freshRounds is for how many rounds after its last verdict a round's scores still make weights: older ones say nothing of
+// the machines as they are. A round that takes long on a slow machine is as fresh as a short one when it ends.
 const freshRounds = 2
 
 // attempt is a submission that ended without a word from the chain, or that a restart interrupted. It may take effect until
@@ -62,7 +62,7 @@ func (v *Validator) weigh(ctx context.Context) error {
 
 // tooOld says that the last completed round is too long ago for weights: the chain was away, or the validator.
 func (v *Validator) tooOld(head basilica.BlockNumber) bool {
-	return head >= v.completed.First && uint64(head-v.completed.First) >= freshRounds*v.cfg.RoundBlocks
+	return head >= v.completedAt && uint64(head-v.completedAt) >= freshRounds*v.cfg.RoundBlocks
 }
 
 // tookEffect settles a submission without a word: the chain's row of this validator tells. While it may still take effect,
