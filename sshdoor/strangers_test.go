@@ -35,7 +35,11 @@ type peer struct {
 
 func newPeer(t *testing.T, serve func(conn net.Conn)) peer {
 	t.Helper()
-	d := &door{host: newSigner(t), ca: newSigner(t), user: newSigner(t), now: time.Unix(1_790_000_000, 0)}
+	return newPeerAs(t, &door{host: newSigner(t), ca: newSigner(t), user: newSigner(t), now: time.Unix(1_790_000_000, 0)}, serve)
+}
+
+func newPeerAs(t *testing.T, d *door, serve func(conn net.Conn)) peer {
+	t.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -64,7 +68,9 @@ func newSSHPeer(t *testing.T, change func(*ssh.ServerConfig), serve func(conn *f
 	if change != nil {
 		change(cfg)
 	}
-	p := newPeer(t, func(raw net.Conn) {
+	d := &door{host: newSigner(t), ca: newSigner(t), user: newSigner(t), now: time.Unix(1_790_000_000, 0)}
+	cfg.AddHostKey(d.host)
+	return newPeerAs(t, d, func(raw net.Conn) {
 		conn := &frozen{Conn: raw}
 		sc, channels, requests, err := ssh.NewServerConn(conn, cfg)
 		if err != nil {
@@ -74,8 +80,6 @@ func newSSHPeer(t *testing.T, change func(*ssh.ServerConfig), serve func(conn *f
 		go ssh.DiscardRequests(requests)
 		serve(conn, sc, channels)
 	})
-	cfg.AddHostKey(p.d.host)
-	return p
 }
 
 // frozen is a connection whose end can stop to answer what comes, and still holds it.
@@ -509,7 +513,7 @@ func TestNothingOldIsSpoken(t *testing.T) {
 		"old ciphers":       func(c *ssh.ClientConfig) { c.Ciphers = insecure.Ciphers },
 		"CTR ciphers":       func(c *ssh.ClientConfig) { c.Ciphers = []string{ssh.CipherAES256CTR} },
 		"ssh-rsa host key":  func(c *ssh.ClientConfig) { c.HostKeyAlgorithms = []string{ssh.KeyAlgoRSA} },
-		"ssh-dss host key":  func(c *ssh.ClientConfig) { c.HostKeyAlgorithms = []string{ssh.InsecureKeyAlgoDSA} },
+		"ssh-dss host key":  func(c *ssh.ClientConfig) { c.HostKeyAlgorithms = []string{"ssh-dss"} },
 		"password":          func(c *ssh.ClientConfig) { c.Auth = []ssh.AuthMethod{ssh.Password("x")} },
 		"questions": func(c *ssh.ClientConfig) {
 			c.Auth = []ssh.AuthMethod{ssh.KeyboardInteractive(func(string, string, []string, []bool) ([]string, error) { return nil, nil })}

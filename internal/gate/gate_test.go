@@ -80,8 +80,10 @@ func TestNetworks(t *testing.T) {
 func TestFullTableForgivesNobody(t *testing.T) {
 	now := time.Unix(0, 0)
 	r := NewRates(1, 2, func() time.Time { return now })
-	if !r.Take("loud") || !r.Take("loud") || r.Take("loud") {
-		t.Fatal("a burst of two is not two")
+	for i, want := range []bool{true, true, false} {
+		if r.Take("loud") != want {
+			t.Fatalf("request %d of a burst of two: %v", i, !want)
+		}
 	}
 	for i := range maxKnown + 100 {
 		r.Take(strconv.Itoa(i))

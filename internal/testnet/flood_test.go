@@ -21,8 +21,6 @@ import (
 	"text/tabwriter"
 	"time"
 
-	"golang.org/x/net/http2"
-
 	"basilica/pki"
 )
 
@@ -116,7 +114,7 @@ func (a *plainAsker) ask(context.Context) (string, error) {
 
 // grpcAsker calls one method with an empty message. Where each is set, every call is a new connection from a place of its own.
 type grpcAsker struct {
-	conn   *http2.ClientConn
+	conn   *http.ClientConn
 	method string
 	token  func() (string, error)
 	ok     string // the status of an answer that is none of a refusal
@@ -136,7 +134,8 @@ func newGRPC(addr, method, ok string, cert *tls.Certificate, token func() (strin
 		if err := t.HandshakeContext(ctx); err != nil {
 			return nil, errors.Join(err, c.Close())
 		}
-		conn, err := (&http2.Transport{}).NewClientConn(t)
+		transport := &http.Transport{DialTLSContext: func(context.Context, string, string) (net.Conn, error) { return t, nil }, ForceAttemptHTTP2: true}
+		conn, err := transport.NewClientConn(ctx, "https", "door:443")
 		if err != nil {
 			return nil, errors.Join(err, c.Close())
 		}
@@ -185,9 +184,8 @@ func (a *grpcAsker) ask(ctx context.Context) (string, error) {
 
 // anew makes a connection for every call, each from the next place of its network.
 type anew struct {
-	dial  func(context.Context, string) (asker, error)
-	place string
-	n     *atomic.Int32
+	dial func(context.Context, string) (asker, error)
+	n    *atomic.Int32
 }
 
 func (a anew) Close() error { return nil }
