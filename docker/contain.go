@@ -73,8 +73,9 @@ func planTmpfs(memory, output int64, volumes int) (tmpfsPlan, error) {
 	return p, nil
 }
 
-// contained is the container of a stranger: everything that DESIGN section 5 says of it stands here.
-func contained(spec basilica.ContainerSpec, volumes []string) (*container.Config, *container.HostConfig, error) {
+// contained is the container of a stranger, who is the given user and group: everything that DESIGN section 5 says of it
+// stands here.
+func contained(spec basilica.ContainerSpec, volumes []string, user string) (*container.Config, *container.HostConfig, error) {
 	if spec.CPUMillis <= 0 || spec.Pids <= 0 || spec.LogBytes <= 0 {
 		return nil, nil, basilica.E(basilica.Invalid, "CONTAINER_LIMITS", "a container without limits of CPU, processes or log is not made", "")
 	}
@@ -90,7 +91,6 @@ func contained(spec basilica.ContainerSpec, volumes []string) (*container.Config
 	if err != nil {
 		return nil, nil, err
 	}
-	user := strangerID(spec.Name)
 	cfg := &container.Config{
 		Image:           spec.Image,
 		User:            user + ":" + user,
@@ -104,9 +104,9 @@ func contained(spec basilica.ContainerSpec, volumes []string) (*container.Config
 	if len(spec.Command) > 0 {
 		cfg.Entrypoint, cfg.Cmd = spec.Command[:1], spec.Command[1:]
 	}
-	tmpfs := map[string]string{tempDir: tmpfsOptions(plan.temp), homeDir: tmpfsOptions(plan.home), shmDir: tmpfsOptions(plan.shm)}
+	tmpfs := map[string]string{tempDir: tmpfsOptions(plan.temp, user), homeDir: tmpfsOptions(plan.home, user), shmDir: tmpfsOptions(plan.shm, user)}
 	for _, v := range volumes {
-		tmpfs[v] = tmpfsOptions(plan.volume)
+		tmpfs[v] = tmpfsOptions(plan.volume, user)
 	}
 	var mounts []mount.Mount
 	if spec.Input != "" {
@@ -172,11 +172,12 @@ func environment(env map[string]string, gpus []basilica.GPU) []string {
 	return append(out, visibleDevices+"="+visible)
 }
 
-// tmpfsOptions are those of everything that a container may write. Programs may run from it: whoever compiles at run time
+// tmpfsOptions are those of everything that a container may write. It is the stranger's own, for where the image has the
+// folder a runtime gives the mount that folder's mode, and there its owner alone may write. Programs may run from it: whoever compiles at run time
 // needs that, and without set-user-ID bits, devices and privileges to be had it gives nothing that /in and the image do
 // not.
-func tmpfsOptions(size int64) string {
-	return fmt.Sprintf("rw,exec,nosuid,nodev,size=%d,nr_inodes=%d,mode=1777", size, inodes(size))
+func tmpfsOptions(size int64, user string) string {
+	return fmt.Sprintf("rw,exec,nosuid,nodev,size=%d,nr_inodes=%d,mode=1777,uid=%s,gid=%s", size, inodes(size), user, user)
 }
 
 // inodes bounds the files of a file system in memory by its size, for each takes kernel memory that the size does not

@@ -125,12 +125,13 @@ func (e *Engine) Create(ctx context.Context, spec basilica.ContainerSpec) (id st
 			return "", err
 		}
 	}
-	cfg, host, err := contained(spec, slices.Sorted(maps.Keys(volumes)))
+	user := strangerID(spec.Name)
+	if e.userns.Load() {
+		user = mappedID
+	}
+	cfg, host, err := contained(spec, slices.Sorted(maps.Keys(volumes)), user)
 	if err != nil {
 		return "", err
-	}
-	if e.userns.Load() {
-		cfg.User = mappedID + ":" + mappedID
 	}
 	// The engine does not stop making a container when nobody waits for it any more: who cancels learns its id all the same
 	// and removes it.

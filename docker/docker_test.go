@@ -76,6 +76,9 @@ func saved(t testing.TB, tags []string, change func(config map[string]any)) []by
 	}
 	put(&tar.Header{Name: "bin/", Typeflag: tar.TypeDir, Mode: 0o755}, nil)
 	put(&tar.Header{Name: "bin/busybox", Mode: 0o755}, program)
+	for _, own := range []string{"data/", "home/", "home/job/"} { // root's own, as in any image
+		put(&tar.Header{Name: own, Typeflag: tar.TypeDir, Mode: 0o755}, nil)
+	}
 	for _, a := range strings.Fields("sh cat id sleep echo dd ls ln mkdir mount df seq true tail test env wc yes kill stat grep cp chmod nslookup ip touch") {
 		put(&tar.Header{Name: "bin/" + a, Typeflag: tar.TypeSymlink, Linkname: "busybox"}, nil)
 	}
@@ -252,7 +255,7 @@ func TestImageVolumesAreMasked(t *testing.T) {
 	image := load(t, e, saved(t, nil, func(c map[string]any) {
 		c["Volumes"] = map[string]any{"/data": struct{}{}, "/cache/": struct{}{}, "/tmp": struct{}{}}
 	}))
-	end, text, _ := job(t, e, image, nil, "sh", "-c", "grep -E ' /(data|cache) ' /proc/mounts; dd if=/dev/zero of=/data/x bs=64k count=64 2>/dev/null || echo full")
+	end, text, _ := job(t, e, image, nil, "sh", "-c", "grep -E ' /(data|cache) ' /proc/mounts; touch /data/a /cache/a $HOME/a || exit 2; dd if=/dev/zero of=/data/x bs=64k count=64 2>/dev/null || echo full")
 	if end.ExitCode != 0 || strings.Count(text, "tmpfs") < 2 || !strings.Contains(text, "full") {
 		t.Errorf("exit %d: %s", end.ExitCode, text)
 	}
@@ -366,7 +369,7 @@ func TestSettings(t *testing.T) {
 	cfg, host, err := contained(basilica.ContainerSpec{
 		Image: "x", Command: []string{"a", "b"}, Env: map[string]string{"HOME": "/x", "A": "1"}, CPUMillis: 1500, MemoryBytes: 1 << 30, Pids: 7, LogBytes: 99,
 		GPUs: []basilica.GPU{{Kind: basilica.GPUWhole, UUID: "u1", MemoryBytes: &mem}, {Kind: basilica.GPUSoftware, UUID: "u2"}, {Kind: basilica.GPUMIG, UUID: "u3"}},
-	}, nil)
+	}, nil, mappedID)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -389,7 +392,7 @@ func TestSettings(t *testing.T) {
 		"OUTPUT_TOO_LARGE": {CPUMillis: 1, Pids: 1, LogBytes: 1, MemoryBytes: 64 << 20, OutputBytes: 32 << 20},
 		"CONTAINER_LIMITS": {MemoryBytes: 64 << 20},
 	} {
-		if _, _, err := contained(spec, nil); basilica.CodeOf(err) != name {
+		if _, _, err := contained(spec, nil, mappedID); basilica.CodeOf(err) != name {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
