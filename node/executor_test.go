@@ -27,6 +27,7 @@ import (
 	"basilica"
 	"basilica/attest"
 	"basilica/docker"
+	"basilica/internal/provoke"
 	"basilica/keys"
 	"basilica/pki"
 	"basilica/sshdoor"
@@ -268,6 +269,18 @@ func joinsAgain(t *testing.T, cfg ExecutorConfig, deps Deps, addr string, fleet 
 		t.Errorf("with a lost key: %v", err)
 	}
 	if err := os.Rename(filepath.Join(cfg.DataDir, "kept.key"), filepath.Join(cfg.DataDir, "executor.key")); err != nil {
+		t.Fatal(err)
+	}
+	attest := filepath.Join(cfg.DataDir, "attest.key")
+	if err := os.Rename(attest, attest+".kept"); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := exec.CommandContext(t.Context(), cfg.Attestor, "keygen", "--key", attest).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	_, err = NewExecutor(t.Context(), whole.Executor, deps)
+	provoke.Refused(t, err, "ATTEST_KEY_CHANGED")
+	if err := os.Rename(attest+".kept", attest); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -3,14 +3,23 @@ package node
 import (
 	"context"
 	"crypto/x509"
+	"errors"
 	"log/slog"
 	"net"
+	"net/http"
+	"net/http/httptest"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
+	"basilica"
+	"basilica/client"
 	"basilica/executor"
 	"basilica/internal/provoke"
 	"basilica/keys"
@@ -24,6 +33,36 @@ func file(t *testing.T, content string) string {
 		t.Fatal(err)
 	}
 	return path
+}
+
+// cheating builds a gpu-attestor that can cheat.
+func cheating(t *testing.T) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "gpu-attestor")
+	cmd := exec.CommandContext(t.Context(), "go", "build", "-trimpath", "-tags", "adversary", "-o", path, "../cmd/gpu-attestor")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("build: %v\n%s", err, out)
+	}
+	return path
+}
+
+// unprivileged runs f on a thread that may open no port below 1024, in a network of its own where this process may make
+// one: there the kernel's default says which ports these are.
+func unprivileged(f func() error) error {
+	done := make(chan error)
+	go func() {
+		runtime.LockOSThread() // and never unlocked: the thread ends with the goroutine
+		if os.Geteuid() == 0 {
+			header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+			if err := errors.Join(unix.Unshare(unix.CLONE_NEWNET), unix.Capset(&header, &make([]unix.CapUserData, 2)[0])); err != nil {
+				done <- err
+				return
+			}
+		}
+		done <- f()
+	}()
+	return <-done
 }
 
 func TestRefusals(t *testing.T) {
@@ -48,7 +87,6 @@ func TestRefusals(t *testing.T) {
 		_, err = (&child{role: "miner", log: file(t, "one\ntwo\n")}).await(ctx, read)
 		return err
 	}
-	t.Setenv("PATH", t.TempDir()) // no busybox there
 	t.Setenv("BT_WALLET_PASSWORD", "")
 	t.Setenv("BT_WALLET_PASSWORD_FILE", "")
 	provoke.Each(t, map[string]func(*testing.T) error{
@@ -56,8 +94,23 @@ func TestRefusals(t *testing.T) {
 			_, err := advertised(t.Context(), "no-port", "127.0.0.1:1", "127.0.0.1:2")
 			return err
 		},
-		"BINDING":         func(t *testing.T) error { return prover{miner: "nobody"}.Prove(t.Context(), executor.Visit{}) },
-		"BUSYBOX_MISSING": func(*testing.T) error { _, err := findBusybox(); return err },
+		"ATTESTOR_ADVERSARY": func(t *testing.T) error {
+			cfg := DefaultExecutorConfig()
+			cfg.Attestor, cfg.DataDir, cfg.MinerAddr, cfg.AllowAdversaryAttestor = cheating(t), t.TempDir(), "203.0.113.5:50050", true
+			_, err := childOf(t.Context(), cfg, slog.New(slog.DiscardHandler))
+			return err
+		},
+		"ATTESTOR_MISSING": func(t *testing.T) error {
+			cfg := UpConfig{DataDir: t.TempDir(), Attestor: filepath.Join(t.TempDir(), "gpu-attestor")}
+			_, err := NewNetwork(t.Context(), cfg, Deps{Log: slog.New(slog.DiscardHandler), Now: time.Now})
+			return err
+		},
+		"BINDING": func(t *testing.T) error { return prover{miner: "nobody"}.Prove(t.Context(), executor.Visit{}) },
+		"BUSYBOX_MISSING": func(t *testing.T) error {
+			t.Setenv("PATH", t.TempDir())
+			_, err := findBusybox()
+			return err
+		},
 		"CERTIFICATE_EXPIRED": func(*testing.T) error {
 			return (&identity{cert: &x509.Certificate{NotAfter: time.Unix(1000, 0)}}).inForce(time.Unix(2000, 0))
 		},
@@ -66,6 +119,16 @@ func TestRefusals(t *testing.T) {
 		"CONFIG_SIZE": func(t *testing.T) error {
 			_, err := CheckConfig(file(t, strings.Repeat("# long\n", maxConfigBytes/7+1)), nil)
 			return err
+		},
+		"JOB_FAILED": func(t *testing.T) error {
+			return judgeJob(client.Result{Task: basilica.Task{State: basilica.TaskLost}}, t.TempDir(), basilica.Digest{})
+		},
+		"JOB_WRONG": func(t *testing.T) error {
+			dir := t.TempDir()
+			if err := os.WriteFile(filepath.Join(dir, hashOutput), []byte(basilica.Digest{1}.String()+"\n"), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			return judgeJob(client.Result{Task: basilica.Task{State: basilica.TaskSucceeded}}, dir, basilica.Digest{2})
 		},
 		"KEY_INVALID": func(*testing.T) error { return key("//") },
 		"KEY_MISSING": func(*testing.T) error { return key("") },
@@ -85,7 +148,17 @@ func TestRefusals(t *testing.T) {
 			_, err := listen(t.Context(), "miner", "miner.listen", "256.0.0.1:1")
 			return err
 		},
-		"NOT_JOINED": func(t *testing.T) error { _, err := loadIdentity(t.TempDir()); return err },
+		"NO_FREE_PORT": func(*testing.T) error { _, err := steadyAddrs(1001); return err }, // more than are tried
+		"NOT_JOINED":   func(t *testing.T) error { _, err := loadIdentity(t.TempDir()); return err },
+		"PORT_DENIED": func(t *testing.T) error {
+			return unprivileged(func() error {
+				ln, err := listen(t.Context(), "miner", "miner.listen", ":80")
+				if err == nil {
+					return errors.Join(errors.New("anybody may listen there"), ln.Close())
+				}
+				return err
+			})
+		},
 		"PORT_TAKEN": func(t *testing.T) error {
 			ln, err := net.Listen("tcp", "127.0.0.1:0")
 			if err != nil {
@@ -103,6 +176,28 @@ func TestRefusals(t *testing.T) {
 		},
 	})
 }
+
+// TestNobodyAtTheValidatorsAPI shows what basilica up says where the validator does not answer, or not well.
+func TestNobodyAtTheValidatorsAPI(t *testing.T) {
+	s := httptest.NewServer(http.NotFoundHandler())
+	defer s.Close()
+	ask := func(addr string) error {
+		n := &Network{parts: []running{{Part: apiAt(addr), name: "validator"}}}
+		return n.ask(t.Context(), "/api/v1/rounds", &struct{}{})
+	}
+	provoke.Refused(t, ask(s.Listener.Addr().String()), "VALIDATOR_AWAY")
+	s.Close()
+	provoke.Refused(t, ask(s.Listener.Addr().String()), "VALIDATOR_AWAY")
+}
+
+// apiAt is a part of a network that has only an address.
+type apiAt string
+
+func (apiAt) PID() int                   { return 0 }
+func (a apiAt) Addrs() map[string]string { return map[string]string{"api": string(a)} }
+func (apiAt) Ended() <-chan struct{}     { return nil }
+func (apiAt) Failure() error             { return nil }
+func (apiAt) Stop()                      {}
 
 // TestChainStopped shows that a localnet whose producer stands still says so.
 func TestChainStopped(t *testing.T) {

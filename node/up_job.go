@@ -68,6 +68,15 @@ func (n *Network) RunJob(r *Report, inputPath string) (err error) {
 	if err != nil {
 		return fmt.Errorf("run the job: %w", err)
 	}
+	if err := judgeJob(result, out, want); err != nil {
+		return err
+	}
+	n.say("job: %s, exit code 0, receipt verified", result.Task.State)
+	return nil
+}
+
+// judgeJob says whether the job ended well and left the digest of its input in the output directory.
+func judgeJob(result client.Result, out string, want basilica.Digest) error {
 	if result.Task.State != basilica.TaskSucceeded {
 		reason := ""
 		if result.Task.Reason != nil {
@@ -82,7 +91,6 @@ func (n *Network) RunJob(r *Report, inputPath string) (err error) {
 	if strings.TrimSpace(string(got)) != want.String() {
 		return basilica.E(basilica.Internal, "JOB_WRONG", fmt.Sprintf("the job read an input of digest %.80q, the input's is %s", bytes.TrimSpace(got), want), "run it again; if it stays so, read the executor's log in the data directory (--data keeps it)")
 	}
-	n.say("job: %s, exit code 0, receipt verified", result.Task.State)
 	return nil
 }
 
