@@ -91,6 +91,9 @@ type Heartbeat struct {
 	From     string // the network address that the beat came from; set by the miner's door
 }
 
+// MaxOrders bounds each list of an answer to a heartbeat; what has no room comes with a later one.
+const MaxOrders = 1024
+
 // HeartbeatReply is the miner's answer.
 type HeartbeatReply struct {
 	At      time.Time     // the miner's clock

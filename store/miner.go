@@ -223,7 +223,7 @@ func (m *Miner) scanMember(row scanner) (e basilica.Member, err error) {
 }
 
 // Beat records an executor's heartbeat with the GPUs that it names (where it names none, those of before stay known), renews the leases of the tasks that it holds or may
-// hold, and says what it is to be told: renewals, cancels, revoked grants, drain.
+// hold, and says what it is to be told: renewals, cancels, revoked grants (at most basilica.MaxOrders of each), drain.
 // A revoked executor is refused (EXECUTOR_REVOKED). trust is the digest of what it says that it trusts.
 func (m *Miner) Beat(ctx context.Context, id basilica.ExecutorID, beat basilica.LastBeat, gpus []basilica.GPU, trust basilica.Digest, lease time.Duration) (reply basilica.HeartbeatReply, err error) {
 	health, devices, err := jsonPair(beat.Health, gpus)
@@ -254,12 +254,13 @@ func (m *Miner) Beat(ctx context.Context, id basilica.ExecutorID, beat basilica.
 			return fmt.Errorf("renew leases: %w", err)
 		}
 		rows, err = tx.QueryContext(ctx, `SELECT id, attempt FROM tasks WHERE executor = $1 AND offered = 1 AND ended = 0 AND (cancel = 1 OR $2)
-			UNION SELECT task, attempt FROM attempts WHERE executor = $1 AND outcome = 'abandoned' AND released = 0`, string(id), late)
+			UNION SELECT task, attempt FROM attempts WHERE executor = $1 AND outcome = 'abandoned' AND released = 0 LIMIT $3`, string(id), late, basilica.MaxOrders)
 		if reply.Cancel, err = collect(rows, err, scanTaskAttempt); err != nil {
 			return fmt.Errorf("list cancels: %w", err)
 		}
+		// In no order, so that where there are too many for one answer the executor hears of all of them in some answers.
 		rows, err = tx.QueryContext(ctx, `SELECT g.id FROM grants g JOIN grant_executors e ON e.grant_id = g.id
-			WHERE e.executor = $1 AND g.revoked = 1 AND g.ends > $2`, string(id), now)
+			WHERE e.executor = $1 AND g.revoked = 1 AND g.ends > $2 ORDER BY random() LIMIT $3`, string(id), now, basilica.MaxOrders)
 		reply.Revoked, err = collect(rows, err, func(row scanner) (g basilica.GrantID, err error) { return g, row.Scan(&g) })
 		if err != nil {
 			return fmt.Errorf("list revoked grants: %w", err)

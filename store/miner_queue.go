@@ -257,9 +257,13 @@ func (m *Miner) WantCancel(ctx context.Context, client basilica.Hotkey, id basil
 	return t, err
 }
 
-// Unreleased lists attempts that are over for the miner and that their executor has still to forget, oldest first.
+// Unreleased lists attempts that are over for the miner and that their executor has still to forget, oldest first, in turn
+// from each executor: what is left on one that is gone does not hide what others could forget. A revoked one forgets nothing.
 func (m *Miner) Unreleased(ctx context.Context, limit int) ([]basilica.AttemptRecord, error) {
-	rows, err := m.read.QueryContext(ctx, `SELECT task, attempt, executor FROM attempts WHERE outcome IN ('ended', 'abandoned') AND released = 0 ORDER BY placed LIMIT $1`, limit)
+	rows, err := m.read.QueryContext(ctx, `SELECT task, attempt, executor FROM (
+			SELECT task, attempt, executor, placed, row_number() OVER (PARTITION BY executor ORDER BY placed) AS turn
+			FROM attempts WHERE outcome IN ('ended', 'abandoned') AND released = 0 AND executor NOT IN (SELECT id FROM executors WHERE revoked != 0))
+		ORDER BY turn, placed LIMIT $1`, limit)
 	return collect(rows, err, func(row scanner) (a basilica.AttemptRecord, err error) {
 		return a, row.Scan(&a.Task, &a.Attempt, &a.Executor)
 	})

@@ -14,8 +14,8 @@ import (
 
 // Caps on what one message may hold beside its size in bytes.
 const (
-	maxItems  = 1024 // entries of any list
-	maxName   = 256  // bytes of an id, a UUID or a code
+	maxItems  = basilica.MaxOrders // entries of any list
+	maxName   = 256                // bytes of an id, a UUID or a code
 	maxLease  = 24 * time.Hour
 	maxOffset = 1 << 50
 	maxKeys   = 4 // of a kind that an executor is to trust
