@@ -112,7 +112,10 @@ func (s *slowLook) Task(ctx context.Context, id basilica.TaskID) (basilica.TaskR
 	if err == nil && t.Cancel && t.State == basilica.TaskPlaced && !t.Offered {
 		select {
 		case s.looked <- struct{}{}:
-			<-s.late
+			select {
+			case <-s.late:
+			case <-ctx.Done():
+			}
 		default:
 		}
 	}
@@ -126,7 +129,7 @@ func TestOfferedBetweenLookAndDecision(t *testing.T) {
 	h.enroll()
 	box := newMachine(h)
 	box.manual = true
-	met, send := make(chan struct{}), make(chan struct{})
+	met, send := make(chan struct{}, 16), make(chan struct{})
 	box.silent = func(call string) (error, bool) {
 		if call == "health" {
 			met <- struct{}{}
