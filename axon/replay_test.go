@@ -163,7 +163,10 @@ func TestCaseA2_2SlowUploadIsNotStale(t *testing.T) {
 	content := bytes.Repeat([]byte("slow line "), c.BodyBytes/10)
 	sum := basilica.Digest(sha256.Sum256(content))
 	target := fmt.Sprintf("%s?size=%d", blobPath(sum), len(content))
-	signed := func() http.Header { m.move(time.Millisecond); return m.headers(t, http.MethodPut, target, content, m.now()) }
+	signed := func() http.Header {
+		m.move(time.Millisecond)
+		return m.headers(t, http.MethodPut, target, content, m.now())
+	}
 
 	header := signed()
 	w, honest := upload(t, m, target, header.Clone(), int64(len(content)))
