@@ -55,9 +55,10 @@ func (e *Engine) imageError(ref string, err error) error {
 	return e.mapped("look for image", err)
 }
 
-// EnsureImage finds a local image by name or pulls one that is named by digest, and gives its content address. A name
-// without a digest is never pulled: what it means is its registry's choice at that moment, and no receipt could say
-// what ran. login may be nil; it goes to its own server alone, and nowhere else. arrives, which may be nil, is called with
+// EnsureImage finds a local image by its content address, or by digest, which it pulls where it is not here, and gives the
+// content address. A name without a digest is never pulled: what it means is its registry's choice at that moment, and no
+// receipt could say what ran. Nor does it find an image that is here: names are their owner's, and whoever guesses one would
+// read what the owner keeps in it. login may be nil; it goes to its own server alone, and nowhere else. arrives, which may be nil, is called with
 // the address of an image that is not here, before the engine has any of it: whoever wants it gone later must know it.
 //
 // An image that does not exist is NotFound (IMAGE_NOT_FOUND), one that the registry does not give to whoever asks Denied
@@ -67,11 +68,12 @@ func (e *Engine) EnsureImage(ctx context.Context, ref string, login *basilica.Re
 	if ref == "" || len(ref) > maxImageName || strings.ContainsAny(ref, " \t\r\n\x00") {
 		return "", noImage(ref)
 	}
-	if id, err = e.localImage(ctx, ref); basilica.KindOf(err) != basilica.NotFound {
-		return id, err
+	pullable := strings.Contains(ref, "@sha256:")
+	if !pullable && !imageID.MatchString(ref) {
+		return "", noImage(ref)
 	}
-	if !strings.Contains(ref, "@sha256:") {
-		return "", err
+	if id, err = e.localImage(ctx, ref); basilica.KindOf(err) != basilica.NotFound || !pullable {
+		return id, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, pullTimeout)
 	defer cancel()

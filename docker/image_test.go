@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"github.com/google/go-containerregistry/pkg/registry"
+	"github.com/moby/moby/client"
 	"golang.org/x/sys/unix"
 
 	"basilica"
@@ -41,6 +42,15 @@ func TestImagesAreNamelessAndChecked(t *testing.T) {
 	for _, ref := range []string{"", "a b", "no-such-image:1", "UPPER/case", "sha256:" + strings.Repeat("0", 64)} {
 		if _, err := e.EnsureImage(t.Context(), ref, nil, nil); basilica.CodeOf(err) != "IMAGE_NOT_FOUND" {
 			t.Errorf("image %q: %v", ref, err)
+		}
+	}
+	// Its owner's name for it is nobody else's, nor is a part of its address.
+	if _, err := e.api.ImageTag(t.Context(), client.ImageTagOptions{Source: id, Target: name}); err != nil {
+		t.Fatal(err)
+	}
+	for _, ref := range []string{name, strings.TrimPrefix(id, "sha256:"), strings.TrimPrefix(id, "sha256:")[:12]} {
+		if _, err := e.EnsureImage(t.Context(), ref, nil, nil); basilica.CodeOf(err) != "IMAGE_NOT_FOUND" {
+			t.Errorf("image %q of this machine's owner: %v", ref, err)
 		}
 	}
 	for range 2 {
