@@ -63,7 +63,6 @@ var doorCodes = []Explanation{
 	{"QUERY", "a part of a request's address is wrong", "a number is missing or out of its range", "correct it"},
 	{"RATE_LIMIT", "too many requests", "every caller has a rate", "wait a moment and go slower"},
 	{"REPLAY_FULL", "a hotkey sends too many requests within minutes", "what was seen is remembered until it can be no replay any more, and that memory is bounded per hotkey", "send fewer requests"},
-	{"REPLAY_STORE_FULL", "too many requests are being judged at once", "the memory against replays is bounded", "try again in a minute"},
 	{"REQUEST_JSON", "a request is not what its path takes", "the two programs are of different versions", "use the same version of basilica as the miner"},
 	{"ROUTE", "nothing stands under this method and path", "the caller is of another version", "use a client of the same version"},
 	{"SSH_ADDRESS", "an executor's SSH address is not host:port", "the miner advertises something that cannot be dialled", "the miner must advertise host:port of the executor's SSH door"},

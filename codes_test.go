@@ -6,6 +6,7 @@ import (
 	"go/token"
 	"io/fs"
 	"maps"
+	"os"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -22,7 +23,7 @@ var (
 )
 
 // notCodes are upper-case words of the source that no person meets as a code: names of the environment and of frames.
-var notCodes = regexp.MustCompile(`^(BASILICA_|BT_|DOCKER_|LD_LIBRARY_PATH$|XDG_|GPU_KIND_|NO_COLOR$|PRETTY_NAME$|SSH_AUTH_SOCK$|RLIMIT_|CAP_|SYS_|LISTEN_)|^(ECHO_REPLY|FILL_DONE|WALK_DONE|MIX_DONE)$`)
+var notCodes = regexp.MustCompile(`^(BASILICA_|BT_|DOCKER_|NVIDIA_|LD_LIBRARY_PATH$|XDG_|GPU_KIND_|NO_COLOR$|PRETTY_NAME$|SSH_AUTH_SOCK$|RLIMIT_|CAP_|SYS_|LISTEN_)|^(ECHO_REPLY|FILL_DONE|WALK_DONE|MIX_DONE)$`)
 
 // codesIn gives the codes of one file's source: what stands as the code of a failure, and every other literal of upper-case
 // words.
@@ -140,6 +141,76 @@ func familyUsed(code string, words map[string]bool) bool {
 		}
 	}
 	return false
+}
+
+// TestEveryCodeIsProvoked holds the tests against the table: each row's code is named by a test that meets it, as a literal,
+// in a script, or by the constant that stands for it.
+func TestEveryCodeIsProvoked(t *testing.T) {
+	type constant struct{ dir, name string }
+	constants := map[constant]string{}
+	isTest := func(path string) bool { return strings.HasSuffix(path, "_test.go") }
+	for path, f := range source(t, func(path string) bool { return !isTest(path) }) {
+		ast.Inspect(f, func(n ast.Node) bool {
+			spec, ok := n.(*ast.ValueSpec)
+			if !ok || len(spec.Names) != len(spec.Values) {
+				return true
+			}
+			for i, v := range spec.Values {
+				if lit, ok := v.(*ast.BasicLit); ok && lit.Kind == token.STRING {
+					if s, err := strconv.Unquote(lit.Value); err == nil && codeWord.MatchString(s) {
+						constants[constant{filepath.Base(filepath.Dir(path)), spec.Names[i].Name}] = s
+					}
+				}
+			}
+			return true
+		})
+	}
+	words := regexp.MustCompile(`[A-Z][A-Z0-9]*(?:_[A-Z0-9]+)*`)
+	named := map[string]bool{}
+	for path, f := range source(t, func(path string) bool { return isTest(path) && path != "codes_test.go" }) {
+		here := filepath.Base(filepath.Dir(path))
+		ast.Inspect(f, func(n ast.Node) bool {
+			switch x := n.(type) {
+			case *ast.BasicLit:
+				if s, err := strconv.Unquote(x.Value); err == nil && x.Kind == token.STRING {
+					for _, w := range words.FindAllString(s, -1) {
+						named[w] = true
+					}
+				}
+			case *ast.SelectorExpr:
+				if pkg, ok := x.X.(*ast.Ident); ok {
+					named[constants[constant{pkg.Name, x.Sel.Name}]] = true
+				}
+			case *ast.Ident:
+				named[constants[constant{here, x.Name}]] = true
+			}
+			return true
+		})
+	}
+	scripts, err := filepath.Glob("internal/testnet/testdata/*/*.txtar")
+	if err != nil || len(scripts) == 0 {
+		t.Fatalf("no scripts of the network: %v", err)
+	}
+	for _, path := range scripts {
+		text, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for line := range strings.Lines(string(text)) {
+			if !strings.HasPrefix(line, "#") {
+				for _, w := range words.FindAllString(line, -1) {
+					named[w] = true
+				}
+			}
+		}
+	}
+	for _, x := range basilica.Codes() {
+		_, family := basilica.Explain(x.Code + "_OF")
+		member := func(w string) bool { return strings.HasPrefix(w, x.Code+"_") }
+		if !named[x.Code] && !(family && slices.ContainsFunc(slices.Collect(maps.Keys(named)), member)) {
+			t.Errorf("%s stands in the table and no test provokes it", x.Code)
+		}
+	}
 }
 
 func TestExplain(t *testing.T) {

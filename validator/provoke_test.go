@@ -60,3 +60,15 @@ func TestStatusInWords(t *testing.T) {
 	_, err := w.v.weightSet(&w.chain.mg)
 	provoke.Refused(t, err, "COMMIT_REVEAL_ON")
 }
+
+// TestOneAddressForTwo: a second executor at the address of a first one is not looked at.
+func TestOneAddressForTwo(t *testing.T) {
+	a, b := newMachine(t, "a"), newMachine(t, "b")
+	b.addr = "a:22"
+	got := newWorld(t, a, b).round(20)
+	if proof(got["a"]).Result != basilica.Pass {
+		t.Errorf("the first: %+v", got["a"])
+	}
+	d := proof(got["b"])
+	provoke.Reason(t, basilica.Reason{Code: d.Reason, Sentence: d.Detail}, "ADDRESS_TWICE")
+}

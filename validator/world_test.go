@@ -1,6 +1,7 @@
 package validator
 
 import (
+	"cmp"
 	"context"
 	"crypto/ed25519"
 	"crypto/rand"
@@ -116,7 +117,8 @@ type machine struct {
 	check   func(rw io.Writer) error // in place of its answer to the small task
 	dialErr error
 	skipped bool
-	stalls  bool // never confirms a channel
+	addr    string // instead of one of its own
+	stalls  bool   // never confirms a channel
 }
 
 func newMachine(t testing.TB, id basilica.ExecutorID) *machine {
@@ -315,7 +317,7 @@ func (m *minerDouble) OpenValidation(_ context.Context, req basilica.ValidationR
 		if err != nil {
 			return grant, err
 		}
-		grant.Executors = append(grant.Executors, basilica.GrantedAccess{Executor: x.id, Addr: string(x.id) + ":22", HostKey: x.host, Endorsement: e})
+		grant.Executors = append(grant.Executors, basilica.GrantedAccess{Executor: x.id, Addr: cmp.Or(x.addr, string(x.id)+":22"), HostKey: x.host, Endorsement: e})
 	}
 	return grant, m.err
 }
