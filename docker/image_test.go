@@ -17,6 +17,7 @@ import (
 	"os"
 	"runtime"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -486,6 +487,48 @@ func TestPullRefusals(t *testing.T) {
 		if _, err := e.EnsureImage(t.Context(), ref, nil, nil); basilica.CodeOf(err) != "IMAGE_DENIED" {
 			t.Errorf("private registry %s: %v", ref, err)
 		}
+	}
+}
+
+// TestCredentialsFollowNoRedirect: a registry that keeps its blobs elsewhere, even at another port, gives no credentials
+// away there.
+func TestCredentialsFollowNoRedirect(t *testing.T) {
+	t.Parallel()
+	e := engine(t)
+	e.Images = Images{AllowPrivate: true, Dir: t.TempDir()}
+	var asked, told atomic.Int32
+	s := newShop(t, "open")
+	store := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		asked.Add(1)
+		if r.Header.Get("Authorization") != "" {
+			told.Add(1)
+		}
+		s.Config.Handler.ServeHTTP(w, r)
+	}))
+	t.Cleanup(store.Close)
+	front := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch user, word, _ := r.BasicAuth(); {
+		case user != shopUser || word != shopWord:
+			w.Header().Set("WWW-Authenticate", `Basic realm="shop"`)
+			w.WriteHeader(http.StatusUnauthorized)
+		case strings.Contains(r.URL.Path, "/blobs/"):
+			http.Redirect(w, r, store.URL+r.URL.Path, http.StatusTemporaryRedirect)
+		default:
+			s.Config.Handler.ServeHTTP(w, r)
+		}
+	}))
+	t.Cleanup(front.Close)
+	host := strings.TrimPrefix(front.URL, "http://")
+	ref := strings.Replace(s.push(t, "a/elsewhere", runtime.GOARCH, nil, nil), s.host, host, 1)
+	id, err := e.EnsureImage(t.Context(), ref, &basilica.RegistryLogin{Server: host, Username: shopUser, Password: shopWord}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := e.RemoveImage(t.Context(), id); err != nil {
+		t.Error(err)
+	}
+	if asked.Load() < 2 || told.Load() != 0 {
+		t.Errorf("the other place was asked %d times, %d of them with credentials", asked.Load(), told.Load())
 	}
 }
 

@@ -125,6 +125,9 @@ func newRegistry(ref reference, login *basilica.RegistryLogin, allowPrivate bool
 		if len(via) > maxRedirects || req.URL.Scheme != "https" && !strings.HasPrefix(ref.base(), "http:") {
 			return errors.New("the registry sends elsewhere too often, or to a place without TLS")
 		}
+		if req.URL.Host != via[0].URL.Host { // net/http keeps it for other ports and for names below
+			req.Header.Del("Authorization")
+		}
 		return nil
 	}}
 	return g, nil
