@@ -139,17 +139,21 @@ func TestCrash(t *testing.T) {
 	}
 }
 
+// crashTries is how often a process is given the chance to come to a point: some stand where it comes now and then alone.
+const crashTries = 4
+
 // crashQueue holds what is still to be killed, by role.
 type crashQueue struct {
 	mu     sync.Mutex // guards what follows
 	random *rand.Rand
 	left   map[string][]crashPoint
+	missed map[crashPoint]int // how often a process did not come to the point
 }
 
 func newCrashQueue(t *testing.T, points []crashPoint, kills int) *crashQueue {
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("%d points, %d kills each, order %d", len(points), kills, seed)
-	q := &crashQueue{random: rand.New(rand.NewPCG(seed, 0)), left: map[string][]crashPoint{}}
+	q := &crashQueue{random: rand.New(rand.NewPCG(seed, 0)), left: map[string][]crashPoint{}, missed: map[crashPoint]int{}}
 	for range kills {
 		round := slices.Clone(points)
 		q.random.Shuffle(len(round), func(i, j int) { round[i], round[j] = round[j], round[i] })
@@ -169,6 +173,17 @@ func (q *crashQueue) next(role string) (p crashPoint, n int, ok bool) {
 	}
 	p, q.left[role] = q.left[role][0], q.left[role][1:]
 	return p, 1 + q.random.IntN(3), true
+}
+
+// again puts a point that was not reached at the end; false where it has had its chances.
+func (q *crashQueue) again(p crashPoint) bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.missed[p]++; q.missed[p] >= crashTries {
+		return false
+	}
+	q.left[p.role] = append(q.left[p.role], p)
+	return true
 }
 
 // crashTable is what came of all kills.
@@ -324,13 +339,12 @@ func (c *crashCampaign) administer() {
 		watching, enough := context.WithCancel(ctx)
 		_ = chain.WatchHeads(watching, func(basilica.Header) error { enough(); return nil }) // the chain may die under it
 		enough()
-		_, token, err := c.admin.CreateToken(ctx, "", time.Minute)
-		if err == nil {
-			err = c.admin.RevokeToken(ctx, token.ID)
+		if _, token, err := c.admin.CreateToken(ctx, "", time.Minute); err == nil {
+			_ = c.admin.RevokeToken(ctx, token.ID)
 		}
 		for _, drain := range []bool{true, false} { // a miner that dies in between must not leave the machine out of service
 			for {
-				if err = c.admin.Drain(ctx, "box-2", drain, 0); err == nil || rest(ctx, 200*time.Millisecond) != nil {
+				if err := c.admin.Drain(ctx, "box-2", drain, 0); err == nil || rest(ctx, 200*time.Millisecond) != nil {
 					break
 				}
 			}
@@ -369,9 +383,12 @@ func (c *crashCampaign) run(queue *crashQueue) {
 				if !ok {
 					return
 				}
-				if err := c.kill(c.launch.role(part[0]), p, n); err != nil {
+				reached, err := c.kill(c.launch.role(part[0]), p, n)
+				if err != nil {
 					c.t.Errorf("%s at %s: %v", part[0], p, err)
 					c.stop()
+				} else if !reached && !queue.again(p) {
+					c.t.Errorf("%s: the process never came to this point", p)
 				}
 			}
 		})
@@ -387,20 +404,16 @@ const (
 )
 
 // kill has one role die at a point, starts it again and waits until every job that its death met has ended. An error ends
-// the campaign: the role does not come back.
-func (c *crashCampaign) kill(m *mortal, p crashPoint, n int) error {
+// the campaign: the role does not come back. The first value is false where the role did not come to the point in time.
+func (c *crashCampaign) kill(m *mortal, p crashPoint, n int) (bool, error) {
 	reached, err := c.die(m, p, n)
 	met := c.jobs.unsettled()
-	if err != nil {
-		return err
-	}
-	if !reached {
-		c.t.Errorf("%s: the process never came to this point", p)
-		return nil
+	if err != nil || !reached {
+		return false, err
 	}
 	c.table.note(m.name + " at " + p.String())
 	if err := m.revive(c.ctx); err != nil {
-		return err
+		return true, err
 	}
 	ctx, cancel := context.WithTimeout(c.ctx, settlePatience)
 	defer cancel()
@@ -417,7 +430,7 @@ func (c *crashCampaign) kill(m *mortal, p crashPoint, n int) error {
 	if faults > 0 || settled != nil {
 		c.t.Logf("the kills before: %s", c.table.note(""))
 	}
-	return nil
+	return true, nil
 }
 
 // die brings the process to its death at the point: in the phase that the list names, and in the others where it does not
