@@ -214,7 +214,7 @@ func (n *Network) loadImage(ctx context.Context) error {
 	return nil
 }
 
-// Context ends when the network's own context ends, or a part has ended by itself; its cause says which.
+// Context ends when the network's own context ends, or a part has ended by itself that was not revoked; its cause says which.
 func (n *Network) Context() context.Context { return n.context }
 
 // Image is the content address of the image that holds a static busybox at Program.
@@ -234,9 +234,29 @@ func (n *Network) start(ctx context.Context, role, name, config string) (Part, e
 	n.mu.Unlock()
 	n.watches.Go(func() {
 		<-part.Ended()
+		if role == "executor" && n.revoked(basilica.ExecutorID(name)) {
+			n.say("executor: %s was revoked and has ended; the network goes on without it", name)
+			return
+		}
 		n.cancel(part.Failure())
 	})
 	return part, err
+}
+
+// revoked says whether the miner's owner ended the membership of a machine, which then ends by itself.
+func (n *Network) revoked(id basilica.ExecutorID) bool {
+	ctx, cancel := context.WithTimeout(n.context, askAPI)
+	defer cancel()
+	miner, err := n.minerAdmin()
+	if err != nil {
+		return false
+	}
+	m, err := miner.Member(ctx, id)
+	return err == nil && m.Revoked != nil
+}
+
+func (n *Network) minerAdmin() (*admin.Client, error) {
+	return MinerAdmin(MinerConfig{DataDir: filepath.Join(n.dir, "miner")})
 }
 
 func (n *Network) logPath(name string) string { return filepath.Join(n.dir, "logs", name+".log") }
@@ -312,7 +332,7 @@ func (n *Network) startMiner(ctx context.Context) error {
 }
 
 func (n *Network) startBoxes(ctx context.Context) error {
-	minerAdmin, err := MinerAdmin(MinerConfig{DataDir: filepath.Join(n.dir, "miner")})
+	minerAdmin, err := n.minerAdmin()
 	if err != nil {
 		return err
 	}
@@ -323,7 +343,7 @@ func (n *Network) startBoxes(ctx context.Context) error {
 	var group errgroup.Group
 	for _, b := range boxes() {
 		path, err := n.boxConfig(b)
-		if err == nil && !slices.ContainsFunc(page.Executors, func(m basilica.MemberView) bool { return m.Executor == b.id }) {
+		if err == nil && !slices.ContainsFunc(page.Executors, func(m basilica.MemberView) bool { return m.Executor == b.id && m.Revoked == nil }) {
 			err = n.enrollBox(ctx, minerAdmin, b, path)
 		}
 		if err != nil {
