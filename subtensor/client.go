@@ -341,22 +341,22 @@ func (c *Client) headerOf(ctx context.Context, hash basilica.Hash) (basilica.Hea
 		return basilica.Header{}, err
 	}
 	if j == nil {
-		return basilica.Header{}, basilica.E(basilica.NotFound, "BLOCK_UNKNOWN", "the node does not know block "+hash.String(), "")
+		return basilica.Header{}, basilica.E(basilica.Unavailable, "BLOCK_UNKNOWN", "the node does not know block "+hash.String(), "")
 	}
 	h := j.header()
 	h.Hash = hash
 	return h, nil
 }
 
-// blockHash is the hash of a block by its number; NotFound where the node has
-// none yet.
+// blockHash is the hash of a block by its number. A node that does not know a
+// block which is final elsewhere is behind the others: Unavailable.
 func (c *Client) blockHash(ctx context.Context, n basilica.BlockNumber) (basilica.Hash, error) {
 	var h *basilica.Hash
 	if err := c.call(ctx, &h, "chain_getBlockHash", uint64(n)); err != nil {
 		return basilica.Hash{}, err
 	}
 	if h == nil {
-		return basilica.Hash{}, basilica.E(basilica.NotFound, "BLOCK_UNKNOWN", fmt.Sprintf("the node has no block %d", n), "")
+		return basilica.Hash{}, basilica.E(basilica.Unavailable, "BLOCK_UNKNOWN", fmt.Sprintf("the node has no block %d", n), "")
 	}
 	return *h, nil
 }

@@ -67,6 +67,9 @@ func TestRefusals(t *testing.T) {
 		},
 		"BLOCK_UNKNOWN": func(t *testing.T) error {
 			_, err := answering(t, "chain_getHeader", `"result":null`).Head(n.ctx)
+			if basilica.KindOf(err) != basilica.Unavailable {
+				t.Errorf("a node that is behind would end who asks: %v", basilica.KindOf(err))
+			}
 			return err
 		},
 		"CHAIN_BUSY": func(t *testing.T) error {

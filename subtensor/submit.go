@@ -303,7 +303,7 @@ func (c *Client) blockAt(ctx context.Context, hash basilica.Hash) (*block, error
 		return nil, fmt.Errorf("block %s: %w", hash, err)
 	}
 	if b == nil {
-		return nil, basilica.E(basilica.NotFound, "BLOCK_UNKNOWN", "the node does not know block "+hash.String(), "")
+		return nil, basilica.E(basilica.Unavailable, "BLOCK_UNKNOWN", "the node does not know block "+hash.String(), "")
 	}
 	return b, nil
 }
