@@ -2,6 +2,7 @@ package validator
 
 import (
 	"context"
+	"errors"
 	"io"
 	"testing"
 	"time"
@@ -129,6 +130,21 @@ func TestARestartNeverSendsWeightsTwice(t *testing.T) {
 		w.weigh(39)
 		if len(w.chain.sets) != 1 {
 			t.Error("sent again after it was settled")
+		}
+	})
+	t.Run("it took effect and its events cannot be read", func(t *testing.T) {
+		w := newWorld(t, newMachine(t, "box-1"))
+		w.chain.set = func([]basilica.Weight) (basilica.Inclusion, error) {
+			w.chain.took(w.cfg.Hotkey)
+			return basilica.Inclusion{}, errors.New("events: unexpected end")
+		}
+		w.round(20)
+		w.weigh(21)
+		w.chain.set = nil
+		w.weigh(23)
+		sets, err := w.book.WeightSets(t.Context(), 1)
+		if err != nil || len(w.chain.sets) != 1 || sets[0].Submitted == nil {
+			t.Errorf("%d submissions, %+v %v", len(w.chain.sets), sets, err)
 		}
 	})
 	t.Run("it never left", func(t *testing.T) {

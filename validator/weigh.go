@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"basilica"
@@ -123,7 +124,7 @@ func (v *Validator) submit(ctx context.Context, mg *basilica.Metagraph, set basi
 		return nil
 	})
 	if err != nil {
-		lost := basilica.KindOf(err) == basilica.Unavailable || errors.Is(err, context.DeadlineExceeded)
+		lost := basilica.KindOf(err) == basilica.Unavailable || errors.Is(err, context.DeadlineExceeded) || signed != nil && !chainsWord(err)
 		switch {
 		case ctx.Err() != nil:
 			return nil // the next start asks the chain
@@ -143,6 +144,10 @@ func (v *Validator) submit(ctx context.Context, mg *basilica.Metagraph, set basi
 	v.cfg.Log.Info("weights set", "round", round.First, "block", included.Block, "extrinsic", included.Extrinsic, "uids", len(set.Weights))
 	return nil
 }
+
+// chainsWord says that a refusal has one of the chain's own names, such as Pool.Payment or SubtensorModule.NotRegistered. Any
+// other failure after the sending, such as events that cannot be read, tells nothing of what became of the weights.
+func chainsWord(err error) bool { return strings.Contains(basilica.CodeOf(err), ".") }
 
 // refused records a weight vector that did not reach the chain, with why. Where the fate is known the next round tries
 // again.
