@@ -71,8 +71,8 @@ func (e *Engine) witness(id string, exit client.ContainerWaitResult, stop func()
 			select {
 			case <-ctx.Done():
 				return basilica.ContainerEnd{}, ctx.Err()
-			case <-exit.Error:
-				again = time.After(0)
+			case <-exit.Error: // an engine that is there may refuse to wait: it is not asked without a pause
+				again = time.After(againEvery)
 			case <-exit.Result:
 				again = time.After(0)
 			case <-look.C:

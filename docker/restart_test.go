@@ -6,13 +6,17 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -278,6 +282,44 @@ func TestPastLogsHaveEveryByte(t *testing.T) {
 	}
 	if got, err := again(t.Context()); err != nil || got != end {
 		t.Errorf("end %+v %v, seen again %+v", end, err, got)
+	}
+}
+
+// An engine that answers and refuses every wait is asked a few times a second and no more, and its word on the end counts.
+func TestRefusedWaitsAreNoLoop(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "s")
+	ln, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var waits atomic.Int32
+	began := time.Now()
+	s := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Api-Version", "1.44")
+		switch {
+		case strings.HasSuffix(r.URL.Path, "/wait"):
+			waits.Add(1)
+			w.WriteHeader(http.StatusInternalServerError)
+		case strings.HasSuffix(r.URL.Path, "/json"):
+			fmt.Fprintf(w, `{"Id":"c","State":{"Running":%t,"ExitCode":3}}`, time.Since(began) < 2*againEvery)
+		}
+	}))
+	s.Listener.Close()
+	s.Listener = ln
+	s.Start()
+	t.Cleanup(s.Close)
+	e, err := New("unix://"+path, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer e.Close()
+	wait, err := e.Await(t.Context(), "c")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if end, err := wait(t.Context()); err != nil || end.ExitCode != 3 || waits.Load() > 4 {
+		t.Errorf("%+v %v after %d waits", end, err, waits.Load())
 	}
 }
 
