@@ -19,7 +19,7 @@ var proofCodes = []Explanation{
 	{"AXON_WITHOUT_TLS", "the miner has published no TLS key", "without it a validator cannot tell who answers", "serve the axon with a TLS key, as `basilica miner` does"},
 	{"BINDING", "a proof cannot be bound to that hotkey", "it is no SS58 address", "correct the hotkey"},
 	{"BUSY", "the GPUs are held by a task", "a challenge never displaces a tenant and a tenant never interrupts a challenge", "come again when the holder is gone"},
-	{"BUSY_CHALLENGE", "another validator's challenge holds the GPUs", "two validators met at one machine; it costs nothing, but three rounds without a measurement in a row do", "nothing; the next round comes at another time"},
+	{"BUSY_CHALLENGE", "another validator's challenge holds the GPUs", "two validators met at one machine; once it costs nothing, again before a measurement it does", "nothing; the next round comes at another time"},
 	{"BUSY_UNPROVEN", "the miner does not stand for the task that a machine was said to be busy with", "the id was invented, or the task ran elsewhere or at another time; what the machine earned while it was busy is taken back", "let the ledger name real tasks; look at basilica fleet show ID"},
 	{"BUSY_WITHOUT_HOLDER", "the machine says that it is busy and names nobody", "busy counts only with the holder's id", "look at the executor's ledger: basilica fleet show ID"},
 	{"CHAIN_AWAY", "the validator cannot read the chain", "its node does not answer; rounds and weights wait", "check [chain] url and that the node answers"},

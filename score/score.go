@@ -14,6 +14,8 @@
 //	                                                  to 0 within BusyFall; 0 where there was no pass
 //	gpu_proof not_run for anything else               0
 //	gpu_proof unsure without GPUs (DUPLICATE_UUID)    0
+//	gpu_proof not_run BUSY_CHALLENGE, after a round   not counted, but it is the first of the row of not_run below: else one GPU
+//	that was none                                     could prove several machines by turns, the others always being proven
 //	LOCAL_ERROR, VALIDATOR_RESTARTED                  not counted at all: the validator's own fault
 //
 // Besides, an executor earns nothing at all
@@ -55,7 +57,7 @@ const (
 // Reason codes that the formula knows. Every other reason of a not_run is an "other" one.
 const (
 	ReasonBusy          = "BUSY"                // a tenant holds the GPUs
-	ReasonBusyChallenge = "BUSY_CHALLENGE"      // another validator does: no credit and no loss, but a miss
+	ReasonBusyChallenge = "BUSY_CHALLENGE"      // another validator does, or so the machine says: a miss
 	ReasonLocal         = "LOCAL_ERROR"         // the validator's own fault: as if the round had not been
 	ReasonRestarted     = "VALIDATOR_RESTARTED" // the same
 )
@@ -123,8 +125,8 @@ func (s Standing) Next(v basilica.Verification, p Policy) Standing {
 	if proof.Reason == ReasonLocal || proof.Reason == ReasonRestarted {
 		return s
 	}
-	if proof.Reason == ReasonBusyChallenge {
-		return s.missed() // two validators met, which nobody can help; but nobody may be met for ever
+	if proof.Reason == ReasonBusyChallenge && s.Misses == 0 {
+		return s.missed() // two validators met, which nobody can help; but nobody may be met time after time
 	}
 	s.Recent, s.Aborts, s.Claims = slices.Clone(s.Recent), slices.Clone(s.Aborts), slices.Clone(s.Claims)
 	s = s.answered(v.Verdict(basilica.CheckHolder))
