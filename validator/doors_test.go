@@ -205,9 +205,10 @@ func handicaps() []handicap {
 			w.cfg.Book = slowBook{w.book}
 			w.restart()
 		}},
-		{name: "busy CPU", setUp: func(t *testing.T, _ *world) { spin(t, 2*runtime.NumCPU()) }},
-		{name: "executor restarted", line: line{cut: somewhere}, wide: true},
-		{name: "validator restarted", dies: true},
+		{name: "busy CPU", setUp: func(t *testing.T, _ *world) { spin(t, runtime.NumCPU()) }},
+		// In every round: what was judged before it counts, and nothing else can.
+		{name: "executor restarted in it", line: line{cut: somewhere}, wide: true},
+		{name: "validator restarted in it", dies: true},
 	}
 }
 
