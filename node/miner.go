@@ -64,15 +64,17 @@ type MinerConfig struct {
 	// LostAfter is how long miner and executor may not hear of each other: then the executor ends its tasks, and the miner
 	// counts them as lost. It is the longest that this miner may be away without harm to what runs.
 	LostAfter Duration `toml:"lost_after"`
-	// MaxTasksPerClient bounds the unfinished tasks of one client, MaxQueue the waiting tasks of all.
+	// MaxTasksPerClient bounds the unfinished tasks of one client.
 	MaxTasksPerClient int `toml:"max_tasks_per_client"`
-	MaxQueue          int `toml:"max_queue"`
+	// MaxQueue bounds the waiting tasks of all clients.
+	MaxQueue int `toml:"max_queue"`
 	// ClientBlobBytes bounds the stored inputs and outputs of one client.
 	ClientBlobBytes ByteSize `toml:"client_blob_bytes"`
-	// KeepBlobs is how long inputs and outputs stay after their client or a task of it last touched them, KeepLogs how long
-	// a log stays after its task's end, KeepTasks how long the task itself is listed (at least as long as its log).
+	// KeepBlobs is how long inputs and outputs stay after their client or a task of it last touched them.
 	KeepBlobs Duration `toml:"keep_blobs"`
-	KeepLogs  Duration `toml:"keep_logs"`
+	// KeepLogs is how long a log stays after its task's end.
+	KeepLogs Duration `toml:"keep_logs"`
+	// KeepTasks is how long an ended task is listed, at least as long as its log.
 	KeepTasks Duration `toml:"keep_tasks"`
 
 	// Chain is section [chain].
