@@ -5,12 +5,16 @@ import (
 	"fmt"
 	"os"
 	"strconv"
+	"time"
 
 	"basilica"
 )
 
 // exit code that an engine gives a container whose end it did not see.
 const unseenExit = 255
+
+// startSettles is how often a container is looked at again whose start may be under way, againEvery between two looks.
+const startSettles = 6
 
 // fate is what becomes of an attempt that an earlier process left open: it begins (again), it is lost, or, where it is
 // neither, it goes on with its container.
@@ -125,7 +129,7 @@ func (e *Executor) inherit(ctx context.Context) ([]inheritance, error) {
 		i := inheritance{attempt: a}
 		for _, c := range own {
 			if c.Labels[labelTask] == string(a.Task) && c.Labels[labelAttempt] == strconv.Itoa(a.Number) {
-				st, err := e.cfg.Engine.Inspect(ctx, c.ID)
+				st, err := e.settled(ctx, a, c.ID)
 				if basilica.KindOf(err) == basilica.NotFound {
 					continue
 				}
@@ -151,6 +155,24 @@ func (e *Executor) inherit(ctx context.Context) ([]inheritance, error) {
 		out = append(out, i)
 	}
 	return out, nil
+}
+
+// settled inspects a container. One that is on record and was not started may be about to: the engine goes on with what a
+// process asked for that has died since, and beginning the task anew beside it would run it twice.
+func (e *Executor) settled(ctx context.Context, a basilica.Attempt, id string) (basilica.ContainerState, error) {
+	st, err := e.cfg.Engine.Inspect(ctx, id)
+	for range startSettles {
+		if err != nil || a.Container != id || a.Boot != e.cfg.Boot || st.Running || st.Removing || !st.Started.IsZero() {
+			break
+		}
+		select {
+		case <-time.After(againEvery):
+		case <-ctx.Done():
+			return st, context.Cause(ctx)
+		}
+		st, err = e.cfg.Engine.Inspect(ctx, id)
+	}
+	return st, err
 }
 
 // settleLedger takes the holdings of an earlier process out of the ledger, but for those of attempts that are still open

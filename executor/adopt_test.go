@@ -305,3 +305,39 @@ func TestCaseA6_5EndIsKeptUntilReleased(t *testing.T) {
 type writer []byte
 
 func (w *writer) Write(p []byte) (int, error) { *w = append(*w, p...); return len(p), nil }
+
+// lateStart is an engine that is still at a start which an earlier process asked for: at the second look the container runs.
+type lateStart struct {
+	Engine
+	looks int
+}
+
+func (l *lateStart) Inspect(context.Context, string) (basilica.ContainerState, error) {
+	l.looks++
+	st := basilica.ContainerState{ID: "c"}
+	if l.looks > 1 {
+		st.Running, st.Started = true, time.Unix(1000, 0)
+	}
+	return st, nil
+}
+
+// TestAStartUnderWayIsWaitedFor: a process that died right after it had asked for a start must not have the task begin anew
+// beside it.
+func TestAStartUnderWayIsWaitedFor(t *testing.T) {
+	a := basilica.Attempt{Container: "c", Boot: "this boot"}
+	engine := &lateStart{}
+	e := &Executor{cfg: Config{Engine: engine, Boot: "this boot"}}
+	st, err := e.settled(t.Context(), a, "c")
+	if err != nil || !st.Running || engine.looks != 2 {
+		t.Errorf("%+v after %d looks, %v", st, engine.looks, err)
+	}
+	if f := judge(a, &st, "this boot", basilica.EngineProcess{}); f.begin || f.lost != nil {
+		t.Errorf("judged %+v, and it runs", f)
+	}
+	for what, a := range map[string]basilica.Attempt{"of another boot": {Container: "c", Boot: "an earlier one"}, "not on record": {Boot: "this boot"}} {
+		engine.looks = 0
+		if _, err := e.settled(t.Context(), a, "c"); err != nil || engine.looks != 1 {
+			t.Errorf("%s: %d looks, %v; nothing can be under way", what, engine.looks, err)
+		}
+	}
+}
