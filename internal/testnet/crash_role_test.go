@@ -290,12 +290,16 @@ func (m *mortal) howEnded() error {
 }
 
 func (m *mortal) lastWords() string {
+	lines := strings.Split(strings.TrimSpace(m.lastBytes(16<<10)), "\n")
+	return strings.Join(lines[max(0, len(lines)-5):], "\n")
+}
+
+func (m *mortal) lastBytes(n int) string {
 	text, err := os.ReadFile(m.log)
 	if err != nil {
 		return err.Error()
 	}
-	lines := strings.Split(strings.TrimSpace(string(text[max(0, len(text)-16<<10):])), "\n")
-	return strings.Join(lines[max(0, len(lines)-5):], "\n")
+	return string(text[max(0, len(text)-n):])
 }
 
 // tell has the living process die at the point, or at none where that is empty, and count from now on.
@@ -340,8 +344,11 @@ func (m *mortal) end(patience time.Duration) error {
 	m.mu.Unlock()
 	_ = cmd.Process.Signal(syscall.SIGTERM)
 	if !m.died(patience) {
-		m.kill()
-		return fmt.Errorf("%s did not end within %s: %s", m.name, patience, m.lastWords())
+		_ = cmd.Process.Signal(syscall.SIGQUIT) // its goroutines stand in its log then
+		if !m.died(firstPatience) {
+			m.kill()
+		}
+		return fmt.Errorf("%s did not end within %s:\n%s", m.name, patience, m.lastBytes(64<<10))
 	}
 	return m.howEnded()
 }
