@@ -162,10 +162,18 @@ func TestOfferedBetweenLookAndDecision(t *testing.T) {
 type rotatesAtEnrolment struct {
 	miner.Store
 	begin func() error
+	done  chan struct{} // closed after the enrolment
 }
 
 func (s rotatesAtEnrolment) Enroll(ctx context.Context, token basilica.Digest, e basilica.Member) error {
+	defer close(s.done)
 	return errors.Join(s.begin(), s.Store.Enroll(ctx, token, e))
+}
+
+// RevokeTokens is what the miner does once it sees that a rotation began; the enrolment was faster.
+func (s rotatesAtEnrolment) RevokeTokens(ctx context.Context, now time.Time) (int, error) {
+	<-s.done
+	return s.Store.RevokeTokens(ctx, now)
 }
 
 // TestRotationBeginsDuringAnEnrolment: the machine whose certificate an old authority signed does not believe that it has
@@ -173,7 +181,7 @@ func (s rotatesAtEnrolment) Enroll(ctx context.Context, token basilica.Digest, e
 func TestRotationBeginsDuringAnEnrolment(t *testing.T) {
 	h := newHouse(t)
 	h.stop()
-	h.wrap = func(p *miner.Parts) { p.Store = rotatesAtEnrolment{p.Store, h.pki.BeginRotation} }
+	h.wrap = func(p *miner.Parts) { p.Store = rotatesAtEnrolment{p.Store, h.pki.BeginRotation, make(chan struct{})} }
 	h.open(nil)
 	out, err := h.miner.Enroll(context.Background(), h.request(h.token(""), "box", h.boxKey))
 	must(t, err)
