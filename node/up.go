@@ -380,7 +380,7 @@ func (n *Network) startBox(ctx context.Context, b box, config string) error {
 	return err
 }
 
-const boxPatience = 15 * time.Second
+const boxPatience = 30 * time.Second
 
 // boxConfig writes the machine's configuration, or brings that of an earlier run up to date: its ports stay, for the miner
 // has written them down.
