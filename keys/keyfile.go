@@ -223,9 +223,8 @@ func publicJSON(pub [32]byte, scheme Scheme) keyfileJSON {
 	return k
 }
 
-// writeNew creates path with v as one line of JSON. The bytes go to a
-// temporary file of mode 0600 that never existed before; a hard link gives it
-// its name, which fails where the name is taken (a rename would replace it).
+// writeNew creates path, and the directories above it, with v as one line of JSON, encrypted where seal is not nil. A file
+// that is there is never replaced.
 func writeNew(path string, v any, seal func(plain []byte) []byte) error {
 	data, err := json.Marshal(v)
 	if err != nil {
@@ -237,22 +236,7 @@ func writeNew(path string, v any, seal func(plain []byte) []byte) error {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return fmt.Errorf("write key file: %w", err)
 	}
-	f, err := os.CreateTemp(filepath.Dir(path), ".keyfile-*") // O_EXCL, 0600
-	if err != nil {
-		return fmt.Errorf("write key file: %w", err)
-	}
-	defer os.Remove(f.Name())
-	_, err = f.Write(data)
-	if err == nil {
-		err = f.Sync()
-	}
-	if cerr := f.Close(); err == nil {
-		err = cerr
-	}
-	if err == nil {
-		err = os.Link(f.Name(), path)
-	}
-	if err != nil {
+	if err := createSecret(path, data); err != nil {
 		return fmt.Errorf("write key file: %w", err)
 	}
 	return nil
