@@ -2,6 +2,7 @@ package executor
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -89,15 +90,9 @@ func (e *Executor) demandOf(raw []byte) (demand, error) {
 	if err := d.spec.Validate(); err != nil {
 		return d, err
 	}
-	orElse := func(v, other int64) int64 {
-		if v == 0 {
-			return other
-		}
-		return v
-	}
-	d.cpu = orElse(d.spec.CPUMillis, e.maxCPU)
-	d.memory = orElse(d.spec.MemoryBytes, e.defaultMemory())
-	d.output = orElse(d.spec.OutputBytes, min(d.memory/8, 1<<30))
+	d.cpu = cmp.Or(d.spec.CPUMillis, e.maxCPU)
+	d.memory = cmp.Or(d.spec.MemoryBytes, e.defaultMemory())
+	d.output = cmp.Or(d.spec.OutputBytes, min(d.memory/8, 1<<30))
 	d.timeout = basilica.DefaultTimeout
 	if d.spec.TimeoutSeconds > 0 {
 		d.timeout = time.Duration(d.spec.TimeoutSeconds) * time.Second

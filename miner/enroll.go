@@ -2,6 +2,7 @@ package miner
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -41,7 +42,7 @@ func (m *Miner) CreateToken(ctx context.Context, name basilica.ExecutorID, ttl t
 	if name != "" && !pki.ValidExecutorID(string(name)) {
 		return "", t, badName(name)
 	}
-	ttl = orElse(ttl, defaultTokenTTL)
+	ttl = cmp.Or(ttl, defaultTokenTTL)
 	if ttl < 0 || ttl > maxTokenTTL {
 		return "", t, basilica.E(basilica.Invalid, "TOKEN_TTL", fmt.Sprintf("a join token cannot live for %s", ttl), fmt.Sprintf("choose at most %s", maxTokenTTL))
 	}

@@ -1,6 +1,7 @@
 package miner
 
 import (
+	"cmp"
 	"context"
 	"crypto/x509"
 	"fmt"
@@ -145,7 +146,7 @@ func (m *Miner) notReady(e basilica.Member) *basilica.Reason {
 		if len(e.LastBeat.Health.Reasons) > 0 {
 			first := e.LastBeat.Health.Reasons[0]
 			why.Sentence += ": " + first.Sentence
-			why.Fix = orElse(first.Fix, why.Fix)
+			why.Fix = cmp.Or(first.Fix, why.Fix)
 		}
 		return &why
 	}

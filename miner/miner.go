@@ -1,6 +1,7 @@
 package miner
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -51,33 +52,25 @@ type Config struct {
 }
 
 func (c Config) withDefaults() Config {
-	c.MaxGrants = orElse(c.MaxGrants, 600)
-	c.MaxOpenTasks = orElse(c.MaxOpenTasks, 64)
-	c.MaxBlobBytes = orElse(c.MaxBlobBytes, 32<<30)
-	c.KeepBlobs = orElse(c.KeepBlobs, 24*time.Hour)
-	c.BeatTTL = orElse(c.BeatTTL, 10*time.Second)
-	c.KeepLogs = orElse(c.KeepLogs, 7*24*time.Hour)
-	c.KeepTasks = max(orElse(c.KeepTasks, 30*24*time.Hour), c.KeepLogs)
-	c.LostAfter = orElse(c.LostAfter, 10*time.Minute)
-	c.Grace = orElse(c.Grace, 10*time.Second)
-	c.Retry = orElse(c.Retry, 500*time.Millisecond)
-	c.Tick = orElse(c.Tick, time.Second)
-	c.MaxAttempts = orElse(c.MaxAttempts, 5)
-	c.RefreshEvery = orElse(c.RefreshEvery, time.Second)
-	c.PublishAgain = orElse(c.PublishAgain, 12*time.Second)
-	c.ReleaseEvery = orElse(c.ReleaseEvery, 2*time.Second)
-	c.MaxQueueTasks = orElse(c.MaxQueueTasks, 10_000)
-	c.ProbeEvery = orElse(c.ProbeEvery, 30*time.Second)
-	c.Compute = orElse(c.Compute, ComputeOpen)
+	c.MaxGrants = cmp.Or(c.MaxGrants, 600)
+	c.MaxOpenTasks = cmp.Or(c.MaxOpenTasks, 64)
+	c.MaxBlobBytes = cmp.Or(c.MaxBlobBytes, 32<<30)
+	c.KeepBlobs = cmp.Or(c.KeepBlobs, 24*time.Hour)
+	c.BeatTTL = cmp.Or(c.BeatTTL, 10*time.Second)
+	c.KeepLogs = cmp.Or(c.KeepLogs, 7*24*time.Hour)
+	c.KeepTasks = max(cmp.Or(c.KeepTasks, 30*24*time.Hour), c.KeepLogs)
+	c.LostAfter = cmp.Or(c.LostAfter, 10*time.Minute)
+	c.Grace = cmp.Or(c.Grace, 10*time.Second)
+	c.Retry = cmp.Or(c.Retry, 500*time.Millisecond)
+	c.Tick = cmp.Or(c.Tick, time.Second)
+	c.MaxAttempts = cmp.Or(c.MaxAttempts, 5)
+	c.RefreshEvery = cmp.Or(c.RefreshEvery, time.Second)
+	c.PublishAgain = cmp.Or(c.PublishAgain, 12*time.Second)
+	c.ReleaseEvery = cmp.Or(c.ReleaseEvery, 2*time.Second)
+	c.MaxQueueTasks = cmp.Or(c.MaxQueueTasks, 10_000)
+	c.ProbeEvery = cmp.Or(c.ProbeEvery, 30*time.Second)
+	c.Compute = cmp.Or(c.Compute, ComputeOpen)
 	return c
-}
-
-func orElse[T comparable](v, other T) T {
-	var zero T
-	if v == zero {
-		return other
-	}
-	return v
 }
 
 // Parts is what a miner works with.
