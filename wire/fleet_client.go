@@ -291,6 +291,10 @@ func (c *FleetClient) Heartbeat(ctx context.Context, executor basilica.ExecutorI
 }
 
 func (c *FleetClient) beat(ctx context.Context, beat basilica.Heartbeat) (basilica.HeartbeatReply, error) {
+	// The select below would choose either way when the answer is faster than its turn.
+	if ctx.Err() != nil {
+		return basilica.HeartbeatReply{}, context.Cause(ctx)
+	}
 	if c.stream == nil {
 		if err := c.open(ctx); err != nil {
 			return basilica.HeartbeatReply{}, err
