@@ -460,7 +460,11 @@ func TestRestartOfATornBeginning(t *testing.T) {
 		if err := os.WriteFile(path, whole[:cut], 0o600); err != nil {
 			t.Fatal(err)
 		}
-		for range 2 {
+		starts := 1
+		if cut%8 == 0 {
+			starts = 2 // what the first wrote is whole
+		}
+		for range starts {
 			c, err := New(Config{Path: path})
 			if err != nil {
 				t.Fatalf("cut at %d: %v", cut, err)

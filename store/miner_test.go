@@ -432,7 +432,10 @@ func TestGrantsOfOneValidatorAreBounded(t *testing.T) {
 		return basilica.GrantRecord{ID: basilica.GrantID(id), Validator: basilica.Hotkey(validator), Executors: []basilica.ExecutorID{"e"}, Issued: at, Expires: at.Add(time.Second)}
 	}
 	must(t, m.AddGrant(ctx, grant("other", "w", start), time.Second, 1))
-	for i := range maxGrantsKept + 3 {
+	must(t, m.AddGrant(ctx, grant("0", "v", h.now()), time.Second, 1))
+	copies(t, m, "0", "", maxGrantsKept)
+	h.pass((maxGrantsKept - 1) * time.Minute)
+	for i := maxGrantsKept; i < maxGrantsKept+3; i++ {
 		h.pass(time.Minute)
 		must(t, m.AddGrant(ctx, grant(fmt.Sprint(i), "v", h.now()), time.Second, 1))
 	}
