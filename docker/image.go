@@ -162,6 +162,26 @@ func (e *Engine) LoadImage(ctx context.Context, file io.ReadSeeker) (id string, 
 	return e.send(ctx, func(w io.Writer) error { return nameless(w, file, saved, limit) })
 }
 
+// LoadProgram makes the image that holds one static program of size bytes at /NAME and nothing else, unless the engine has
+// it, and gives its content address.
+func (e *Engine) LoadProgram(ctx context.Context, name string, program io.ReadSeeker, size int64) (id string, err error) {
+	img, err := newProgramImage(name, program, size)
+	if err != nil {
+		return "", err
+	}
+	ctx, cancel := context.WithTimeout(ctx, pullTimeout)
+	defer cancel()
+	done, err := e.alone(ctx)
+	if err != nil {
+		return "", err
+	}
+	defer done()
+	if id, err := e.localImage(ctx, img.id()); basilica.KindOf(err) != basilica.NotFound {
+		return id, err
+	}
+	return e.send(ctx, img.write)
+}
+
 // send gives an engine the file that write writes, all of it or, where write fails, none.
 func (e *Engine) send(ctx context.Context, write func(io.Writer) error) (id string, err error) {
 	r, w := io.Pipe()

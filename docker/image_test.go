@@ -289,18 +289,32 @@ func TestBombReachesNoEngine(t *testing.T) {
 	}
 }
 
-func TestBinaryImage(t *testing.T) {
+// TestLoadProgram also proves that the address is known beforehand: what the engine has is not sent again.
+func TestLoadProgram(t *testing.T) {
 	t.Parallel()
 	e := engine(t)
-	program := busybox(t)
-	var file bytes.Buffer
-	if err := BinaryImage(&file, "busybox-alone", bytes.NewReader(program), int64(len(program))); err != nil {
+	program := fmt.Appendf(busybox(t), "%d", time.Now().UnixNano()) // no other test's image
+	img, err := newProgramImage("busybox-alone", bytes.NewReader(program), int64(len(program)))
+	if err != nil {
 		t.Fatal(err)
 	}
-	id := load(t, e, file.Bytes())
-	end, text, _ := job(t, e, id, nil, "/busybox-alone", "echo", "alone")
+	for range 2 {
+		id, err := e.LoadProgram(t.Context(), "busybox-alone", bytes.NewReader(program), int64(len(program)))
+		if err != nil || id != img.id() {
+			t.Fatalf("%q, expected %q: %v", id, img.id(), err)
+		}
+	}
+	t.Cleanup(func() {
+		if err := e.RemoveImage(context.Background(), img.id()); err != nil {
+			t.Error(err)
+		}
+	})
+	end, text, _ := job(t, e, img.id(), nil, "/busybox-alone", "echo", "alone")
 	if end.ExitCode != 0 || text != "alone\n" {
 		t.Errorf("%+v %q", end, text)
+	}
+	if _, err := newProgramImage("x", bytes.NewReader(program), int64(len(program))+1); err == nil {
+		t.Error("a program that is shorter than said")
 	}
 }
 

@@ -336,34 +336,80 @@ func writeFile(w *tar.Writer, name string, content []byte) error {
 	return nil
 }
 
-// BinaryImage writes a docker-save file of an image that holds one static program at /NAME and nothing else.
-func BinaryImage(w io.Writer, name string, program io.Reader, size int64) error {
-	var layer bytes.Buffer
-	lw := tar.NewWriter(&layer)
-	if err := lw.WriteHeader(&tar.Header{Name: name, Size: size, Mode: 0o755}); err != nil {
-		return fmt.Errorf("write layer: %w", err)
+// BinaryImage writes a docker-save file of an image that holds one static program of size bytes at /NAME and nothing else.
+func BinaryImage(w io.Writer, name string, program io.ReadSeeker, size int64) error {
+	img, err := newProgramImage(name, program, size)
+	if err != nil {
+		return err
 	}
-	if _, err := io.Copy(lw, program); err != nil {
-		return fmt.Errorf("write layer: %w", err)
+	return img.write(w)
+}
+
+// programImage is the image of one static program at /NAME and nothing else.
+type programImage struct {
+	program io.ReadSeeker
+	size    int64
+	head    []byte // of the layer, before the program
+	tail    []byte // and behind it
+	config  []byte
+}
+
+// newProgramImage reads the program once, for the digest of the layer that it becomes.
+func newProgramImage(name string, program io.ReadSeeker, size int64) (*programImage, error) {
+	var head bytes.Buffer
+	if err := tar.NewWriter(&head).WriteHeader(&tar.Header{Name: name, Size: size, Mode: 0o755}); err != nil {
+		return nil, fmt.Errorf("write layer: %w", err)
 	}
-	if err := lw.Close(); err != nil {
-		return fmt.Errorf("write layer: %w", err)
+	const block = 512
+	p := &programImage{program: program, size: size, head: head.Bytes(), tail: make([]byte, (block-size%block)%block+2*block)}
+	sum := sha256.New()
+	layer, err := p.layer()
+	if err != nil {
+		return nil, err
 	}
-	sum := sha256.Sum256(layer.Bytes())
-	config, err := json.Marshal(map[string]any{
+	if n, err := io.Copy(sum, layer); err != nil {
+		return nil, fmt.Errorf("read the image's program: %w", err)
+	} else if n != p.layerSize() {
+		return nil, fmt.Errorf("the image's program has %d bytes, not %d", n-int64(len(p.head)+len(p.tail)), size)
+	}
+	p.config, err = json.Marshal(map[string]any{
 		"architecture": runtime.GOARCH,
 		"os":           "linux",
 		"config":       map[string]any{"Entrypoint": []string{"/" + name}},
-		"rootfs":       map[string]any{"type": "layers", "diff_ids": []string{"sha256:" + hex.EncodeToString(sum[:])}},
+		"rootfs":       map[string]any{"type": "layers", "diff_ids": []string{"sha256:" + hex.EncodeToString(sum.Sum(nil))}},
 	})
 	if err != nil {
-		return fmt.Errorf("encode image: %w", err)
+		return nil, fmt.Errorf("encode image: %w", err)
 	}
-	out := newImageWriter(w, size+layerSlack)
-	if err := out.layer(0, &layer, int64(layer.Len())); err != nil {
+	return p, nil
+}
+
+func (p *programImage) layer() (io.Reader, error) {
+	if _, err := p.program.Seek(0, io.SeekStart); err != nil {
+		return nil, fmt.Errorf("read the image's program: %w", err)
+	}
+	return io.MultiReader(bytes.NewReader(p.head), io.LimitReader(p.program, p.size), bytes.NewReader(p.tail)), nil
+}
+
+func (p *programImage) layerSize() int64 { return int64(len(p.head)) + p.size + int64(len(p.tail)) }
+
+// id is the content address that an engine gives the image: the digest of its configuration.
+func (p *programImage) id() string {
+	sum := sha256.Sum256(p.config)
+	return "sha256:" + hex.EncodeToString(sum[:])
+}
+
+// write writes the image in docker-save form.
+func (p *programImage) write(w io.Writer) error {
+	out := newImageWriter(w, p.size+layerSlack)
+	layer, err := p.layer()
+	if err != nil {
 		return err
 	}
-	return out.close(config, []int{0})
+	if err := out.layer(0, layer, p.layerSize()); err != nil {
+		return err
+	}
+	return out.close(p.config, []int{0})
 }
 
 // layerSlack is what an archive of one file takes over the file's bytes, at most.

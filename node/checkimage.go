@@ -1,7 +1,6 @@
 package node
 
 import (
-	"bytes"
 	"context"
 	"debug/elf"
 	"fmt"
@@ -91,11 +90,7 @@ func (c *checkImage) ensure(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("read check program: %w", err)
 	}
-	var file bytes.Buffer
-	if err := docker.BinaryImage(&file, "basilica", f, st.Size()); err != nil {
-		return "", err
-	}
-	c.id, err = c.engine.LoadImage(ctx, bytes.NewReader(file.Bytes()))
+	c.id, err = c.engine.LoadProgram(ctx, "basilica", f, st.Size())
 	return c.id, err
 }
 

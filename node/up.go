@@ -193,25 +193,11 @@ func (n *Network) loadImage(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("read busybox: %w", err)
 	}
-	file, err := os.CreateTemp(n.dir, "image-*.tar")
-	if err != nil {
-		return fmt.Errorf("make image: %w", err)
-	}
-	defer os.Remove(file.Name())
-	defer file.Close()
 	// A name of this run's own makes an image of its own: another network on the same engine removes only its own.
 	name := "busybox-" + strings.ToLower(rand.Text()[:8])
-	if err := docker.BinaryImage(file, name, program, info.Size()); err != nil {
-		return fmt.Errorf("make image: %w", err)
-	}
 	n.program = "/" + name
-	if _, err := file.Seek(0, 0); err != nil {
-		return fmt.Errorf("make image: %w", err)
-	}
-	if n.image, err = n.engine.LoadImage(ctx, file); err != nil {
-		return err
-	}
-	return nil
+	n.image, err = n.engine.LoadProgram(ctx, name, program, info.Size())
+	return err
 }
 
 // Context ends when the network's own context ends, or a part has ended by itself that was not revoked; its cause says which.
