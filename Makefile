@@ -53,7 +53,7 @@ network:
 
 # Kills every role at every crash point, KILLS times each, and prints point, kills, jobs lost, doubled, orphans.
 crash:
-	KILLS=$${KILLS:-5} go test -count=1 -timeout 12h -v -run '^TestCrash$$' ./internal/testnet
+	KILLS=$${KILLS:-5} go test -count=1 -timeout 12h -parallel 8 -v -run '^TestCrash$$' ./internal/testnet
 
 lint: check
 

@@ -117,7 +117,6 @@ func TestCrash(t *testing.T) {
 		}
 		nets = n
 	}
-	began := time.Now()
 	table := newCrashTable()
 	queue := newCrashQueue(t, points, kills)
 	t.Run("networks", func(t *testing.T) {
@@ -131,7 +130,7 @@ func TestCrash(t *testing.T) {
 			})
 		}
 	})
-	t.Logf("\n%s%s", table.print(points), time.Since(began).Round(time.Second))
+	t.Logf("\n%s%s", table.print(points), time.Since(table.began).Round(time.Second))
 	for _, p := range points {
 		if row := table.rows[p]; row == nil || row.kills < kills {
 			t.Errorf("%s: fewer than %d kills", p, kills)
@@ -189,6 +188,8 @@ func (q *crashQueue) again(p crashPoint) bool {
 // crashTable is what came of all kills.
 type crashTable struct {
 	mu     sync.Mutex // guards what follows
+	began  time.Time
+	kills  int
 	rows   map[crashPoint]*crashTally
 	states map[basilica.TaskState]int
 	lost   map[string]int // jobs that ended as lost, by the code of their reason
@@ -196,7 +197,7 @@ type crashTable struct {
 }
 
 func newCrashTable() *crashTable {
-	return &crashTable{rows: map[crashPoint]*crashTally{}, states: map[basilica.TaskState]int{}, lost: map[string]int{}}
+	return &crashTable{began: time.Now(), rows: map[crashPoint]*crashTally{}, states: map[basilica.TaskState]int{}, lost: map[string]int{}}
 }
 
 // crashTally is what came of the kills at one point.
@@ -211,6 +212,16 @@ func (b *crashTable) tally(p crashPoint, change func(*crashTally)) {
 		b.rows[p] = &crashTally{}
 	}
 	change(b.rows[p])
+}
+
+// progress counts a kill; every twenty-fifth has a line to say.
+func (b *crashTable) progress() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.kills++; b.kills%25 != 0 {
+		return ""
+	}
+	return fmt.Sprintf("%d kills in %s", b.kills, time.Since(b.began).Round(time.Second))
 }
 
 // note remembers the latest kills, and gives them.
@@ -427,6 +438,9 @@ func (c *crashCampaign) kill(m *mortal, p crashPoint, n int) (bool, error) {
 		}
 		faults = c.charge(row, p.String())
 	})
+	if line := c.table.progress(); line != "" {
+		c.t.Log(line)
+	}
 	if faults > 0 || settled != nil {
 		c.t.Logf("the kills before: %s", c.table.note(""))
 	}
@@ -452,7 +466,16 @@ func (c *crashCampaign) die(m *mortal, p crashPoint, n int) (bool, error) {
 }
 
 func (c *crashCampaign) dieAtStart(m *mortal, p crashPoint, _ int) (bool, error) {
-	m.kill()               // anywhere: the next start recovers from that
+	if strings.Contains(p.name, "images/load") { // a machine that ends in order takes its image along
+		if err := m.tell("stop", ""); err != nil {
+			return false, err
+		}
+		if err := m.end(60 * time.Second); err != nil {
+			return false, errors.Join(err, m.revive(c.ctx))
+		}
+	} else {
+		m.kill() // anywhere: the next start recovers from that
+	}
 	if m.role == "miner" { // it has to publish its axon anew
 		if err := rewrite(m.role, m.config, func(c *node.Config) {
 			host, port, _ := strings.Cut(c.Miner.AxonAdvertise, ":")
