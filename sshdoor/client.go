@@ -378,7 +378,7 @@ func (s *stream) CloseWrite() error { return s.ch.CloseWrite() }
 
 // Close ends the channel.
 func (s *stream) Close() error {
-	s.stop()
+	defer s.stop() // not before: a server that reads nothing holds up the close too, until ctx ends
 	err := s.ch.Close()
 	if errors.Is(err, io.EOF) {
 		err = nil
