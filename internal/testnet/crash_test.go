@@ -6,8 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"hash/fnv"
+	"io"
 	"log/slog"
 	"math/rand/v2"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -350,6 +352,8 @@ func (c *crashCampaign) administer() {
 		watching, enough := context.WithCancel(ctx)
 		_ = chain.WatchHeads(watching, func(basilica.Header) error { enough(); return nil }) // the chain may die under it
 		enough()
+		c.ask(ctx, "state_getMetadata")
+		c.ask(ctx, "chain_getBlock")
 		if _, token, err := c.admin.CreateToken(ctx, "", time.Minute); err == nil {
 			_ = c.admin.RevokeToken(ctx, token.ID)
 		}
@@ -370,6 +374,21 @@ func (c *crashCampaign) administer() {
 			_, _ = c.admin.Tokens(ctx)
 		}
 		cancel()
+	}
+}
+
+// ask puts a question to the chain that other programs than ours ask. The chain may die under it, and before the answer.
+func (c *crashCampaign) ask(ctx context.Context, method string) {
+	body := strings.NewReader(`{"jsonrpc":"2.0","id":1,"method":"` + method + `","params":[]}`)
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, strings.Replace(c.chain, "ws://", "http://", 1), body)
+	if err != nil {
+		c.t.Error(err)
+		return
+	}
+	req.Header.Set("Content-Type", "application/json")
+	if resp, err := http.DefaultClient.Do(req); err == nil {
+		_, _ = io.Copy(io.Discard, resp.Body)
+		resp.Body.Close()
 	}
 }
 
