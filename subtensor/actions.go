@@ -57,7 +57,7 @@ func (c *Client) register(ctx context.Context, netuid basilica.NetUID, hotkey ba
 	}
 	r, err := c.submit(ctx, coldkey, "SubtensorModule", "register_limit", map[string]any{
 		"netuid": netuid, "hotkey": pub, "limit_price": maxBurn,
-	}, nil)
+	})
 	if err != nil {
 		return 0, nil, err
 	}
@@ -90,7 +90,7 @@ func (c *Client) AddStake(ctx context.Context, netuid basilica.NetUID, hotkey ba
 	}
 	r, err := c.submit(ctx, coldkey, "SubtensorModule", "add_stake", map[string]any{
 		"hotkey": pub, "netuid": netuid, "amount_staked": amount,
-	}, nil)
+	})
 	if err != nil {
 		return basilica.Inclusion{}, fmt.Errorf("add stake: %w", err)
 	}
@@ -108,7 +108,7 @@ func (c *Client) ServeAxon(ctx context.Context, netuid basilica.NetUID, hotkey k
 	if axon.TLSKey != nil {
 		call = "serve_axon_tls"
 	}
-	r, err := c.submit(ctx, hotkey, "SubtensorModule", call, args, nil)
+	r, err := c.submit(ctx, hotkey, "SubtensorModule", call, args)
 	if err != nil {
 		return basilica.Inclusion{}, fmt.Errorf("serve axon: %w", err)
 	}
@@ -168,5 +168,5 @@ func (c *Client) setWeights(ctx context.Context, netuid basilica.NetUID, hotkey 
 	}
 	return c.submit(ctx, hotkey, "SubtensorModule", "set_weights", map[string]any{
 		"netuid": netuid, "dests": dests, "weights": values, "version_key": versionKey,
-	}, intend)
+	}, Intend(intend))
 }

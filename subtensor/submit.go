@@ -36,10 +36,9 @@ type sent struct {
 
 // submit signs a call, sends it and returns once its block is final and its
 // events say success. One key has one submission at a time, so that nonces
-// never race. intend, where it is not nil, sees every signed transaction before
-// it is sent and may stop it.
-func (c *Client) submit(ctx context.Context, signer keys.Signer, palletName, call string, args map[string]any, intend func(basilica.Signed) error) (*receipt, error) {
-	what := palletName + "." + call
+// never race.
+func (c *Client) submit(ctx context.Context, signer keys.Signer, palletName, call string, args map[string]any, opts ...SubmitOption) (*receipt, error) {
+	what, intend := palletName+"."+call, optionsOf(opts).intend
 	release, err := c.enter(ctx, signer.PublicKey())
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", what, err)
