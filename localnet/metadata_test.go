@@ -123,9 +123,20 @@ func TestMetadataMatchesRuntimeVector(t *testing.T) {
 	}
 }
 
+// newerThan425 is what localnet declares beyond the recorded runtime, because official clients of late 2026 ask for it.
+var newerThan425 = map[string]bool{
+	"SubtensorModule.SubnetEpochConsensus": true,
+	"SubtensorModule.CollateralLockShare":  true,
+	"SubtensorModule.CollateralDrainRatio": true,
+	"SubtensorModule.MinerCollateral":      true,
+}
+
 func comparePallet(t *testing.T, types []scale.Type, p scale.PalletMeta, realTypes []scale.Type, q scale.PalletMeta) {
 	t.Helper()
 	for _, e := range p.Storage.Entries {
+		if newerThan425[p.Name+"."+e.Name] {
+			continue
+		}
 		i := slices.IndexFunc(q.Storage.Entries, func(f scale.StorageEntry) bool { return f.Name == e.Name })
 		if i < 0 {
 			t.Errorf("no storage %s.%s", p.Name, e.Name)

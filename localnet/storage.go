@@ -157,6 +157,13 @@ var (
 	byUID      = key[uint16]{scale.Identity, cU16}
 	byAccount  = key[account]{scale.Blake2_128Concat, cAccount}
 	byBlock    = key[uint32]{scale.Twox64Concat, cU32}
+	byNetTwox  = key[uint16]{scale.Twox64Concat, cU16}
+	byEpoch    = key[uint64]{scale.Twox64Concat, cU64}
+	byIndex    = key[uint64]{scale.Identity, cU64}
+
+	byAccountTwox  = key[account]{scale.Twox64Concat, cAccount}
+	byAccountPlain = key[account]{scale.Identity, cAccount}
+	byRateLimit    = key[[]byte]{scale.Identity, cRateLimitKey}
 )
 
 // map1 is a storage map with one key.
@@ -219,6 +226,12 @@ func newMap3[K1, K2, K3, V any](p *prefix, name string, k1 key[K1], k2 key[K2], 
 		k1.codec.shape, k2.codec.shape, k3.codec.shape), k1, k2, k3}
 }
 
+func newOptionalMap3[K1, K2, K3, V any](p *prefix, name string, k1 key[K1], k2 key[K2], k3 key[K3], c codec[V]) map3[K1, K2, K3, V] {
+	var none V
+	return map3[K1, K2, K3, V]{newItem(p, name, true, c, none, []scale.Hasher{k1.hasher, k2.hasher, k3.hasher},
+		k1.codec.shape, k2.codec.shape, k3.codec.shape), k1, k2, k3}
+}
+
 func (m map3[K1, K2, K3, V]) key(a K1, b K2, c K3) string {
 	return string(m.k3.hash(m.k2.hash(m.k1.hash([]byte(m.prefix), a), b), c))
 }
@@ -226,6 +239,10 @@ func (m map3[K1, K2, K3, V]) key(a K1, b K2, c K3) string {
 func (m map3[K1, K2, K3, V]) get(s reader, a K1, b K2, c K3) V {
 	v, _ := m.read(s, m.key(a, b, c))
 	return v
+}
+
+func (m map3[K1, K2, K3, V]) find(s reader, a K1, b K2, c K3) (V, bool) {
+	return m.read(s, m.key(a, b, c))
 }
 
 func (m map3[K1, K2, K3, V]) set(s writer, a K1, b K2, c K3, v V) {

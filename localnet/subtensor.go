@@ -2,7 +2,6 @@ package localnet
 
 import (
 	"encoding/binary"
-	"math"
 
 	"basilica/scale"
 	"basilica/yuma"
@@ -24,84 +23,16 @@ type axonInfo struct {
 	placeholder1, placeholder2 uint8
 }
 
-// certificate is what serve_axon_tls published.
-type certificate struct {
-	key       []byte
-	algorithm uint8
-}
-
 // shares is a part of a hotkey's stake: mantissa * 10^exponent of its share pool.
 type shares struct {
 	mantissa [2]uint64
 	exponent int64
 }
 
-// subtensorStore is the state of SubtensorModule that the chain uses or that its clients read.
-type subtensorStore struct {
-	taoWeight      value[uint64]
-	owner          map1[account, account]
-	delegates      map1[account, uint16]
-	alphaDividends map2[uint16, account, uint64]
-	totalIssuance  value[uint64]
-	totalStake     value[uint64]
-	ownerCut       value[uint16]
-	stakeThreshold value[uint64]
-	totalNetworks  value[uint16]
-	maxEpochs      value[uint8]
-	blockEmission  value[uint64]
-
-	subnetTAO, subnetAlphaIn, subnetAlphaOut         map1[uint16, uint64]
-	alphaOutEmission, taoInEmission, alphaInEmission map1[uint16, uint64]
-	emissionEnabled                                  map1[uint16, bool]
-	stakingHotkeys, ownedHotkeys                     map1[account, []account]
-	autoStake                                        map2[account, uint16, account]
-	totalHotkeyAlpha                                 map2[account, uint16, uint64]
-	totalShares                                      map2[account, uint16, shares]
-	alpha                                            map3[account, account, uint16, shares]
-	tokenSymbol                                      map1[uint16, []byte]
-
-	tempo                                        map1[uint16, uint16]
-	lastEpochBlock, pendingEpochAt, epochIndex   map1[uint16, uint64]
-	cutoffFactor                                 map1[uint16, uint32]
-	firstEmission                                map1[uint16, uint64]
-	mechanism, subnetworkN                       map1[uint16, uint16]
-	networksAdded                                map1[uint16, bool]
-	isMember                                     map2[account, uint16, bool]
-	registrationAllowed                          map1[uint16, bool]
-	registeredAt                                 map1[uint16, uint64]
-	pendingServer, pendingValidator, pendingRoot map1[uint16, uint64]
-	pendingOwnerCut                              map1[uint16, uint64]
-	blocksSinceLastStep, lastMechanismStep       map1[uint16, uint64]
-	subnetOwner, subnetOwnerHotkey               map1[uint16, account]
-	servingRateLimit                             map1[uint16, uint64]
-	rho, kappa                                   map1[uint16, uint16]
-	maxAllowedUids, immunityPeriod               map1[uint16, uint16]
-	versionKey                                   map1[uint16, uint64]
-	minAllowedWeights, maxValidators             map1[uint16, uint16]
-	bondsMovingAverage                           map1[uint16, uint64]
-	bondsPenalty                                 map1[uint16, uint16]
-	weightsRateLimit                             map1[uint16, uint64]
-	commitReveal                                 map1[uint16, bool]
-	burn, minBurn, maxBurn                       map1[uint16, uint64]
-	registrationsThisBlock                       map1[uint16, uint16]
-	raoRecycled                                  map1[uint16, uint64]
-	yuma3, liquidAlpha                           map1[uint16, bool]
-	subtokenEnabled                              map1[uint16, bool]
-	immuneOwnerUids, minNonImmuneUids            map1[uint16, uint16]
-	burnHalfLife                                 map1[uint16, uint16]
-	burnIncrease                                 map1[uint16, [2]uint64]
-
-	stakeWeight                     map1[uint16, []uint16]
-	uids                            map2[uint16, account, uint16]
-	keys                            map2[uint16, uint16, account]
-	active, permit                  map1[uint16, []bool]
-	consensus, incentive, dividends map1[uint16, []uint16]
-	emission, lastUpdate            map1[uint16, []uint64]
-	trust                           map1[uint16, []uint16]
-	weights, bonds                  map2[uint16, uint16, []yuma.Entry]
-	registeredBlock                 map2[uint16, uint16, uint64]
-	axons                           map2[uint16, account, axonInfo]
-	certificates                    map2[uint16, account, certificate]
+// certificate is what serve_axon_tls published.
+type certificate struct {
+	key       []byte
+	algorithm uint8
 }
 
 var (
@@ -136,97 +67,6 @@ var (
 		func(r *scale.Reader) shares { return shares{cU128.decode(r), int64(r.U64())} },
 	}
 )
-
-// declareSubnets declares the storage; the order is the runtime's.
-func declareSubnets(p *prefix) *subtensorStore {
-	s := &subtensorStore{}
-	s.taoWeight = newValue(p, "TaoWeight", cU64, 971718665099567868)
-	s.owner = newMap(p, "Owner", byAccount, cAccount, account{})
-	s.delegates = newMap(p, "Delegates", byAccount, cU16, 11796)
-	s.alphaDividends = newMap2(p, "AlphaDividendsPerSubnet", byNet, byAccount, cU64, 0)
-	s.blockEmission = newValue(p, "BlockEmission", cU64, 1e9)
-	s.totalIssuance = newValue(p, "TotalIssuance", cU64, 0)
-	s.totalStake = newValue(p, "TotalStake", cU64, 0)
-	s.subnetTAO = newMap(p, "SubnetTAO", byNet, cU64, 0)
-	s.alphaInEmission = newMap(p, "SubnetAlphaInEmission", byNet, cU64, 0)
-	s.emissionEnabled = newMap(p, "SubnetEmissionEnabled", byNet, cBool, true)
-	s.alphaOutEmission = newMap(p, "SubnetAlphaOutEmission", byNet, cU64, 0)
-	s.taoInEmission = newMap(p, "SubnetTaoInEmission", byNet, cU64, 0)
-	s.subnetAlphaIn = newMap(p, "SubnetAlphaIn", byNet, cU64, 0)
-	s.subnetAlphaOut = newMap(p, "SubnetAlphaOut", byNet, cU64, 0)
-	s.stakingHotkeys = newMap(p, "StakingHotkeys", byAccount, listOf(cAccount), nil)
-	s.ownedHotkeys = newMap(p, "OwnedHotkeys", byAccount, listOf(cAccount), nil)
-	s.autoStake = newOptionalMap2(p, "AutoStakeDestination", byAccount, byNet, cAccount)
-	s.totalHotkeyAlpha = newMap2(p, "TotalHotkeyAlpha", byAccount, byNet, cU64, 0)
-	s.totalShares = newMap2(p, "TotalHotkeySharesV2", byAccount, byNet, cShares, shares{})
-	s.alpha = newMap3(p, "AlphaV2", byAccount, byAccount, byNet, cShares, shares{})
-	s.tokenSymbol = newMap(p, "TokenSymbol", byNet, cBytes, []byte{0xf0, 0x9d, 0x9c, 0x8f})
-	s.totalNetworks = newValue(p, "TotalNetworks", cU16, 0)
-	s.ownerCut = newValue(p, "SubnetOwnerCut", cU16, 11796)
-	s.tempo = newMap(p, "Tempo", byNet, cU16, 360)
-	s.lastEpochBlock = newMap(p, "LastEpochBlock", byNet, cU64, 0)
-	s.pendingEpochAt = newMap(p, "PendingEpochAt", byNet, cU64, 0)
-	s.epochIndex = newMap(p, "SubnetEpochIndex", byNet, cU64, 0)
-	s.cutoffFactor = newMap(p, "ActivityCutoffFactorMilli", byNet, cU32, 13889)
-	s.firstEmission = newOptionalMap(p, "FirstEmissionBlockNumber", byNet, cU64)
-	s.mechanism = newMap(p, "SubnetMechanism", byNet, cU16, 0)
-	s.subnetworkN = newMap(p, "SubnetworkN", byNet, cU16, 0)
-	s.networksAdded = newMap(p, "NetworksAdded", byNet, cBool, false)
-	s.isMember = newMap2(p, "IsNetworkMember", byAccount, byNet, cBool, false)
-	s.registrationAllowed = newMap(p, "NetworkRegistrationAllowed", byNet, cBool, true)
-	s.registeredAt = newMap(p, "NetworkRegisteredAt", byNet, cU64, 0)
-	s.pendingServer = newMap(p, "PendingServerEmission", byNet, cU64, 0)
-	s.pendingValidator = newMap(p, "PendingValidatorEmission", byNet, cU64, 0)
-	s.pendingRoot = newMap(p, "PendingRootAlphaDivs", byNet, cU64, 0)
-	s.pendingOwnerCut = newMap(p, "PendingOwnerCut", byNet, cU64, 0)
-	s.blocksSinceLastStep = newMap(p, "BlocksSinceLastStep", byNet, cU64, 0)
-	s.lastMechanismStep = newMap(p, "LastMechansimStepBlock", byNet, cU64, 0)
-	s.subnetOwner = newMap(p, "SubnetOwner", byNet, cAccount, account{})
-	s.subnetOwnerHotkey = newMap(p, "SubnetOwnerHotkey", byNet, cAccount, account{})
-	s.servingRateLimit = newMap(p, "ServingRateLimit", byNet, cU64, 50)
-	s.rho = newMap(p, "Rho", byNet, cU16, 10)
-	s.kappa = newMap(p, "Kappa", byNet, cU16, 32767)
-	s.maxAllowedUids = newMap(p, "MaxAllowedUids", byNet, cU16, 256)
-	s.immunityPeriod = newMap(p, "ImmunityPeriod", byNet, cU16, 4096)
-	s.versionKey = newMap(p, "WeightsVersionKey", byNet, cU64, 0)
-	s.minAllowedWeights = newMap(p, "MinAllowedWeights", byNet, cU16, 1024)
-	s.maxValidators = newMap(p, "MaxAllowedValidators", byNet, cU16, 128)
-	s.bondsMovingAverage = newMap(p, "BondsMovingAverage", byNet, cU64, 900000)
-	s.bondsPenalty = newMap(p, "BondsPenalty", byNet, cU16, math.MaxUint16)
-	s.weightsRateLimit = newMap(p, "WeightsSetRateLimit", byNet, cU64, 100)
-	s.commitReveal = newMap(p, "CommitRevealWeightsEnabled", byNet, cBool, true)
-	s.burn = newMap(p, "Burn", byNet, cU64, 100_000_000)
-	s.minBurn = newMap(p, "MinBurn", byNet, cU64, 500_000)
-	s.maxBurn = newMap(p, "MaxBurn", byNet, cU64, 100_000_000_000)
-	s.registrationsThisBlock = newMap(p, "RegistrationsThisBlock", byNet, cU16, 0)
-	s.raoRecycled = newMap(p, "RAORecycledForRegistration", byNet, cU64, 0)
-	s.maxEpochs = newValue(p, "MaxEpochsPerBlock", cU8, 2)
-	s.liquidAlpha = newMap(p, "LiquidAlphaOn", byNetBlake, cBool, false)
-	s.yuma3 = newMap(p, "Yuma3On", byNetBlake, cBool, false)
-	s.subtokenEnabled = newMap(p, "SubtokenEnabled", byNet, cBool, false)
-	s.immuneOwnerUids = newMap(p, "ImmuneOwnerUidsLimit", byNet, cU16, 1)
-	s.stakeWeight = newMap(p, "StakeWeight", byNet, listOf(cU16), nil)
-	s.uids = newOptionalMap2(p, "Uids", byNet, byAccount, cU16)
-	s.keys = newMap2(p, "Keys", byNet, byUID, cAccount, account{})
-	s.active = newMap(p, "Active", byNet, listOf(cBool), nil)
-	s.consensus = newMap(p, "Consensus", byNet, listOf(cU16), nil)
-	s.incentive = newMap(p, "Incentive", byNet, listOf(cU16), nil)
-	s.dividends = newMap(p, "Dividends", byNet, listOf(cU16), nil)
-	s.emission = newMap(p, "Emission", byNet, listOf(cU64), nil)
-	s.lastUpdate = newMap(p, "LastUpdate", byNet, listOf(cU64), nil)
-	s.trust = newMap(p, "ValidatorTrust", byNet, listOf(cU16), nil)
-	s.permit = newMap(p, "ValidatorPermit", byNet, listOf(cBool), nil)
-	s.weights = newMap2(p, "Weights", byNet, byUID, listOf(cEntry), nil)
-	s.bonds = newMap2(p, "Bonds", byNet, byUID, listOf(cEntry), nil)
-	s.registeredBlock = newMap2(p, "BlockAtRegistration", byNet, byUID, cU64, 0)
-	s.axons = newOptionalMap2(p, "Axons", byNet, byAccount, cAxon)
-	s.certificates = newOptionalMap2(p, "NeuronCertificates", byNet, byAccount, cCertificate)
-	s.stakeThreshold = newValue(p, "StakeThreshold", cU64, 0)
-	s.minNonImmuneUids = newMap(p, "MinNonImmuneUids", byNet, cU16, 10)
-	s.burnHalfLife = newMap(p, "BurnHalfLife", byNet, cU16, 360)
-	s.burnIncrease = newMap(p, "BurnIncreaseMult", byNet, as(fixedPoint("FixedU128", tU128, 64), cU128), [2]uint64{1, 4796153459164483584})
-	return s
-}
 
 func (rt *runtime) subtensorPallet() module {
 	p := &prefix{pallet: "SubtensorModule"}
