@@ -17,7 +17,7 @@ const module = "basilica"
 
 // floors is the plan of the house: a room imports only rooms on lower floors. The root package is "".
 var floors = map[string]int{
-	"keys": 0, "pki": 0, "scale": 0, "wire/wirepb": 0, "attest/attestpb": 0, "internal/vectors": 0, "internal/crashpoint": 0, "internal/pty": 0,
+	"keys": 0, "pki": 0, "scale": 0, "timelock": 0, "shield": 0, "wire/wirepb": 0, "attest/attestpb": 0, "internal/vectors": 0, "internal/crashpoint": 0, "internal/pty": 0,
 	"":       1,
 	"pallet": 2, "yuma": 2, "attest": 2, "score": 2, "internal/gate": 2, "internal/provoke": 2,
 	"validator": 3, "miner": 3, "executor": 3, "client": 3, "localnet": 3,
@@ -28,7 +28,7 @@ var floors = map[string]int{
 }
 
 // pure rooms compute on paper: no files, no network, no clock of their own, no processes.
-var pure = []string{"yuma", "attest", "score", "pallet"}
+var pure = []string{"yuma", "attest", "score", "pallet", "timelock", "shield"}
 
 var impure = []string{"os", "os/exec", "net", "net/http", "io/ioutil", "database/sql", "syscall", "golang.org/x/sys/unix"}
 
@@ -40,6 +40,8 @@ var importers = map[string][]string{
 	"google.golang.org/grpc":       {"wire", "wire/wirepb"},
 	"golang.org/x/crypto/ssh":      {"sshdoor", "pki", "validator", "executor", "node"},
 	"github.com/spf13/cobra":       {"cmd/basilica", "cmd/gpu-attestor"},
+
+	"github.com/consensys/gnark-crypto": {"timelock"},
 }
 
 // onlyFrom names the only rooms whose code may import a room; test files are not asked. Lying devices stay where they
