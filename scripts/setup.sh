@@ -2,7 +2,7 @@
 # Makes a fresh Debian machine with Go, git and make ready: scripts/setup.sh demo | test
 #
 # demo  Docker's engine, and a static busybox, of which the demo makes its image
-# test  these, a C compiler for -race, and node with npm for polkadot.js
+# test  these, a C compiler for -race, node with npm and Python with venv for the official clients (scripts/official.sh)
 #
 # As root with apt it installs what is missing, otherwise it says what to install and how. Then it makes sure that an
 # engine answers (scripts/dockerd.sh).
@@ -29,6 +29,7 @@ if [ "${1:-demo}" = test ]; then
 	[ -e /usr/include/stdio.h ] || need libc6-dev
 	has node || need nodejs
 	has npm || need npm
+	python3 -c 'import ensurepip, venv' 2>/dev/null || { need python3; need python3-venv; }
 fi
 
 if [ -n "$missing" ]; then
@@ -44,4 +45,5 @@ if [ -n "$missing" ]; then
 	apt-get install -y -qq --no-install-recommends $missing iptables >&2
 fi
 
+[ "${1:-demo}" != test ] || scripts/official.sh
 exec scripts/dockerd.sh start
