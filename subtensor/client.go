@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/http"
 	"strconv"
 	"strings"
 	"sync"
@@ -17,13 +18,17 @@ import (
 	"basilica/scale"
 )
 
-// Config says which node to speak to and how patiently.
+// Config says which nodes to speak to and how patiently.
 type Config struct {
-	URL            string         // ws:// or wss://
-	Genesis        *basilica.Hash // refuse a node of another chain; nil takes the first answer
+	URL            string         // ws://, wss://, or a network's name as LookupNetwork knows it
+	Fallbacks      []string       // nodes of the same chain that are asked while URL's does not answer, in this order
+	Genesis        *basilica.Hash // refuse a node of another chain; nil: that of URL's name, or else the first answer's
+	Snapshots      string         // directory of the last metagraphs, for times without a node; "": none are kept
 	RequestTimeout time.Duration  // for one request; 0 is 30 s
 	ConnectTimeout time.Duration  // for a connection to come about, all attempts together; 0 is 15 s
+	StallTimeout   time.Duration  // without a new finalized head, until a fallback is asked; 0 is 3 min
 	PollInterval   time.Duration  // between looks at the chain where no subscription helps; 0 is 2 s
+	HTTP           *http.Client   // opens the WebSockets; nil is the default one
 }
 
 func (c Config) withDefaults() Config {
@@ -33,6 +38,9 @@ func (c Config) withDefaults() Config {
 	if c.ConnectTimeout == 0 {
 		c.ConnectTimeout = 15 * time.Second
 	}
+	if c.StallTimeout == 0 {
+		c.StallTimeout = 3 * time.Minute
+	}
 	if c.PollInterval == 0 {
 		c.PollInterval = 2 * time.Second
 	}
@@ -40,10 +48,12 @@ func (c Config) withDefaults() Config {
 }
 
 // Client implements basilica.Chain over one WebSocket that is dialled when
-// first needed and again after it was lost. It is safe for concurrent use.
+// first needed and again, at one of the configured nodes, after it was lost. It
+// is safe for concurrent use.
 type Client struct {
-	cfg Config
-	log *slog.Logger
+	cfg   Config
+	nodes []*endpoint
+	log   *slog.Logger
 
 	dialing chan struct{} // holds one token: who has it may dial
 
@@ -60,9 +70,10 @@ var _ basilica.Chain = (*Client)(nil)
 // New makes a client; it does not connect yet.
 func New(cfg Config, log *slog.Logger) *Client {
 	c := &Client{
-		cfg: cfg.withDefaults(), log: log, dialing: make(chan struct{}, 1), genesis: cfg.Genesis,
+		cfg: cfg.withDefaults(), log: log, dialing: make(chan struct{}, 1),
 		runtimes: make(map[uint32]*runtimeVersion), queues: make(map[[32]byte]chan struct{}),
 	}
+	c.nodes, c.genesis = endpoints(cfg)
 	c.dialing <- struct{}{}
 	return c
 }
@@ -81,11 +92,6 @@ func (c *Client) Close() error {
 }
 
 var errClosed = errors.New("chain client is closed")
-
-func (c *Client) unreachable(cause error) error {
-	return basilica.E(basilica.Unavailable, "CHAIN_UNREACHABLE", "the chain's node at "+nodeName(c.cfg.URL)+" does not answer",
-		"check that the node runs and that its address in the configuration is right").With(cause)
-}
 
 // alive is the open connection, or nil.
 func (c *Client) alive() (*conn, error) {
@@ -119,14 +125,10 @@ func (c *Client) connect(ctx context.Context) (*conn, error) {
 		if cur, err := c.alive(); cur != nil || err != nil {
 			return cur, err
 		}
-		cur, err := c.open(ctx)
-		if err == nil {
-			return cur, nil
+		cur, final, err := c.openAny(ctx)
+		if err == nil || final {
+			return cur, err
 		}
-		if code := basilica.CodeOf(err); code != "" || errors.Is(err, errClosed) {
-			return nil, err
-		}
-		c.log.Debug("chain node does not answer", "node", nodeName(c.cfg.URL), "err", err)
 		select {
 		case <-ctx.Done():
 			return nil, c.gaveUp(caller, err)
@@ -140,21 +142,28 @@ func (c *Client) gaveUp(caller context.Context, cause error) error {
 	if caller.Err() != nil {
 		return caller.Err()
 	}
+	if basilica.CodeOf(cause) != "" {
+		return cause // it says more
+	}
 	return c.unreachable(cause)
 }
 
-// open dials once and makes sure that it is still the same chain.
-func (c *Client) open(ctx context.Context) (*conn, error) {
-	dctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+// open dials one node and makes sure that it is still the same chain.
+func (c *Client) open(ctx context.Context, node *endpoint) (*conn, error) {
+	patience := 10 * time.Second
+	if n := len(c.nodes); n > 1 {
+		patience = min(patience, c.cfg.ConnectTimeout/time.Duration(n))
+	}
+	dctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	cur, err := dial(dctx, c.cfg.URL)
+	cur, err := dial(dctx, node, c.cfg.HTTP)
 	if err != nil {
 		return nil, err
 	}
 	var genesis basilica.Hash
 	if err := cur.call(dctx, &genesis, "chain_getBlockHash", 0); err != nil {
 		cur.close()
-		return nil, err
+		return nil, busy(err)
 	}
 	old, err := c.adopt(cur, genesis)
 	if err != nil {
@@ -176,15 +185,16 @@ func (c *Client) adopt(cur *conn, genesis basilica.Hash) (old *conn, err error) 
 	}
 	if c.genesis != nil && *c.genesis != genesis {
 		return nil, basilica.E(basilica.Conflict, "CHAIN_GENESIS",
-			fmt.Sprintf("the node at %s is of another chain: its genesis is %s, expected %s", nodeName(c.cfg.URL), genesis, *c.genesis),
+			fmt.Sprintf("the node at %s is of another chain: its genesis is %s, expected %s", nodeName(cur.node.url), genesis, *c.genesis),
 			"point the configuration at a node of the right network, or use a new data directory for a new chain")
 	}
 	old, c.cur, c.genesis = c.cur, cur, &genesis
 	return old, nil
 }
 
-// call asks the node; a question that a lost connection swallowed is asked
-// once more on a new one. Use it for what may be asked twice.
+// call asks the node; a question that a lost connection swallowed, or that a
+// node left without an answer while others could be asked, is asked again on a
+// new connection. Use it for what may be asked twice.
 func (c *Client) call(ctx context.Context, out any, method string, params ...any) error {
 	for attempt := 0; ; attempt++ {
 		cur, err := c.connect(ctx)
@@ -192,10 +202,14 @@ func (c *Client) call(ctx context.Context, out any, method string, params ...any
 			return err
 		}
 		err = c.callOn(ctx, cur, out, method, params...)
-		if !errors.Is(err, errLost) || ctx.Err() != nil {
+		again := errors.Is(err, errLost) || err != nil && !cur.alive() && basilica.KindOf(err) == basilica.Unavailable
+		if !again || ctx.Err() != nil {
 			return err
 		}
 		if attempt == 2 {
+			if basilica.CodeOf(err) != "" {
+				return err
+			}
 			return c.unreachable(err)
 		}
 	}
@@ -204,16 +218,29 @@ func (c *Client) call(ctx context.Context, out any, method string, params ...any
 func (c *Client) callOn(ctx context.Context, cur *conn, out any, method string, params ...any) error {
 	rctx, cancel := context.WithTimeout(ctx, c.cfg.RequestTimeout)
 	defer cancel()
-	err := cur.call(rctx, out, method, params...)
-	var refused *rpcError
+	err := busy(cur.call(rctx, out, method, params...))
 	switch {
 	case errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil:
+		c.leave(cur, err)
 		return c.unreachable(err)
-	case errors.As(err, &refused) && (refused.Code == codeTooMuchWork || refused.Code == codeTooManyRequests):
-		return basilica.E(basilica.Unavailable, "CHAIN_BUSY", "the chain's node limits how often it may be asked",
-			"wait a little, or use a node of your own").With(err)
+	case basilica.CodeOf(err) == codeBusy:
+		c.leave(cur, err)
 	}
 	return err
+}
+
+// busy names a node's refusal to be asked more often.
+func busy(err error) error {
+	var refused *rpcError
+	if errors.As(err, &refused) && (refused.Code == codeTooMuchWork || refused.Code == codeTooManyRequests) {
+		return tooBusy(err)
+	}
+	return err
+}
+
+func tooBusy(err error) error {
+	return basilica.E(basilica.Unavailable, "CHAIN_BUSY", "the chain's node limits how often it may be asked",
+		"wait a little, or use a node of your own").With(err)
 }
 
 // hexBytes is a byte string that is 0x and hex in JSON.
@@ -402,6 +429,8 @@ func (c *Client) WatchHeads(ctx context.Context, f func(basilica.Header) error) 
 	}
 }
 
+var errStalled = errors.New("no new finalized block")
+
 // watch is one WatchHeads over all its connections.
 type watch struct {
 	client  *Client
@@ -433,14 +462,20 @@ func (w *watch) follow(ctx context.Context) error {
 			return err
 		}
 	}
+	stalled := time.NewTimer(w.client.cfg.StallTimeout)
+	defer stalled.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
+		case <-stalled.C:
+			w.client.leave(cur, errStalled)
+			stalled.Reset(w.client.cfg.StallTimeout)
 		case raw, ok := <-sub.ch:
 			if !ok {
 				return errLost
 			}
+			stalled.Reset(w.client.cfg.StallTimeout)
 			var j jsonHeader
 			if err := json.Unmarshal(raw, &j); err != nil {
 				return fmt.Errorf("finalized head: %w", err)

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/http"
 	"net/url"
 	"sync"
 	"time"
@@ -77,6 +78,7 @@ type subscription struct {
 
 // conn is one WebSocket connection with many calls in flight.
 type conn struct {
+	node *endpoint
 	ws   *websocket.Conn
 	stop context.CancelFunc
 	wg   sync.WaitGroup
@@ -101,19 +103,23 @@ func nodeName(node string) string {
 }
 
 // dial opens a connection. ctx bounds the dial only.
-func dial(ctx context.Context, node string) (*conn, error) {
-	ws, _, err := websocket.Dial(ctx, node, nil)
+func dial(ctx context.Context, node *endpoint, client *http.Client) (*conn, error) {
+	ws, answer, err := websocket.Dial(ctx, node.url, &websocket.DialOptions{HTTPClient: client})
 	if err != nil {
 		var asked *url.Error // repeats the whole URL
 		if errors.As(err, &asked) {
 			err = asked.Err
 		}
-		return nil, fmt.Errorf("dial %s: %w", nodeName(node), err)
+		err = fmt.Errorf("dial %s: %w", nodeName(node.url), err)
+		if answer != nil && answer.StatusCode == http.StatusTooManyRequests {
+			err = tooBusy(err)
+		}
+		return nil, err
 	}
 	ws.SetReadLimit(maxMessage)
 	life, stop := context.WithCancel(context.Background())
 	c := &conn{
-		ws: ws, stop: stop, done: make(chan struct{}),
+		node: node, ws: ws, stop: stop, done: make(chan struct{}),
 		calls: make(map[uint64]*pending), subs: make(map[string]*subscription), orphans: make(map[string][]json.RawMessage),
 	}
 	c.wg.Add(2)

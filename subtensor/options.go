@@ -7,6 +7,7 @@ type SubmitOption func(*submitOptions)
 
 type submitOptions struct {
 	intend func(basilica.Signed) error
+	shield bool
 }
 
 func optionsOf(opts []SubmitOption) submitOptions {
@@ -21,4 +22,10 @@ func optionsOf(opts []SubmitOption) submitOptions {
 // A nil f sees nothing.
 func Intend(f func(basilica.Signed) error) SubmitOption {
 	return func(o *submitOptions) { o.intend = f }
+}
+
+// Shielded sends a transaction sealed, through MevShield: nobody but the author of its block reads the call before it has
+// its place. It takes the nonce after its carrier's and costs the carrier's fee besides.
+func Shielded() SubmitOption {
+	return func(o *submitOptions) { o.shield = true }
 }

@@ -32,29 +32,42 @@ type sent struct {
 	spec  uint32               // of the runtime that it is signed for
 	next  basilica.BlockNumber // first block that was not searched yet
 	death basilica.BlockNumber // first block that cannot hold it any more
+	inner *sent                // what this one carries sealed; nil where it is the call itself
+}
+
+// effect is the transaction that brings the call about.
+func (x *sent) effect() *sent {
+	if x.inner != nil {
+		return x.inner
+	}
+	return x
 }
 
 // submit signs a call, sends it and returns once its block is final and its
 // events say success. One key has one submission at a time, so that nonces
 // never race.
 func (c *Client) submit(ctx context.Context, signer keys.Signer, palletName, call string, args map[string]any, opts ...SubmitOption) (*receipt, error) {
-	what, intend := palletName+"."+call, optionsOf(opts).intend
+	what, how := palletName+"."+call, optionsOf(opts)
 	release, err := c.enter(ctx, signer.PublicKey())
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", what, err)
 	}
 	defer release()
 	for attempt := 0; ; attempt++ {
-		x, err := c.sign(ctx, signer, palletName, call, args)
+		x, err := c.sign(ctx, signer, palletName, call, args, how.shield)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", what, err)
 		}
-		if intend != nil {
-			if err := intend(basilica.Signed{Extrinsic: x.hash, Nonce: x.nonce, Born: x.born, Death: x.death}); err != nil {
+		if how.intend != nil {
+			e := x.effect()
+			if err := how.intend(basilica.Signed{Extrinsic: e.hash, Nonce: e.nonce, Born: e.born, Death: e.death}); err != nil {
 				return nil, fmt.Errorf("%s: %w", what, err)
 			}
 		}
 		r, err := c.send(ctx, x)
+		if err == nil && x.inner != nil {
+			r, err = c.opened(ctx, x.inner, r)
+		}
 		switch code := basilica.CodeOf(err); {
 		case attempt == 3:
 		case code == codeStale || code == codeFuture:
@@ -62,6 +75,9 @@ func (c *Client) submit(ctx context.Context, signer keys.Signer, palletName, cal
 			continue // another program used the key between our question and our answer
 		case code == codeBadProof && c.upgraded(ctx, x.spec):
 			c.log.Info("the chain's runtime was upgraded, signing again", "call", what)
+			continue
+		case code == codeShieldKey:
+			c.log.Info("the chain's shield key moved on, sealing again", "call", what)
 			continue
 		}
 		if err != nil {
@@ -106,12 +122,8 @@ func (c *Client) upgraded(ctx context.Context, spec uint32) bool {
 	return err == nil && rt.spec != spec
 }
 
-func (c *Client) sign(ctx context.Context, signer keys.Signer, palletName, call string, args map[string]any) (*sent, error) {
+func (c *Client) sign(ctx context.Context, signer keys.Signer, palletName, call string, args map[string]any, shielded bool) (*sent, error) {
 	rt, err := c.best(ctx)
-	if err != nil {
-		return nil, err
-	}
-	head, err := c.Head(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -123,17 +135,33 @@ func (c *Client) sign(ctx context.Context, signer keys.Signer, palletName, call 
 	if err := c.call(ctx, &nonce, "account_nextIndex", signer.SS58()); err != nil {
 		return nil, fmt.Errorf("nonce: %w", err)
 	}
+	if shielded {
+		return c.signShielded(ctx, rt, signer, data, nonce)
+	}
+	head, err := c.Head(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return c.signed(ctx, rt, signer, data, nonce, head, eraPeriod)
+}
+
+// signed signs a call for the blocks after head, as many as period.
+func (c *Client) signed(ctx context.Context, rt *runtimeVersion, signer keys.Signer, data []byte, nonce uint64, head basilica.Header, period uint64) (*sent, error) {
 	genesis, err := c.Genesis(ctx)
 	if err != nil {
 		return nil, err
 	}
+	// The period is below the quantum of 4096, so the era is born at the head.
 	s := pallet.Signing{
 		SpecVersion: rt.spec, TxVersion: rt.tx, Genesis: genesis, Nonce: nonce,
-		Era: pallet.MortalEra(eraPeriod, uint64(head.Number)), BirthHash: head.Hash,
+		Era: pallet.MortalEra(period, uint64(head.Number)), BirthHash: head.Hash,
 	}
 	x := &sent{spec: rt.spec, nonce: nonce, born: head.Number, next: head.Number + 1, death: basilica.BlockNumber(s.Era.Death(uint64(head.Number)))}
-	// The period is below the quantum of 4096, so the era is born at the head.
-	if x.bytes, err = rt.words.Sign(data, s, signer); err != nil {
+	if x.bytes, err = rt.words.Sign(data, s, signer); errors.Is(err, pallet.ErrUnsupported) {
+		return nil, basilica.E(basilica.Invalid, "EXTENSION_UNKNOWN", fmt.Sprintf("the chain's runtime %d wants something signed that this version does not know, so nothing was signed", rt.spec),
+			"install a newer version of this program").With(err)
+	}
+	if err != nil {
 		return nil, err
 	}
 	x.hash = pallet.ExtrinsicHash(x.bytes)
@@ -369,6 +397,9 @@ const (
 	codeInvalid         = 1010
 	codeAlreadyImported = 1013
 )
+
+// codeLost is of a transaction that is in no block up to its last.
+const codeLost = "TRANSACTION_LOST"
 
 // Codes of refusals that a new signature may cure.
 const (
