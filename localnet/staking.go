@@ -1,7 +1,6 @@
 package localnet
 
 import (
-	"math/big"
 	"math/bits"
 
 	"basilica/scale"
@@ -84,95 +83,6 @@ func (rt *runtime) removeStake(x *execution, from origin, hotkey account, netuid
 	s.totalStake.set(x, total-min(total, amount))
 	x.emit(eventStakeRemoved, from.who[:], hotkey[:], u64(amount), u64(amount), u16(netuid), u64(0))
 	return nil
-}
-
-// Stake of one hotkey on one subnet is a pool: each coldkey holds shares of the hotkey's alpha. Shares are kept as
-// integers times 10^shareExponent, so that a stake made after dividends loses less than a rao.
-const (
-	shareExponent = -9
-	sharesPerRao  = 1_000_000_000
-)
-
-func (s shares) big() *big.Int {
-	v := new(big.Int).SetUint64(s.mantissa[0])
-	return v.Lsh(v, 64).Or(v, new(big.Int).SetUint64(s.mantissa[1]))
-}
-
-func sharesOf(v *big.Int) shares {
-	hi := new(big.Int).Rsh(v, 64)
-	lo := new(big.Int).And(v, new(big.Int).SetUint64(1<<64-1))
-	return shares{[2]uint64{hi.Uint64(), lo.Uint64()}, shareExponent}
-}
-
-// alphaOf is what a coldkey's shares of a hotkey are worth, in rao of alpha.
-func (rt *runtime) alphaOf(r reader, hotkey, coldkey account, netuid uint16) uint64 {
-	s := rt.subnets
-	total := s.totalShares.get(r, hotkey, netuid).big()
-	if total.Sign() == 0 {
-		return 0
-	}
-	v := new(big.Int).SetUint64(s.totalHotkeyAlpha.get(r, hotkey, netuid))
-	v.Mul(v, s.alpha.get(r, hotkey, coldkey, netuid).big())
-	return v.Quo(v, total).Uint64()
-}
-
-// stakeAlpha gives a coldkey alpha on a hotkey.
-func (rt *runtime) stakeAlpha(w writer, hotkey, coldkey account, netuid uint16, amount uint64) {
-	s := rt.subnets
-	pool, total := s.totalHotkeyAlpha.get(w, hotkey, netuid), s.totalShares.get(w, hotkey, netuid).big()
-	minted := new(big.Int).SetUint64(amount)
-	if pool == 0 || total.Sign() == 0 {
-		minted.Mul(minted, big.NewInt(sharesPerRao))
-	} else {
-		minted.Mul(minted, total).Quo(minted, new(big.Int).SetUint64(pool))
-	}
-	own := s.alpha.get(w, hotkey, coldkey, netuid).big()
-	s.alpha.set(w, hotkey, coldkey, netuid, sharesOf(own.Add(own, minted)))
-	s.totalShares.set(w, hotkey, netuid, sharesOf(total.Add(total, minted)))
-	s.totalHotkeyAlpha.set(w, hotkey, netuid, pool+amount)
-	s.stakingHotkeys.change(w, coldkey, func(v []account) []account {
-		for _, h := range v {
-			if h == hotkey {
-				return v
-			}
-		}
-		return append(v, hotkey)
-	})
-}
-
-// unstakeAlpha takes alpha from a coldkey, at most what alphaOf says.
-func (rt *runtime) unstakeAlpha(w writer, hotkey, coldkey account, netuid uint16, amount uint64) {
-	s := rt.subnets
-	pool, total := s.totalHotkeyAlpha.get(w, hotkey, netuid), s.totalShares.get(w, hotkey, netuid).big()
-	own := s.alpha.get(w, hotkey, coldkey, netuid).big()
-	burned := new(big.Int).Set(own)
-	if amount < rt.alphaOf(w, hotkey, coldkey, netuid) {
-		burned.SetUint64(amount).Mul(burned, total).Quo(burned, new(big.Int).SetUint64(pool))
-	}
-	own.Sub(own, burned)
-	total.Sub(total, burned)
-	if own.Sign() == 0 {
-		s.alpha.del(w, hotkey, coldkey, netuid)
-	} else {
-		s.alpha.set(w, hotkey, coldkey, netuid, sharesOf(own))
-	}
-	if total.Sign() == 0 {
-		s.totalShares.del(w, hotkey, netuid)
-	} else {
-		s.totalShares.set(w, hotkey, netuid, sharesOf(total))
-	}
-	s.totalHotkeyAlpha.set(w, hotkey, netuid, pool-amount)
-}
-
-// rewardStakers adds alpha to a hotkey's pool, so that every staker gains by its shares; without stakers it goes to
-// the owner.
-func (rt *runtime) rewardStakers(w writer, hotkey account, netuid uint16, amount uint64) {
-	s := rt.subnets
-	if s.totalShares.get(w, hotkey, netuid).big().Sign() == 0 {
-		rt.stakeAlpha(w, hotkey, s.owner.get(w, hotkey), netuid, amount)
-		return
-	}
-	s.totalHotkeyAlpha.set(w, hotkey, netuid, s.totalHotkeyAlpha.get(w, hotkey, netuid)+amount)
 }
 
 // portion is amount * part / whole, truncated.

@@ -23,12 +23,6 @@ type axonInfo struct {
 	placeholder1, placeholder2 uint8
 }
 
-// shares is a part of a hotkey's stake: mantissa * 10^exponent of its share pool.
-type shares struct {
-	mantissa [2]uint64
-	exponent int64
-}
-
 // certificate is what serve_axon_tls published.
 type certificate struct {
 	key       []byte
