@@ -154,7 +154,7 @@ func (rt *runtime) epochInput(x *execution, netuid uint16, emission uint64) yuma
 	tempo := s.tempo.get(x, netuid)
 	in := yuma.Input{
 		Params: yuma.Params{
-			Tempo:              tempo,
+			Rules:              yuma.Spec425(),
 			ActivityCutoff:     max(1, uint64(s.cutoffFactor.get(x, netuid))*uint64(tempo)/1000),
 			Kappa:              s.kappa.get(x, netuid),
 			BondsPenalty:       s.bondsPenalty.get(x, netuid),
@@ -163,7 +163,7 @@ func (rt *runtime) epochInput(x *execution, netuid uint16, emission uint64) yuma
 			StakeThreshold:     s.stakeThreshold.get(x),
 			Yuma3:              s.yuma3.get(x, netuid),
 		},
-		Block: x.block, LastMechanismStep: s.lastMechanismStep.get(x, netuid), Emission: emission,
+		Block: x.block, BondsSince: yuma.BondsSince(s.lastMechanismStep.get(x, netuid), x.block, tempo), Emission: emission,
 	}
 	if uid, owned := s.ownerUID(x, netuid); owned {
 		in.Owner = &uid

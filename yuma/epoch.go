@@ -1,5 +1,7 @@
 // Package yuma computes a subnet's consensus epoch (weights and stakes in; permits, incentive, dividends, bonds and
-// emission out) bit for bit as the runtime of spec 425 does. It knows no storage, no block production and no account.
+// emission out) and how its emission is divided among hotkeys, bit for bit as the runtime does. What differs between
+// generations of the runtime (spec 293 of 2025, spec 425 of 2026) is an explicit input. It knows no storage and no block
+// production.
 package yuma
 
 import (
@@ -14,10 +16,35 @@ type Entry struct {
 	Value uint16
 }
 
+// Rules are what an epoch does differently from one runtime to another.
+type Rules struct {
+	// OwnerPermit: the owner uid always holds a permit, and StakeThreshold does not bind it.
+	OwnerPermit bool
+	// ClearBonds: the stored bonds of every uid without a new permit are emptied. Without it only those that lose a
+	// permit are, and others keep what is stored.
+	ClearBonds bool
+	// BoundExponent: the exponent of liquid alpha's sigmoid is held between -20 and 20. Without it a power that does not
+	// fit counts as 0, so that the sigmoid is 1.
+	BoundExponent bool
+}
+
+// Spec425 is the runtime of June 2026.
+func Spec425() Rules { return Rules{OwnerPermit: true, ClearBonds: true, BoundExponent: true} }
+
+// Spec293 is the runtime of July 2025.
+func Spec293() Rules { return Rules{} }
+
+// LiquidAlpha moves each bond at a speed of its own, between Low and High (AlphaValues, of 65535): the slower the less a
+// weight is above consensus, or below its bond.
+type LiquidAlpha struct {
+	Low, High uint16
+	// Steepness of the sigmoid between them, in hundredths (AlphaSigmoidSteepness).
+	Steepness int16
+}
+
 // Params are the subnet's settings that the epoch reads, in the chain's own units.
 type Params struct {
-	// Tempo is the epoch's length in blocks; only used before the subnet's first mechanism step.
-	Tempo uint16
+	Rules
 	// ActivityCutoff in blocks: a neuron whose last update is further back counts as inactive.
 	ActivityCutoff uint64
 	// Kappa is the majority needed for consensus, of 65535.
@@ -30,8 +57,10 @@ type Params struct {
 	MaxValidators uint16
 	// StakeThreshold in rao: who has less stake weighs nothing.
 	StakeThreshold uint64
-	// Yuma3 chooses the bonds of Yuma 3 instead of those of Yuma 2. Liquid alpha is not modelled.
+	// Yuma3 chooses the bonds of Yuma 3 instead of those of Yuma 2.
 	Yuma3 bool
+	// Liquid is set where liquid alpha is on. Yuma 2 does not read it.
+	Liquid *LiquidAlpha
 }
 
 // Input is everything that one epoch reads. All slices have one element per uid.
@@ -41,8 +70,9 @@ type Input struct {
 	Block uint64
 	// Owner is the uid of the subnet's owner hotkey, nil where it is not registered.
 	Owner *uint16
-	// LastMechanismStep is the block of the subnet's last epoch, 0 before the first (LastMechansimStepBlock).
-	LastMechanismStep   uint64
+	// BondsSince: bonds towards who registered in this block or later are dropped. Spec 425 gives it by [BondsSince],
+	// spec 293 is Block less tempo.
+	BondsSince          uint64
 	LastUpdate          []uint64
 	BlockAtRegistration []uint64
 	ValidatorPermit     []bool
@@ -69,6 +99,8 @@ type Output struct {
 	ValidatorEmission []uint64
 	Emission          []uint64
 	Bonds             [][]Entry
+	// Rank, Trust and PruningScores are stored by spec 293 only.
+	Rank, Trust, PruningScores []uint16
 
 	raw rawOutput
 }
@@ -77,6 +109,15 @@ type Output struct {
 type rawOutput struct {
 	stake, activeStake, consensus, validatorTrust, incentive, dividends []Fixed
 	bonds                                                               matrix
+}
+
+// BondsSince is the reference block of spec 425: after the subnet's last epoch (LastMechansimStepBlock), or a tempo ago
+// before its first.
+func BondsSince(lastStep, block uint64, tempo uint16) uint64 {
+	if lastStep == 0 {
+		return block - min(block, uint64(tempo))
+	}
+	return lastStep + 1
 }
 
 // ErrShape is returned when the slices of an Input differ in length or name a uid that does not exist.
@@ -95,7 +136,7 @@ func Epoch(in Input) (Output, error) {
 	stake := in.stakeWeights()
 	permits := slices.Clone(in.ValidatorPermit)
 	newPermits := topNonZero(stake, int(in.Params.MaxValidators))
-	if in.Owner != nil {
+	if in.Owner != nil && in.Params.OwnerPermit {
 		permits[*in.Owner] = true
 		newPermits[*in.Owner] = true
 	}
@@ -111,27 +152,37 @@ func Epoch(in Input) (Output, error) {
 	consensus := weights.columnMedians(activeStake, proportion(in.Params.Kappa))
 	clipped := weights.clipped(consensus)
 	trust := clipped.rowSums()
-	incentive := normalised(clipped.timesRows(activeStake))
+	ranks := clipped.timesRows(activeStake)
+	incentive := normalised(ranks)
 	forBonds := interpolated(weights, clipped, proportion(in.Params.BondsPenalty))
-	bonds, dividends := in.bonds(forBonds, activeStake, incentive)
+	bonds, dividends := in.bonds(forBonds, activeStake, consensus, incentive)
 
 	out := Output{
 		Active: active, ValidatorPermit: newPermits,
 		StakeWeight: toUint16s(stake), Consensus: toUint16s(consensus), Incentive: toUint16s(incentive),
 		Dividends: toUint16s(dividends), ValidatorTrust: toUint16s(trust),
-		Bonds: make([][]Entry, n),
-		raw:   rawOutput{stake, activeStake, consensus, trust, incentive, dividends, bonds},
+		Rank: toUint16s(incentive), Trust: toUint16s(quotients(ranks, weights.timesRows(activeStake))),
+		raw: rawOutput{stake, activeStake, consensus, trust, incentive, dividends, bonds},
 	}
 	out.shareOut(in.Emission)
+	out.Bonds = in.storedBonds(bonds, newPermits)
+	return out, nil
+}
+
+// storedBonds is what is stored of the bonds: the rows of who holds a permit now.
+func (in Input) storedBonds(bonds matrix, newPermits []bool) [][]Entry {
+	out := make([][]Entry, len(bonds))
 	for i, row := range bonds {
-		if !newPermits[i] {
-			continue
-		}
-		for _, c := range row {
-			out.Bonds[i] = append(out.Bonds[i], Entry{uint16(c.col), toUint16(c.value)})
+		switch {
+		case newPermits[i]:
+			for _, c := range row {
+				out[i] = append(out[i], Entry{uint16(c.col), toUint16(c.value)})
+			}
+		case !in.Params.ClearBonds && !in.ValidatorPermit[i]:
+			out[i] = in.Bonds[i]
 		}
 	}
-	return out, nil
+	return out
 }
 
 func (in Input) check() error {
@@ -165,11 +216,11 @@ func (in Input) check() error {
 	return nil
 }
 
-// stakeWeights drops what lies below the threshold (never the owner) and normalises.
+// stakeWeights drops what lies below the threshold and normalises.
 func (in Input) stakeWeights() []Fixed {
 	counted := slices.Clone(in.Stake)
 	for i, s := range counted {
-		owner := in.Owner != nil && int(*in.Owner) == i
+		owner := in.Params.OwnerPermit && in.Owner != nil && int(*in.Owner) == i
 		if s.Rao < in.Params.StakeThreshold && !owner {
 			counted[i] = Stake{}
 		}
@@ -193,17 +244,18 @@ func (in Input) maskedWeights(permits []bool) matrix {
 }
 
 // bonds moves the bonds on by one epoch; it returns what is stored and each neuron's dividends.
-func (in Input) bonds(weights matrix, activeStake, incentive []Fixed) (matrix, []Fixed) {
-	last := in.LastMechanismStep + 1
-	if in.LastMechanismStep == 0 {
-		last = in.Block - min(in.Block, uint64(in.Params.Tempo))
-	}
-	kept := func(_ int, c cell) bool { return last > in.BlockAtRegistration[c.col] }
+func (in Input) bonds(weights matrix, activeStake, consensus, incentive []Fixed) (matrix, []Fixed) {
+	kept := func(_ int, c cell) bool { return in.BondsSince > in.BlockAtRegistration[c.col] }
 	alpha := one - Fixed((in.Params.BondsMovingAverage<<32)/1_000_000)
 
 	if in.Params.Yuma3 {
 		old := fromEntries(in.Bonds, proportion).keep(kept)
-		bonds := movingAverage(weights, old, alpha)
+		var bonds matrix
+		if liquid := in.Params.Liquid; liquid != nil && slices.ContainsFunc(consensus, func(c Fixed) bool { return c != 0 }) {
+			bonds = liquid.moved(in.Params.Rules, weights, old, consensus)
+		} else {
+			bonds = movingAverage(weights, old, alpha)
+		}
 		total := bonds.columnNormalised().timesColumns(incentive)
 		for i := range total {
 			total[i] = mul(total[i], activeStake[i])
@@ -233,6 +285,7 @@ func (out *Output) shareOut(rao uint64) {
 		all = validator
 		server = make([]Fixed, len(all))
 	}
+	out.PruningScores = maxUpscale(all)
 	for i := range all {
 		out.ServerEmission = append(out.ServerEmission, share(rao, server[i]))
 		out.ValidatorEmission = append(out.ValidatorEmission, share(rao, validator[i]))

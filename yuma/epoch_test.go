@@ -41,7 +41,7 @@ func TestEpochNeverGivesMore(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		n := rapid.IntRange(1, 8).Draw(t, "n")
 		in := Input{
-			Params:   Params{Tempo: 20, ActivityCutoff: 100, Kappa: 32767, BondsPenalty: 65535, BondsMovingAverage: 900000, MaxValidators: 4, Yuma3: rapid.Bool().Draw(t, "yuma3")},
+			Params:   Params{ActivityCutoff: 100, Kappa: 32767, BondsPenalty: 65535, BondsMovingAverage: 900000, MaxValidators: 4, Yuma3: rapid.Bool().Draw(t, "yuma3")},
 			Block:    50,
 			Emission: rapid.Uint64Max(1<<50).Draw(t, "emission"),
 		}

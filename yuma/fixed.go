@@ -93,6 +93,15 @@ func dividedBy(v []Fixed, total Fixed) []Fixed {
 	return out
 }
 
+// quotients is a/b element by element.
+func quotients(a, b []Fixed) []Fixed {
+	out := make([]Fixed, len(a))
+	for i := range a {
+		out[i] = div(a[i], b[i])
+	}
+	return out
+}
+
 // Stake is an amount in rao with 64 fraction bits (the runtime's I64F64, never negative here): Rao + Frac/2^64.
 type Stake struct {
 	Rao  uint64

@@ -86,17 +86,19 @@ func TestYumaEpochsVector(t *testing.T) {
 			epochs++
 			in := Input{
 				Params: Params{
-					Tempo: p.Tempo, ActivityCutoff: p.ActivityCutoff, Kappa: p.Kappa, BondsPenalty: p.BondsPenalty,
+					Rules: Spec425(), ActivityCutoff: p.ActivityCutoff, Kappa: p.Kappa, BondsPenalty: p.BondsPenalty,
 					BondsMovingAverage: p.BondsMovingAverage, MaxValidators: p.MaxValidators, StakeThreshold: p.StakeThreshold, Yuma3: p.Yuma3,
 				},
-				Block: *e.Input.Block, Owner: p.OwnerUID, LastMechanismStep: p.LastMechanismStep,
+				Block: *e.Input.Block, Owner: p.OwnerUID,
 				LastUpdate: e.Input.LastUpdate, BlockAtRegistration: e.Input.BlockAtRegistration,
 				ValidatorPermit: e.Input.ValidatorPermit, Weights: entries(e.Input.Weights), Bonds: entries(e.Input.Bonds),
 				EarliestCommit: e.Input.EarliestUnexpiredCommitBlock, Emission: s.RaoEmission,
 			}
+			last := p.LastMechanismStep
 			if e.Input.LastMechanismStepBlock != nil {
-				in.LastMechanismStep = *e.Input.LastMechanismStepBlock
+				last = *e.Input.LastMechanismStepBlock
 			}
+			in.BondsSince = BondsSince(last, in.Block, p.Tempo)
 			stake := s.Stake
 			if e.Input.Stake != nil {
 				stake = e.Input.Stake
