@@ -143,16 +143,7 @@ func TestAxonRoundTrip(t *testing.T) {
 	}
 }
 
-func TestStake(t *testing.T) {
-	for _, c := range []struct{ alpha, root, weight, want uint64 }{
-		{5, 0, 0, 5},
-		{5, 1000, 1 << 63, 505},
-		{^uint64(0), ^uint64(0), ^uint64(0), ^uint64(0)},
-	} {
-		if got := stake(c.alpha, c.root, c.weight); got != basilica.Rao(c.want) {
-			t.Errorf("%+v: %d", c, got)
-		}
-	}
+func TestAddress(t *testing.T) {
 	if address(new(big.Int).Lsh(big.NewInt(1), 40), false).IsValid() {
 		t.Error("a version 4 address of 40 bits is valid")
 	}
