@@ -97,3 +97,38 @@ func TestEpochRefusesShape(t *testing.T) {
 		t.Errorf("one neuron: %v", err)
 	}
 }
+
+// BenchmarkEpoch256 is the epoch of a full subnet: 64 validators weigh all of 256 neurons.
+func BenchmarkEpoch256(b *testing.B) {
+	const neurons, validators = 256, 64
+	in := Input{
+		Params: Params{
+			Rules: Spec425(), ActivityCutoff: 5000, Kappa: 32767, BondsPenalty: 65535, BondsMovingAverage: 900000, MaxValidators: validators, Yuma3: true,
+		},
+		Block: 1000, BondsSince: 900, Emission: 1 << 40,
+	}
+	for i := range neurons {
+		in.LastUpdate = append(in.LastUpdate, 990)
+		in.BlockAtRegistration = append(in.BlockAtRegistration, 1)
+		in.ValidatorPermit = append(in.ValidatorPermit, i < validators)
+		var row []Entry
+		stake := Stake{}
+		if i < validators {
+			stake.Rao = uint64(i+1) << 40
+			for j := range uint16(neurons) {
+				row = append(row, Entry{j, uint16(uint32(j+1) * uint32(i+7) * 2654435761 >> 16)})
+			}
+		}
+		in.Stake, in.Weights, in.Bonds = append(in.Stake, stake), append(in.Weights, row), append(in.Bonds, row)
+	}
+	run := func(b *testing.B) {
+		for b.Loop() {
+			if _, err := Epoch(in); err != nil {
+				b.Fatal(err)
+			}
+		}
+	}
+	b.Run("plain", run)
+	in.Params.Liquid = &LiquidAlpha{Low: 45875, High: 58982, Steepness: 1000}
+	b.Run("liquid-alpha", run)
+}

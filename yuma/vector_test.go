@@ -142,6 +142,7 @@ func TestYumaEpochsVector(t *testing.T) {
 	if epochs < 30 {
 		t.Fatalf("only %d epochs in the file", epochs)
 	}
+	t.Logf("epochs: %d of %d scenarios", epochs, len(file.Scenarios))
 }
 
 type pair struct {
@@ -212,4 +213,6 @@ func TestYumaMathVector(t *testing.T) {
 	for i, v := range file.TopK {
 		compare(t, "top k "+strconv.Itoa(i), []pair{{"marks", topNonZero(fixed(v.Values), v.K), v.TopkNonzero}})
 	}
+	t.Logf("building blocks: %d medians, %d columns, %d and %d max-upscales, %d top k",
+		len(file.WeightedMedian), len(file.WeightedMedianPerColumn), len(file.MaxUpscaleToU16), len(file.MaxUpscaleU16ToU16), len(file.TopK))
 }
