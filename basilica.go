@@ -26,6 +26,15 @@ type BlockNumber uint64
 // Rao is an amount of money; 1 TAO is 1e9 rao.
 type Rao uint64
 
+// TAO is the amount in TAO, exactly: 1500000000 is "1.5".
+func (r Rao) TAO() string {
+	whole, part := r/1e9, r%1e9
+	if part == 0 {
+		return fmt.Sprint(uint64(whole))
+	}
+	return strings.TrimRight(fmt.Sprintf("%d.%09d", whole, part), "0")
+}
+
 // ExecutorID names one enrolled machine of one miner: lower-case letters, digits and hyphens.
 type ExecutorID string
 

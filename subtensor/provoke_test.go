@@ -65,6 +65,10 @@ func TestRefusals(t *testing.T) {
 			_, err := n.client.ServeAxon(n.ctx, netuid, bob, basilica.Axon{Addr: netip.MustParseAddrPort("127.0.0.1:8091"), TLSKey: []byte("short")})
 			return err
 		},
+		"BALANCE_SHORT": func(*testing.T) error {
+			_, err := n.client.Quote(n.ctx, subtensor.AddStake(netuid, hotkeyOf(pair(t, keys.Sr25519, "//Alice//hot")), 1e18), bob)
+			return err
+		},
 		"BLOCK_UNKNOWN": func(t *testing.T) error {
 			_, err := answering(t, "chain_getHeader", `"result":null`).Head(n.ctx)
 			if basilica.KindOf(err) != basilica.Unavailable {
@@ -72,12 +76,29 @@ func TestRefusals(t *testing.T) {
 			}
 			return err
 		},
+		"CALL_MISSING": func(*testing.T) error {
+			_, err := n.client.Quote(n.ctx, subtensor.UnknownCall(), bob)
+			return err
+		},
+		"CHAIN_API_MISSING": func(t *testing.T) error {
+			old := newNetworkWith(t, func(node subtensor.Node) subtensor.Node { return oldNode{node} }, nil)
+			_, err := old.client.AlphaPrice(old.ctx, netuid)
+			return err
+		},
 		"CHAIN_BUSY": func(t *testing.T) error {
 			_, err := answering(t, "chain_getFinalizedHead", `"error":{"code":-32005,"message":"Too many requests"}`).Head(n.ctx)
 			return err
 		},
+		"COMMITMENT_SIZE": func(*testing.T) error {
+			_, err := n.client.Quote(n.ctx, subtensor.SetCommitment(netuid, make([]byte, 513)), bob)
+			return err
+		},
 		"REGISTRATION_CAP": func(*testing.T) error {
 			_, _, err := n.client.Register(n.ctx, netuid, hotkeyOf(bob), bob, 0)
+			return err
+		},
+		"SUBNET_OWNER": func(*testing.T) error {
+			_, err := n.client.Quote(n.ctx, subtensor.StartCall(netuid), bob)
 			return err
 		},
 	})
