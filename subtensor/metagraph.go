@@ -2,18 +2,19 @@ package subtensor
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"math/big"
 	"net/netip"
+
+	"golang.org/x/sync/errgroup"
 
 	"basilica"
 	"basilica/keys"
 	"basilica/scale"
 )
 
-// keysPerQuery is how many storage keys one request asks for.
-const keysPerQuery = 250
+// keysPerQuery is how many storage keys one request asks for: one for every neuron of a full subnet.
+const keysPerQuery = 256
 
 // view reads storage at one block.
 type view struct {
@@ -33,11 +34,24 @@ func (c *Client) viewAt(ctx context.Context, at basilica.Hash) (*view, error) {
 
 // head is the state at the finalized head.
 func (c *Client) head(ctx context.Context) (*view, basilica.Header, error) {
-	h, err := c.Head(ctx)
-	if err != nil {
-		return nil, basilica.Header{}, err
+	var hash basilica.Hash
+	if err := c.call(ctx, &hash, "chain_getFinalizedHead"); err != nil {
+		return nil, basilica.Header{}, fmt.Errorf("finalized head: %w", err)
 	}
-	v, err := c.viewAt(ctx, h.Hash)
+	var v *view
+	var h basilica.Header
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() (err error) {
+		v, err = c.viewAt(ctx, hash)
+		return err
+	})
+	g.Go(func() (err error) {
+		if h, err = c.headerOf(ctx, hash); err != nil {
+			return fmt.Errorf("finalized head: %w", err)
+		}
+		return nil
+	})
+	err := g.Wait()
 	return v, h, err
 }
 
@@ -165,6 +179,20 @@ func (c *Client) metagraph(ctx context.Context, netuid basilica.NetUID) (*basili
 	if err != nil {
 		return nil, err
 	}
+	m, err := v.metagraphAPI(ctx, netuid)
+	if unusable(err) {
+		c.log.Debug("the node does not answer get_metagraph as we know it, reading the storage instead", "err", err)
+		m, err = v.metagraphStorage(ctx, netuid)
+	}
+	if err != nil {
+		return nil, err
+	}
+	m.Genesis, m.Block, m.BlockHash = genesis, head.Number, head.Hash
+	return m, nil
+}
+
+// metagraphStorage reads a subnet item by item.
+func (v *view) metagraphStorage(ctx context.Context, netuid basilica.NetUID) (*basilica.Metagraph, error) {
 	names := []string{
 		"NetworksAdded", "SubnetworkN", "Tempo", "Burn", "SubnetOwnerHotkey", "SubnetOwner", "WeightsSetRateLimit",
 		"WeightsVersionKey", "CommitRevealWeightsEnabled", "Active", "ValidatorPermit", "Incentive", "Dividends", "LastUpdate",
@@ -190,7 +218,7 @@ func (c *Client) metagraph(ctx context.Context, netuid basilica.NetUID) (*basili
 	}
 	hotkey, coldkey := p.account("SubnetOwnerHotkey", got["SubnetOwnerHotkey"]), p.account("SubnetOwner", got["SubnetOwner"])
 	m := &basilica.Metagraph{
-		Genesis: genesis, NetUID: netuid, Block: head.Number, BlockHash: head.Hash,
+		NetUID:           netuid,
 		Tempo:            uint16(p.number("Tempo", got["Tempo"])),
 		Burn:             basilica.Rao(p.number("Burn", got["Burn"])),
 		OwnerHotkey:      basilica.Hotkey(keys.EncodeSS58(hotkey)),
@@ -237,19 +265,12 @@ func (v *view) neurons(ctx context.Context, m *basilica.Metagraph) error {
 	var p picker
 	hotkeys := make([][32]byte, n)
 	items = items[:0]
-	const perNeuron = 5
+	const perNeuron = 2
 	for i := range n {
 		hotkeys[i] = p.account("Keys", values[2*i])
 		m.Neurons[i].Hotkey = basilica.Hotkey(keys.EncodeSS58(hotkeys[i]))
 		m.Neurons[i].RegisteredAt = basilica.BlockNumber(p.number("BlockAtRegistration", values[2*i+1]))
-		items = append(
-			items,
-			subtensorItem("Owner", hotkeys[i]),
-			subtensorItem("Axons", m.NetUID, hotkeys[i]),
-			subtensorItem("NeuronCertificates", m.NetUID, hotkeys[i]),
-			subtensorItem("TotalHotkeyAlpha", hotkeys[i], m.NetUID),
-			subtensorItem("TotalHotkeyAlpha", hotkeys[i], 0),
-		)
+		items = append(items, subtensorItem("Owner", hotkeys[i]), subtensorItem("Axons", m.NetUID, hotkeys[i]))
 	}
 	if p.err != nil {
 		return p.err
@@ -257,70 +278,20 @@ func (v *view) neurons(ctx context.Context, m *basilica.Metagraph) error {
 	if values, err = v.read(ctx, items...); err != nil {
 		return err
 	}
-	weight, err := v.one(ctx, "TaoWeight")
-	if err != nil {
-		return err
-	}
-	taoWeight := p.number("TaoWeight", weight)
 	for i := range n {
 		own := values[perNeuron*i : perNeuron*(i+1)]
 		neuron := &m.Neurons[i]
 		coldkey := p.account("Owner", own[0])
 		neuron.Coldkey = basilica.Coldkey(keys.EncodeSS58(coldkey))
 		neuron.Axon = p.axon(own[1])
-		neuron.Axon.TLSKey = p.certificate(own[2])
-		neuron.Stake = stake(p.number("TotalHotkeyAlpha", own[3]), p.number("TotalHotkeyAlpha", own[4]), taoWeight)
 	}
 	if p.err != nil {
 		return p.err
 	}
-	return v.totalStake(ctx, m)
-}
-
-// stake is alpha + TAO on the root subnet * taoWeight / 2^64, as the chain
-// weighs them where no stake is inherited from parents.
-func stake(alpha, root, taoWeight uint64) basilica.Rao {
-	n := new(big.Int).Mul(new(big.Int).SetUint64(root), new(big.Int).SetUint64(taoWeight))
-	n.Rsh(n, 64).Add(n, new(big.Int).SetUint64(alpha))
-	if !n.IsUint64() {
-		return basilica.Rao(^uint64(0))
+	if err := v.certificates(ctx, m, hotkeys); err != nil {
+		return err
 	}
-	return basilica.Rao(n.Uint64())
-}
-
-// totalStake replaces the stakes by the runtime's own reckoning, which knows
-// parents and children, where the node offers it.
-func (v *view) totalStake(ctx context.Context, m *basilica.Metagraph) error {
-	method, ok := v.rt.words.APIMethod("SubnetInfoRuntimeApi", "get_subnet_state")
-	if !ok {
-		return nil
-	}
-	var answer hexBytes
-	err := v.client.call(ctx, &answer, "state_call", "SubnetInfoRuntimeApi_get_subnet_state", hexBytes(scale.AppendU16(nil, uint16(m.NetUID))), v.at)
-	var refused *rpcError
-	if errors.As(err, &refused) {
-		v.client.log.Debug("the node does not answer get_subnet_state, stakes come from storage", "err", err)
-		return nil
-	}
-	if err != nil {
-		return fmt.Errorf("subnet state: %w", err)
-	}
-	value, err := v.rt.words.Registry().Decode(scale.NewReader(answer), method.Output) // later runtimes may append
-	if err != nil {
-		return fmt.Errorf("subnet state: %w", err)
-	}
-	state, ok := value.(scale.Struct)
-	if !ok {
-		return nil // None
-	}
-	totals, _ := state.Get("total_stake")
-	var p picker
-	for i, total := range p.list("total_stake", totals) {
-		if i < len(m.Neurons) {
-			m.Neurons[i].Stake = basilica.Rao(p.number("total_stake", total))
-		}
-	}
-	return p.err
+	return v.stakes(ctx, m, hotkeys)
 }
 
 // axon reads Option<AxonInfo>; an axon with address or port 0 was reset and is
