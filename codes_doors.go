@@ -86,6 +86,7 @@ var doorCodes = []Explanation{
 	{"STALLED", "nothing came from or went to a peer for a while", "the line broke without a word", "try again"},
 	{"STREAMS", "a hotkey has too many streams under way", "uploads, downloads and watches of one caller are bounded", "let some of them end first"},
 	{"STREAM_ENDED", "the stream of heartbeats ended", "the miner restarts or closed it; the executor connects again by itself", "wait; look at the miner's log if it stays so"},
+	{"SYNAPSE_REFUSED", "an axon of an older Bittensor SDK refused a synapse", "the sentence has its HTTP status and its own words: 401 is about the signature, 403 about who may call, 404 about the synapse's name, 500 a fault there", "see what its operator asks of callers"},
 	{"TOKENS_FULL", "too many join tokens wait to be used", "their number is bounded", "use or revoke some of them; each ends by itself within its hour"},
 	{"TOKEN_EXPIRED", "a join token has ended", "a join token lives for an hour unless it was made with another --ttl", "make a new one on the miner: basilica token create"},
 	{"TOKEN_MALFORMED", "that is not a join token", "it was cut or changed when it was copied", "make one on the miner: basilica token create"},

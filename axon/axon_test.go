@@ -683,7 +683,7 @@ func TestNoncesNeverRepeat(t *testing.T) {
 	c := &Client{cfg: ClientConfig{Now: func() time.Time { return time.Unix(5, 0) }}}
 	seen := make(map[int64]bool)
 	for range 100 {
-		n := c.nonce()
+		n := nextNonce(&c.last, c.cfg.Now())
 		if seen[n] {
 			t.Fatal("a nonce came twice")
 		}

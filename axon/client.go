@@ -63,24 +63,12 @@ var _ basilica.Miner = (*Client)(nil)
 
 // NewClient makes the calling end; it dials at the first call. An axon without a TLS key is refused unless AllowPlain.
 func NewClient(cfg ClientConfig) (*Client, error) {
-	if !cfg.Addr.IsValid() || cfg.Addr.Port() == 0 || cfg.Addr.Addr().IsUnspecified() || cfg.Addr.Addr().IsMulticast() {
-		return nil, basilica.E(basilica.Invalid, "AXON_ADDRESS", fmt.Sprintf("the miner's axon address %s cannot be called", cfg.Addr), "wait until the miner serves an axon")
+	transport, err := dialling(cfg.Addr, cfg.AllowPrivate)
+	if err != nil {
+		return nil, err
 	}
-	if !cfg.AllowPrivate && !basilica.PublicAddr(cfg.Addr.Addr()) {
-		return nil, basilica.E(basilica.Denied, "ADDRESS_PRIVATE", fmt.Sprintf("the miner's axon address %s is not on the public internet", cfg.Addr), "allow private addresses only where you know the network")
-	}
+	transport.ForceAttemptHTTP2, transport.HTTP2 = true, &http.HTTP2Config{SendPingTimeout: 15 * time.Second, PingTimeout: 10 * time.Second}
 	c := &Client{cfg: cfg, base: "https://" + cfg.Addr.String()}
-	transport := &http.Transport{
-		DialContext: (&net.Dialer{Timeout: dialTime, Control: func(_, address string, _ syscall.RawConn) error {
-			if address != netip.AddrPortFrom(cfg.Addr.Addr().Unmap(), cfg.Addr.Port()).String() {
-				return fmt.Errorf("dialled %s in place of %s", address, cfg.Addr)
-			}
-			return nil
-		}}).DialContext,
-		TLSHandshakeTimeout: dialTime, ExpectContinueTimeout: 5 * time.Second, ResponseHeaderTimeout: answerTime, IdleConnTimeout: 50 * time.Second,
-		MaxIdleConns: 4, MaxConnsPerHost: 16, MaxResponseHeaderBytes: maxHeaderBytes, DisableCompression: true, ForceAttemptHTTP2: true,
-		HTTP2: &http.HTTP2Config{SendPingTimeout: 15 * time.Second, PingTimeout: 10 * time.Second},
-	}
 	switch {
 	case len(cfg.TLSKey) == tlsKeyBytes:
 		transport.TLSClientConfig = pinned(cfg.TLSKey)
@@ -93,6 +81,26 @@ func NewClient(cfg ClientConfig) (*Client, error) {
 	}
 	c.http = &http.Client{Transport: crashpoint.Transport("axon.client", transport), CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 	return c, nil
+}
+
+// dialling makes the transport to one address of a stranger, and to none else.
+func dialling(addr netip.AddrPort, allowPrivate bool) (*http.Transport, error) {
+	if !addr.IsValid() || addr.Port() == 0 || addr.Addr().IsUnspecified() || addr.Addr().IsMulticast() {
+		return nil, basilica.E(basilica.Invalid, "AXON_ADDRESS", fmt.Sprintf("the miner's axon address %s cannot be called", addr), "wait until the miner serves an axon")
+	}
+	if !allowPrivate && !basilica.PublicAddr(addr.Addr()) {
+		return nil, basilica.E(basilica.Denied, "ADDRESS_PRIVATE", fmt.Sprintf("the miner's axon address %s is not on the public internet", addr), "allow private addresses only where you know the network")
+	}
+	return &http.Transport{
+		DialContext: (&net.Dialer{Timeout: dialTime, Control: func(_, address string, _ syscall.RawConn) error {
+			if address != netip.AddrPortFrom(addr.Addr().Unmap(), addr.Port()).String() {
+				return fmt.Errorf("dialled %s in place of %s", address, addr)
+			}
+			return nil
+		}}).DialContext,
+		TLSHandshakeTimeout: dialTime, ExpectContinueTimeout: 5 * time.Second, ResponseHeaderTimeout: answerTime, IdleConnTimeout: 50 * time.Second,
+		MaxIdleConns: 4, MaxConnsPerHost: 16, MaxResponseHeaderBytes: maxHeaderBytes, DisableCompression: true,
+	}, nil
 }
 
 // Close ends connections that no call uses.
@@ -138,12 +146,12 @@ func PublicKey(key *keys.P256) ([]byte, error) {
 	return point[1:], nil
 }
 
-// nonce is the time in nanoseconds, but never one that this client gave before.
-func (c *Client) nonce() int64 {
+// nextNonce is the time in nanoseconds, but never one that was given before.
+func nextNonce(last *atomic.Int64, now time.Time) int64 {
 	for {
-		last := c.last.Load()
-		next := max(c.cfg.Now().UnixNano(), last+1)
-		if c.last.CompareAndSwap(last, next) {
+		before := last.Load()
+		next := max(now.UnixNano(), before+1)
+		if last.CompareAndSwap(before, next) {
 			return next
 		}
 	}
@@ -188,13 +196,13 @@ func (c *Client) send(ctx context.Context, out outgoing) (*http.Response, error)
 		if c.cfg.Signer == nil {
 			return nil, basilica.E(basilica.Denied, "NO_SIGNER", "this call needs a hotkey to sign with", "give a wallet")
 		}
-		if err := sign(req.Header, c.cfg.Signer, out.method, target.RequestURI(), out.sum, c.nonce(), c.cfg.Miner); err != nil {
+		if err := sign(req.Header, c.cfg.Signer, out.method, target.RequestURI(), out.sum, nextNonce(&c.last, c.cfg.Now()), c.cfg.Miner); err != nil {
 			return nil, err
 		}
 	}
 	res, err := c.http.Do(req)
 	if err != nil {
-		return nil, c.unreachable(ctx, err)
+		return nil, unreachable(ctx, c.cfg.Addr, err)
 	}
 	if res.StatusCode == http.StatusOK || res.StatusCode == http.StatusCreated {
 		return res, nil
@@ -210,14 +218,14 @@ func (c *Client) send(ctx context.Context, out outgoing) (*http.Response, error)
 
 type onlyReader struct{ io.Reader }
 
-func (c *Client) unreachable(ctx context.Context, err error) error {
+func unreachable(ctx context.Context, addr netip.AddrPort, err error) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
 	if errors.Is(err, errWrongKey) {
-		return basilica.E(basilica.Denied, "AXON_KEY_MISMATCH", "what answers at "+c.cfg.Addr.String()+" does not hold the TLS key that the miner published", "do not trust it; read the chain again in case the miner changed its key").With(err)
+		return basilica.E(basilica.Denied, "AXON_KEY_MISMATCH", "what answers at "+addr.String()+" does not hold the TLS key that the miner published", "do not trust it; read the chain again in case the miner changed its key").With(err)
 	}
-	return basilica.E(basilica.Unavailable, "MINER_UNREACHABLE", "the miner at "+c.cfg.Addr.String()+" cannot be reached", "try again, or use another miner").With(err)
+	return basilica.E(basilica.Unavailable, "MINER_UNREACHABLE", "the miner at "+addr.String()+" cannot be reached", "try again, or use another miner").With(err)
 }
 
 // exchange sends JSON and reads JSON. A GET that did not reach the miner is tried again, each time with a new nonce.
@@ -374,7 +382,7 @@ func (c *Client) WatchTask(ctx context.Context, _ basilica.Hotkey, id basilica.T
 		if errors.Is(err, bufio.ErrTooLong) {
 			return badAnswer(err)
 		}
-		return c.unreachable(ctx, err)
+		return unreachable(ctx, c.cfg.Addr, err)
 	}
 	if !terminal {
 		return basilica.E(basilica.Unavailable, "WATCH_ENDED", "the miner ended the stream before the task's end", "watch again from the last offset")
@@ -441,7 +449,7 @@ func (c *Client) GetBlob(ctx context.Context, _ basilica.Hotkey, sum basilica.Di
 	case sink.err != nil:
 		return fmt.Errorf("keep blob: %w", sink.err)
 	case err != nil:
-		return c.unreachable(ctx, err)
+		return unreachable(ctx, c.cfg.Addr, err)
 	case n > basilica.MaxBlobBytes-offset || offset == 0 && basilica.Digest(hash.Sum(nil)) != sum:
 		return basilica.E(basilica.Conflict, "BLOB_DIGEST", "the miner sent content that does not match its address", "do not trust this copy")
 	}

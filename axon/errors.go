@@ -59,20 +59,23 @@ func said(text string, most int) string {
 
 // fromHTTP says what a reply without an error of ours means.
 func fromHTTP(status int) error {
-	kind := basilica.Internal
+	return basilica.E(kindOfHTTP(status), "MINER_HTTP", "the miner answered with HTTP "+http.StatusText(status)+" and no explanation", "check that the address is a Basilica miner's")
+}
+
+func kindOfHTTP(status int) basilica.Kind {
 	switch status {
 	case http.StatusBadRequest, http.StatusMethodNotAllowed:
-		kind = basilica.Invalid
+		return basilica.Invalid
 	case http.StatusUnauthorized, http.StatusForbidden:
-		kind = basilica.Denied
+		return basilica.Denied
 	case http.StatusNotFound:
-		kind = basilica.NotFound
+		return basilica.NotFound
 	case http.StatusConflict:
-		kind = basilica.Conflict
+		return basilica.Conflict
 	case http.StatusRequestEntityTooLarge, http.StatusTooManyRequests, http.StatusRequestHeaderFieldsTooLarge:
-		kind = basilica.Exhausted
+		return basilica.Exhausted
 	case http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
-		kind = basilica.Unavailable
+		return basilica.Unavailable
 	}
-	return basilica.E(kind, "MINER_HTTP", "the miner answered with HTTP "+http.StatusText(status)+" and no explanation", "check that the address is a Basilica miner's")
+	return basilica.Internal
 }

@@ -74,6 +74,11 @@ func TestRefusals(t *testing.T) {
 			}
 			return fromBody(reply.Error)
 		},
+		"SYNAPSE_REFUSED": func(t *testing.T) error {
+			_, d := bridged(t, &shop{}, nil)
+			_, err := d.Call(t.Context(), "Nothing", nil, nil, time.Second)
+			return err
+		},
 		"STALLED": func(t *testing.T) error {
 			ctx, _, stop := guard(t.Context(), time.Millisecond)
 			defer stop()

@@ -34,8 +34,7 @@ func (s *Server) openValidation(w http.ResponseWriter, r *http.Request, c call) 
 	if err != nil {
 		return err
 	}
-	req.Validator = c.caller
-	grant, err := s.miner.OpenValidation(r.Context(), req)
+	grant, err := s.validationFor(r.Context(), c.caller, req)
 	if err != nil {
 		return err
 	}
@@ -43,24 +42,33 @@ func (s *Server) openValidation(w http.ResponseWriter, r *http.Request, c call) 
 	return nil
 }
 
+func (s *Server) validationFor(ctx context.Context, caller basilica.Hotkey, req basilica.ValidationRequest) (basilica.ValidationGrant, error) {
+	req.Validator = caller
+	return s.miner.OpenValidation(ctx, req)
+}
+
 func (s *Server) submit(w http.ResponseWriter, r *http.Request, c call) error {
 	req, err := decode[basilica.Submission](c.body)
 	if err != nil {
 		return err
 	}
-	if !validKey(req.IdempotencyKey) {
-		return basilica.E(basilica.Invalid, "IDEMPOTENCY_KEY", fmt.Sprintf("the idempotency key is not 1 to %d printable characters", maxIdempotency), "choose another key")
-	}
-	if len(req.Spec) > basilica.MaxSpecBytes {
-		return basilica.E(basilica.Exhausted, codeBodySize, fmt.Sprintf("the task's spec is over %d bytes", basilica.MaxSpecBytes), "give large things as input files")
-	}
-	req.Caller = c.caller
-	task, err := s.miner.Submit(r.Context(), req)
+	task, err := s.submitFor(r.Context(), c.caller, req)
 	if err != nil {
 		return err
 	}
 	writeJSON(w, http.StatusOK, task)
 	return nil
+}
+
+func (s *Server) submitFor(ctx context.Context, caller basilica.Hotkey, req basilica.Submission) (basilica.Task, error) {
+	if !validKey(req.IdempotencyKey) {
+		return basilica.Task{}, basilica.E(basilica.Invalid, "IDEMPOTENCY_KEY", fmt.Sprintf("the idempotency key is not 1 to %d printable characters", maxIdempotency), "choose another key")
+	}
+	if len(req.Spec) > basilica.MaxSpecBytes {
+		return basilica.Task{}, basilica.E(basilica.Exhausted, codeBodySize, fmt.Sprintf("the task's spec is over %d bytes", basilica.MaxSpecBytes), "give large things as input files")
+	}
+	req.Caller = caller
+	return s.miner.Submit(ctx, req)
 }
 
 // planRequest is the body of a plan.

@@ -1,6 +1,7 @@
 package axon
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"crypto/tls"
@@ -56,6 +57,7 @@ type Policy func(ctx context.Context, hotkey basilica.Hotkey) error
 type ServerConfig struct {
 	Hotkey      basilica.Hotkey // the miner's: requests must be signed for it
 	Key         *keys.P256      // TLS key as published on chain; nil: plain HTTP, for localnet alone
+	Bridge      keys.Signer     // the miner's hotkey; set: callers that know the Dendrite of SDKs 6 to 10 alone are answered in plain HTTP on the same port
 	Replays     Replays
 	Validation  Policy  // who may open a validation; nil: whoever the Miner takes
 	Compute     Policy  // who may submit tasks and move blobs; nil: whoever the Miner takes
@@ -73,6 +75,7 @@ type Server struct {
 	networks *gate.Rates
 	hotkeys  *gate.Rates
 	mux      *http.ServeMux
+	bridge   http.Handler  // nil: none
 	header   time.Duration // for a TLS handshake, and for the headers of a request
 	unread   time.Duration // for a body that its handler does not read
 
@@ -86,6 +89,9 @@ func NewServer(m basilica.Miner, cfg ServerConfig) (*Server, error) {
 	}
 	if cfg.Replays == nil {
 		return nil, errors.New("an axon needs a store of nonces")
+	}
+	if cfg.Bridge != nil && (cfg.Key == nil || cfg.Bridge.SS58() != string(cfg.Hotkey) || cfg.Bridge.Scheme() != keys.Sr25519) {
+		return nil, errors.New("the bridge is beside TLS, and signs with the miner's sr25519 hotkey")
 	}
 	if cfg.RateNetwork == 0 {
 		cfg.RateNetwork = defaultRateNetwork
@@ -104,6 +110,9 @@ func NewServer(m basilica.Miner, cfg ServerConfig) (*Server, error) {
 			return nil, err
 		}
 		s.cert = &cert
+	}
+	if cfg.Bridge != nil {
+		s.bridge = newBridge(s, cfg.Bridge).handler()
 	}
 	compute := cfg.Compute
 	s.mux.HandleFunc("GET /v1/offer", s.answer(s.offer))
@@ -128,21 +137,43 @@ func burst(perSecond float64) int { return max(1, int(4*perSecond)) }
 
 // Serve answers requests on ln until ctx ends, and closes it.
 func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	ln = gate.Listen(ln, maxConns, maxConnsNetwork)
+	if s.cert == nil {
+		return s.run(ctx, ln, s.mux, nil)
+	}
+	tlsConfig := &tls.Config{
+		MinVersion: tls.VersionTLS13, Certificates: []tls.Certificate{*s.cert}, NextProtos: []string{"h2", "http/1.1"}, SessionTicketsDisabled: true,
+	}
+	if s.bridge == nil {
+		return s.run(ctx, ln, s.mux, tlsConfig)
+	}
+	sort := newSorter(ln, s.header)
+	done := make(chan error, 3)
+	go func() { done <- sort.run(ctx) }()
+	go func() { done <- s.run(ctx, sort.tls, s.mux, tlsConfig) }()
+	go func() { done <- s.run(ctx, sort.plain, s.bridge, nil) }()
+	var err error
+	for range cap(done) {
+		err = cmp.Or(err, <-done)
+		cancel()
+	}
+	return err
+}
+
+// run answers requests on one listener until ctx ends, and closes it; without a tlsConfig in plain HTTP.
+func (s *Server) run(ctx context.Context, ln net.Listener, h http.Handler, tlsConfig *tls.Config) error {
 	base, cancel := context.WithCancel(ctx)
 	defer cancel()
 	server := &http.Server{
-		Handler: s.mux, ReadHeaderTimeout: s.header, IdleTimeout: idleTime, MaxHeaderBytes: maxHeaderBytes,
+		Handler: h, TLSConfig: tlsConfig, ReadHeaderTimeout: s.header, IdleTimeout: idleTime, MaxHeaderBytes: maxHeaderBytes,
 		BaseContext: func(net.Listener) context.Context { return base },
 		ErrorLog:    slog.NewLogLogger(s.cfg.Log.Handler(), slog.LevelDebug),
 		HTTP2: &http.HTTP2Config{
 			MaxReadFrameSize:     maxFrame, // what a broken connection takes with it of an upload, and a connection's buffer
 			MaxConcurrentStreams: maxStreams, SendPingTimeout: 15 * time.Second, PingTimeout: 10 * time.Second, WriteByteTimeout: chunkTime,
 		},
-	}
-	if s.cert != nil {
-		server.TLSConfig = &tls.Config{
-			MinVersion: tls.VersionTLS13, Certificates: []tls.Certificate{*s.cert}, NextProtos: []string{"h2", "http/1.1"}, SessionTicketsDisabled: true,
-		}
 	}
 	var wg sync.WaitGroup
 	stopped := make(chan struct{})
@@ -158,9 +189,8 @@ func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 			server.Close()
 		}
 	})
-	ln = gate.Listen(ln, maxConns, maxConnsNetwork)
 	var err error
-	if s.cert != nil {
+	if tlsConfig != nil {
 		err = server.ServeTLS(ln, "", "")
 	} else {
 		err = server.Serve(ln)
@@ -177,6 +207,11 @@ func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 // answer wraps a handler: the rules for everybody before it, one reply for its error after it. headersIn is when the
 // headers were in.
 func (s *Server) answer(h func(w http.ResponseWriter, r *http.Request, headersIn time.Time) error) http.HandlerFunc {
+	return s.answerWith(s.refuse, h)
+}
+
+// answerWith is answer with another form of the reply for an error.
+func (s *Server) answerWith(refuse func(*reply, *http.Request, error), h func(w http.ResponseWriter, r *http.Request, headersIn time.Time) error) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		started := s.cfg.Now()
 		if crashpoint.On {
@@ -189,7 +224,7 @@ func (s *Server) answer(h func(w http.ResponseWriter, r *http.Request, headersIn
 					panic(p)
 				}
 				s.cfg.Log.Error("request panicked", "method", r.Method, "path", r.URL.Path, "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
-				s.refuse(out, r, errors.New("panic in a handler"))
+				refuse(out, r, errors.New("panic in a handler"))
 			}
 		}()
 		head := w.Header()
@@ -198,7 +233,7 @@ func (s *Server) answer(h func(w http.ResponseWriter, r *http.Request, headersIn
 		// What a handler leaves of a body, the server reads before the next request: that must end too.
 		rc, now := http.NewResponseController(w), time.Now()
 		if err := errors.Join(rc.SetWriteDeadline(now.Add(replyTime)), rc.SetReadDeadline(now.Add(s.unread))); err != nil {
-			s.refuse(out, r, fmt.Errorf("set deadline: %w", err))
+			refuse(out, r, fmt.Errorf("set deadline: %w", err))
 			return
 		}
 		var err error
@@ -212,7 +247,7 @@ func (s *Server) answer(h func(w http.ResponseWriter, r *http.Request, headersIn
 			err = h(out, r, started)
 		}
 		if err != nil {
-			s.refuse(out, r, err)
+			refuse(out, r, err)
 		}
 	}
 }
@@ -238,12 +273,17 @@ func (w *reply) Write(p []byte) (int, error) {
 // Unwrap is for http.ResponseController.
 func (w *reply) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
-func (s *Server) refuse(w *reply, r *http.Request, err error) {
+// refused tells the log of an error.
+func (s *Server) refused(r *http.Request, err error) {
 	level := slog.LevelDebug
 	if basilica.KindOf(err) == basilica.Internal && r.Context().Err() == nil {
 		level = slog.LevelError
 	}
 	s.cfg.Log.Log(r.Context(), level, "request refused", "method", r.Method, "path", r.URL.Path, "remote", r.RemoteAddr, "err", err)
+}
+
+func (s *Server) refuse(w *reply, r *http.Request, err error) {
+	s.refused(r, err)
 	if w.begun {
 		panic(http.ErrAbortHandler)
 	}
@@ -302,13 +342,8 @@ func (s *Server) admit(r *http.Request, a auth, body [32]byte, may Policy) error
 	if err := a.verify(r.Method, r.RequestURI, body); err != nil {
 		return err
 	}
-	if may != nil {
-		if err := may(r.Context(), a.hotkey); err != nil {
-			return err
-		}
-	}
-	if !s.hotkeys.Take(string(a.hotkey)) {
-		return tooFast()
+	if err := s.permit(r, a.hotkey, may); err != nil {
+		return err
 	}
 	fresh, err := s.cfg.Replays.Remember(r.Context(), string(a.hotkey), a.nonce, s.cfg.Now().Add(replayLife))
 	if err != nil {
@@ -316,6 +351,19 @@ func (s *Server) admit(r *http.Request, a auth, body [32]byte, may Policy) error
 	}
 	if !fresh {
 		return basilica.E(basilica.Denied, codeReplayed, "a request with this nonce was already taken", "sign every request anew, repeated ones too")
+	}
+	return nil
+}
+
+// permit asks the policy of one whose signature passed, and counts the request against its rate.
+func (s *Server) permit(r *http.Request, who basilica.Hotkey, may Policy) error {
+	if may != nil {
+		if err := may(r.Context(), who); err != nil {
+			return err
+		}
+	}
+	if !s.hotkeys.Take(string(who)) {
+		return tooFast()
 	}
 	return nil
 }

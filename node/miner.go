@@ -43,6 +43,9 @@ type MinerConfig struct {
 	// AxonAdvertise is the ip:port under which the world reaches that door; it is published on chain. Port 0 is the port that
 	// AxonListen took. Empty is AxonListen, which must then name an address.
 	AxonAdvertise string `toml:"axon_advertise"`
+	// AxonBridge lets callers that know the Dendrite of the Bittensor SDKs 6 to 10 alone use that door: in plain HTTP, where
+	// whoever sits between can read along and answer in the miner's place. Leave it off outside of a development network.
+	AxonBridge bool `toml:"axon_bridge"`
 	// FleetListen is where executors reach the miner.
 	FleetListen string `toml:"fleet_listen"`
 	// FleetAdvertise is the host:port that join tokens name. Port 0 is the port that FleetListen took. Empty is FleetListen, or
@@ -387,9 +390,13 @@ func (n *Miner) wire(db *store.Miner, hotkey *keys.Pair, authority *pki.Authorit
 			n.pool.Forget(id)
 		},
 	})
-	n.axon, err = axon.NewServer(n.role, axon.ServerConfig{
+	door := axon.ServerConfig{
 		Hotkey: basilica.Hotkey(hotkey.SS58()), Key: tlsKey, Replays: db, Validation: n.role.MayValidate, Compute: n.role.MayCompute, Now: deps.Now, Log: deps.Log,
-	})
+	}
+	if cfg.AxonBridge {
+		door.Bridge = hotkey
+	}
+	n.axon, err = axon.NewServer(n.role, door)
 	if err != nil {
 		return err
 	}

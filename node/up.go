@@ -304,7 +304,7 @@ func (n *Network) startMiner(ctx context.Context) error {
 	cfg.DataDir, cfg.Hotkey = filepath.Join(n.dir, "miner"), minerHotURI
 	// The chain refuses 127.0.0.1 as an axon's address and takes the rest of the loopback network.
 	cfg.AxonListen, cfg.FleetListen, cfg.FleetAdvertise, cfg.StatusListen = "127.0.0.2:0", fleet, fleet, "127.0.0.1:0"
-	cfg.AllowPrivateExecutors = true
+	cfg.AllowPrivateExecutors, cfg.AxonBridge = true, true
 	path, err := n.writeSections("miner", map[string]any{"chain": n.chainConfig(), "miner": cfg})
 	if err != nil {
 		return err
