@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math/big"
 	"reflect"
+	"unicode/utf8"
 )
 
 // Encode appends v as a value of the type. What v may be is listed in
@@ -40,6 +41,9 @@ func (g *Registry) encode(b []byte, id uint32, v any, depth int) ([]byte, error)
 	bits, ok := v.(Bits)
 	if !ok {
 		return nil, mismatch("bit sequence", v)
+	}
+	if size := g.bitStoreSize(d); size == 0 || bits.Len < 0 || len(bits.Data) != bitBytes(bits.Len, size) {
+		return nil, fmt.Errorf("bit sequence of %d bits in %d bytes: %w", bits.Len, len(bits.Data), ErrInvalid)
 	}
 	return append(AppendCompact(b, uint64(bits.Len)), bits.Data...), nil
 }
@@ -195,7 +199,7 @@ func encodePrimitive(b []byte, p Primitive, v any) ([]byte, error) {
 		return AppendBool(b, x), nil
 	case Char:
 		x, ok := v.(rune)
-		if !ok {
+		if !ok || !utf8.ValidRune(x) {
 			return nil, mismatch("char", v)
 		}
 		return AppendU32(b, uint32(x)), nil

@@ -12,9 +12,9 @@ type Metadata struct {
 	Types     []Type
 	Pallets   []PalletMeta
 	Extrinsic ExtrinsicMeta
-	Ty        uint32       // type id of the runtime itself
-	APIs      []RuntimeAPI // V15 only
-	Outer     OuterEnums   // V15 only
+	Ty        uint32       // type id of the runtime itself; not in V16
+	APIs      []RuntimeAPI // not in V14
+	Outer     OuterEnums   // not in V14
 	Custom    []CustomValue
 }
 
@@ -118,7 +118,7 @@ type PalletMeta struct {
 	Constants  []ConstantMeta
 	HasError   bool
 	Error      uint32
-	Docs       []string // V15 only
+	Docs       []string // not in V14
 }
 
 // StorageMeta is the storage of one pallet; Prefix goes through twox128.
@@ -213,14 +213,14 @@ type MethodParam struct {
 	Ty   uint32
 }
 
-// OuterEnums are the type ids of the runtime's outer enums (V15).
+// OuterEnums are the type ids of the runtime's outer enums (V15, V16).
 type OuterEnums struct {
 	Call  uint32
 	Event uint32
 	Error uint32
 }
 
-// CustomValue is one entry of the custom map (V15).
+// CustomValue is one entry of the custom map (V15, V16).
 type CustomValue struct {
 	Name  string
 	Ty    uint32

@@ -10,8 +10,14 @@ import (
 // is recursive, so a hostile input could otherwise exhaust the stack.
 const maxDepth = 64
 
-// maxValues bounds how many values one Decode makes.
-const maxValues = 1 << 22
+// Bounds on how many values one Decode makes, so that neither elements without
+// bytes nor nested newtypes make much out of little: some for each byte of the
+// input, and some for types that have hardly any bytes.
+const (
+	valuesPerByte = 32
+	spareValues   = 4096
+	maxValues     = 1 << 22
+)
 
 // Registry decodes and encodes values by the type ids of one metadata. It is
 // safe for concurrent use.
@@ -26,42 +32,63 @@ func NewRegistry(types []Type) (*Registry, error) {
 	if err := checkTypes(types); err != nil {
 		return nil, err
 	}
-	reg := &Registry{types: types, empty: make([]bool, len(types))}
-	// A type is empty when all its parts are: a fixed point from below, so that
-	// recursive types end as not empty.
-	for changed := true; changed; {
-		changed = false
-		for i := range types {
-			if !reg.empty[i] && reg.emptyNow(&types[i].Def) {
-				reg.empty[i], changed = true, true
+	return &Registry{types: types, empty: emptyTypes(types)}, nil
+}
+
+// emptyTypes finds the types without bytes: those all of whose parts are. It
+// works up from types without parts, so that recursive types end as not empty,
+// in time proportional to the number of references.
+func emptyTypes(types []Type) []bool {
+	empty := make([]bool, len(types))
+	missing := make([]int, len(types)) // parts that are not known to be empty
+	users := make([][]uint32, len(types))
+	var found []uint32
+	for i := range types {
+		parts, may := types[i].Def.parts()
+		if !may {
+			continue
+		}
+		missing[i] = len(parts)
+		for _, part := range parts {
+			users[part] = append(users[part], uint32(i))
+		}
+		if len(parts) == 0 {
+			found = append(found, uint32(i))
+		}
+	}
+	for len(found) > 0 {
+		id := found[len(found)-1]
+		found = found[:len(found)-1]
+		empty[id] = true
+		for _, user := range users[id] {
+			if missing[user]--; missing[user] == 0 {
+				found = append(found, user)
 			}
 		}
 	}
-	return reg, nil
+	return empty
 }
 
-func (g *Registry) emptyNow(d *TypeDef) bool {
+// parts lists the types that stand in a value of this one; false where a value
+// has bytes of its own.
+func (d *TypeDef) parts() (ids []uint32, may bool) {
 	switch d.Kind {
 	case KindComposite:
 		for _, f := range d.Fields {
-			if !g.empty[f.Ty] {
-				return false
-			}
+			ids = append(ids, f.Ty)
 		}
-		return true
+		return ids, true
 	case KindTuple:
-		for _, id := range d.Tuple {
-			if !g.empty[id] {
-				return false
-			}
-		}
-		return true
+		return d.Tuple, true
 	case KindArray:
-		return d.Len == 0 || g.empty[d.Elem]
+		if d.Len == 0 {
+			return nil, true
+		}
+		return []uint32{d.Elem}, true
 	case KindCompact:
-		return g.empty[d.Elem]
+		return []uint32{d.Elem}, true
 	}
-	return false
+	return nil, false
 }
 
 // Type is the definition of a type id; ok is false where there is none.
@@ -80,7 +107,7 @@ func (g *Registry) Decode(r *Reader, id uint32) (any, error) {
 	if int(id) >= len(g.types) {
 		return nil, fmt.Errorf("type %d of %d: %w", id, len(g.types), ErrInvalid)
 	}
-	d := decoder{g: g, r: r, left: maxValues}
+	d := decoder{g: g, r: r, left: min(maxValues, spareValues+valuesPerByte*r.Len())}
 	v := d.value(id, 0)
 	return v, r.Err()
 }
@@ -315,17 +342,26 @@ func (g *Registry) compactPrimitive(id uint32) (Primitive, bool) {
 // bits reads a bit sequence: the number of bits, then whole store words.
 func (d *decoder) bits(def *TypeDef) any {
 	n := d.r.Compact()
-	size := 0
-	if s := &d.g.types[def.BitStore].Def; s.Kind == KindPrimitive {
-		size, _ = primSize(s.Primitive)
-	}
+	size := d.g.bitStoreSize(def)
 	if size == 0 || n > uint64(d.r.Len())*8 {
 		d.r.Fail(fmt.Errorf("bit sequence of %d bits: %w", n, ErrInvalid))
 		return nil
 	}
-	words := (int(n) + size*8 - 1) / (size * 8)
-	return Bits{Len: int(n), Data: append([]byte{}, d.r.Raw(words*size)...)}
+	return Bits{Len: int(n), Data: append([]byte{}, d.r.Raw(bitBytes(int(n), size))...)}
 }
+
+// bitStoreSize is the size in bytes of the words that a bit sequence is kept
+// in; 0 where its store is no integer.
+func (g *Registry) bitStoreSize(def *TypeDef) int {
+	size := 0
+	if s := &g.types[def.BitStore].Def; s.Kind == KindPrimitive {
+		size, _ = primSize(s.Primitive)
+	}
+	return size
+}
+
+// bitBytes is how many bytes n bits take in words of size bytes.
+func bitBytes(n, size int) int { return (n + size*8 - 1) / (size * 8) * size }
 
 // bigOf turns every integer that the encoder takes into a big.Int.
 func bigOf(v any) (*big.Int, bool) {

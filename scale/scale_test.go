@@ -4,8 +4,6 @@ import (
 	"bytes"
 	"encoding/hex"
 	"math/big"
-	"os"
-	"path/filepath"
 	"reflect"
 	"strings"
 	"testing"
@@ -24,9 +22,12 @@ func unhex(t testing.TB, s string) []byte {
 	return b
 }
 
-func metadata425(t testing.TB, version string) *Metadata {
+// recorded are the folders of the two runtimes that were recorded, spec 425 and spec 293.
+func recorded() []string { return []string{"subtensor425", "subtensor"} }
+
+func metadataOf(t testing.TB, folder, version string) *Metadata {
 	t.Helper()
-	m, err := DecodeMetadata(vectors.Read(t, "subtensor425/decoding/metadata-"+version+".scale"))
+	m, err := DecodeMetadata(vectors.Read(t, folder+"/decoding/metadata-"+version+".scale"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -49,6 +50,7 @@ func TestCompactVectors(t *testing.T) {
 			t.Errorf("%s: read %s %v", c.Value, back, r.Done())
 		}
 	}
+	t.Logf("compact integers: %d", len(v.Vectors))
 }
 
 func TestCompactRefusesLongForms(t *testing.T) {
@@ -82,215 +84,6 @@ func TestIntegers(t *testing.T) {
 			}
 		}
 	})
-}
-
-func TestMetadata425Vectors(t *testing.T) {
-	var want struct {
-		V14Bytes, V15Bytes int
-		Pallets            []struct {
-			Name  string
-			Index uint8
-		}
-		Extrinsic struct {
-			Version          uint8
-			SignedExtensions []struct{ Identifier string }
-		}
-		APIs []struct {
-			Name    string
-			Methods []struct{ Name string }
-		}
-		Errors map[string][][]any
-		Events map[string][][]any
-	}
-	vectors.JSON(t, "subtensor425/decoding/metadata_summary.json.gz", &want)
-	for _, version := range []string{"v14", "v15"} {
-		m := metadata425(t, version)
-		if len(m.Pallets) != len(want.Pallets) {
-			t.Fatalf("%s: %d pallets, want %d", version, len(m.Pallets), len(want.Pallets))
-		}
-		for i, p := range want.Pallets {
-			got := m.Pallets[i]
-			if got.Name != p.Name || got.Index != p.Index {
-				t.Errorf("%s: pallet %s %d, want %s %d", version, got.Name, got.Index, p.Name, p.Index)
-			}
-			key := strings.ToLower(p.Name[:1]) + p.Name[1:]
-			checkVariants(t, m, version+" errors of "+p.Name, got.Error, want.Errors[key])
-			checkVariants(t, m, version+" events of "+p.Name, got.Event, want.Events[key])
-		}
-		x := m.Extrinsic
-		if x.Version != want.Extrinsic.Version || len(x.Extensions) != len(want.Extrinsic.SignedExtensions) {
-			t.Fatalf("%s: extrinsic %+v", version, x)
-		}
-		for i, e := range want.Extrinsic.SignedExtensions {
-			if x.Extensions[i].Identifier != e.Identifier {
-				t.Errorf("%s: extension %d is %s, want %s", version, i, x.Extensions[i].Identifier, e.Identifier)
-			}
-		}
-		if x.Call == 0 || x.Address == 0 || x.Signature == 0 {
-			t.Errorf("%s: parts of the extrinsic %+v", version, x)
-		}
-		if version == "v15" && len(m.APIs) != len(want.APIs) {
-			t.Errorf("%d APIs, want %d", len(m.APIs), len(want.APIs))
-		}
-	}
-}
-
-func checkVariants(t *testing.T, m *Metadata, what string, id uint32, want [][]any) {
-	t.Helper()
-	if want == nil {
-		return
-	}
-	variants := m.Types[id].Def.Variants
-	if len(variants) != len(want) {
-		t.Errorf("%s: %d, want %d", what, len(variants), len(want))
-		return
-	}
-	for i, w := range want {
-		if float64(variants[i].Index) != w[0] || variants[i].Name != w[1] {
-			t.Errorf("%s: %d %s, want %v %v", what, variants[i].Index, variants[i].Name, w[0], w[1])
-		}
-	}
-}
-
-// TestMetadataBlobVectors reads the finney blobs, which are not kept in this
-// repository.
-func TestMetadataBlobVectors(t *testing.T) {
-	var want struct {
-		Blobs []struct {
-			File            string
-			MetadataVersion int
-			Types           int
-
-			TransactionExtensions []struct{ Identifier string }
-			Pallets               []struct {
-				Name                                      string
-				Index                                     uint8
-				Storage, Calls, Events, Errors, Constants int
-			}
-		}
-	}
-	vectors.JSON(t, "bittensor/metadata-expectations.json", &want)
-	for _, b := range want.Blobs {
-		t.Run(b.File, func(t *testing.T) {
-			raw, err := os.ReadFile(filepath.Join("..", "..", "shared", "testdata", "bittensor", b.File))
-			if err != nil {
-				t.Skipf("the blob %s is not kept in this repository: %v", b.File, err)
-			}
-			blob := raw
-			if strings.HasSuffix(b.File, ".hex") {
-				blob = unhex(t, strings.TrimSpace(string(raw)))
-			}
-			decode := DecodeMetadata
-			if strings.Contains(b.File, "option") {
-				decode = DecodeOpaqueMetadata
-			}
-			m, err := decode(blob)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if int(m.Version) != b.MetadataVersion || len(m.Types) != b.Types || len(m.Pallets) != len(b.Pallets) {
-				t.Fatalf("version %d, %d types, %d pallets", m.Version, len(m.Types), len(m.Pallets))
-			}
-			if len(m.Extrinsic.Extensions) != len(b.TransactionExtensions) || m.Extrinsic.Version != 4 {
-				t.Errorf("extrinsic %+v", m.Extrinsic)
-			}
-			for i, w := range b.Pallets {
-				p := m.Pallets[i]
-				count := func(has bool, id uint32) int {
-					if !has {
-						return 0
-					}
-					return len(m.Types[id].Def.Variants)
-				}
-				if p.Name != w.Name || p.Index != w.Index || len(p.Storage.Entries) != w.Storage || len(p.Constants) != w.Constants ||
-					count(p.HasCalls, p.Calls) != w.Calls || count(p.HasEvent, p.Event) != w.Events || count(p.HasError, p.Error) != w.Errors {
-					t.Errorf("pallet %s differs from %+v", p.Name, w)
-				}
-			}
-		})
-	}
-}
-
-// TestStorageVectors decodes every recorded value of the chain and encodes it
-// again to the same bytes.
-func TestStorageVectors(t *testing.T) {
-	var want struct {
-		Items []struct{ Item, Raw string }
-	}
-	vectors.JSON(t, "subtensor425/decoding/storage.json.gz", &want)
-	for _, version := range []string{"v14", "v15"} {
-		m := metadata425(t, version)
-		reg, err := NewRegistry(m.Types)
-		if err != nil {
-			t.Fatal(err)
-		}
-		values := map[string]uint32{}
-		for _, p := range m.Pallets {
-			for _, e := range p.Storage.Entries {
-				values[p.Name+"."+e.Name] = e.Value
-			}
-		}
-		seen := 0
-		for _, item := range want.Items {
-			id, ok := values[item.Item]
-			if !ok || item.Raw == "" {
-				continue
-			}
-			seen++
-			raw := unhex(t, item.Raw)
-			v, err := reg.DecodeAll(raw, id)
-			if err != nil {
-				t.Errorf("%s %s: %v", version, item.Item, err)
-				continue
-			}
-			back, err := reg.Encode(nil, id, v)
-			if err != nil || !bytes.Equal(back, raw) {
-				t.Errorf("%s %s: encodes to %x, want %x (%v)", version, item.Item, back, raw, err)
-			}
-		}
-		if seen < 300 {
-			t.Errorf("only %d values met", seen)
-		}
-	}
-}
-
-// TestDefaultsDecode decodes every default in the metadata.
-func TestDefaultsDecode(t *testing.T) {
-	m := metadata425(t, "v15")
-	reg, err := NewRegistry(m.Types)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, p := range m.Pallets {
-		for _, e := range p.Storage.Entries {
-			if e.Modifier != Default {
-				continue
-			}
-			if _, err := reg.DecodeAll(e.Default, e.Value); err != nil {
-				t.Errorf("%s.%s: %v", p.Name, e.Name, err)
-			}
-		}
-		for _, c := range p.Constants {
-			if _, err := reg.DecodeAll(c.Value, c.Ty); err != nil {
-				t.Errorf("constant %s.%s: %v", p.Name, c.Name, err)
-			}
-		}
-	}
-}
-
-func TestMetadataTruncatedAndBroken(t *testing.T) {
-	blob := vectors.Read(t, "subtensor425/decoding/metadata-v14.scale")
-	for n := 0; n < len(blob); n += 7919 {
-		if _, err := DecodeMetadata(blob[:n]); err == nil {
-			t.Fatalf("%d of %d bytes pass", n, len(blob))
-		}
-	}
-	if _, err := DecodeMetadata(append(bytes.Clone(blob), 0)); err == nil {
-		t.Error("a byte too many passes")
-	}
-	if _, err := DecodeOpaqueMetadata([]byte{0}); err == nil {
-		t.Error("None passes")
-	}
 }
 
 func testRegistry(t testing.TB) *Registry {
@@ -401,25 +194,14 @@ func TestDecodeIsBounded(t *testing.T) {
 	}
 }
 
-func FuzzDecodeMetadata(f *testing.F) {
-	f.Add([]byte("meta\x0e\x00\x00\x00\x04\x00\x00"))
-	f.Add([]byte("meta\x0f\x04\x00\x00\x00\x05\x03\x00\x00"))
-	f.Fuzz(func(t *testing.T, data []byte) {
-		m, err := DecodeMetadata(data)
-		if err != nil {
-			return
-		}
-		if _, err := NewRegistry(m.Types); err != nil {
-			t.Fatalf("decoded types make no registry: %v", err)
-		}
-	})
-}
-
 func FuzzDecodeValue(f *testing.F) {
 	reg := testRegistry(f)
 	f.Add(uint32(10), []byte{1, 0, 8, 4, 1, 1})
 	f.Add(uint32(6), []byte{4, 4, 0})
 	f.Add(uint32(8), []byte{1, 1, 7, 0})
+	f.Add(uint32(12), []byte{0x24, 1, 1})
+	f.Add(uint32(13), []byte{9, 1, 0, 2})
+	f.Add(uint32(5), []byte{0xfe, 0xff, 0xff, 0xff})
 	f.Fuzz(func(t *testing.T, id uint32, data []byte) {
 		id %= uint32(len(reg.types))
 		v, err := reg.DecodeAll(data, id)
