@@ -84,6 +84,8 @@ type Signed struct {
 	Nonce     uint64      `json:"nonce"` // of the signing account
 	Born      BlockNumber `json:"born"`  // finalized head at which it was signed
 	Death     BlockNumber `json:"death"` // first block that cannot hold it
+	// Commit is what the transaction commits to; nil where it does what it says at once.
+	Commit *WeightCommit `json:"commit,omitempty"`
 }
 
 // Chain is a Bittensor node as roles need it. Reads are at the finalized head. A submission returns
@@ -107,7 +109,13 @@ type Chain interface {
 	AddStake(ctx context.Context, netuid NetUID, hotkey Hotkey, coldkey keys.Signer, amount Rao) (Inclusion, error)
 	// ServeAxon publishes an axon: serve_axon_tls where TLSKey is set, serve_axon elsewhere.
 	ServeAxon(ctx context.Context, netuid NetUID, hotkey keys.Signer, axon Axon) (Inclusion, error)
-	// SetWeights submits one weight vector. intend is called with every signed transaction before it is sent; where it fails
-	// nothing is sent and its error is returned. It may be nil.
+	// SetWeights submits one weight vector in the way that the subnet takes: in the open, or as a commit, which the Signed that
+	// intend sees then names. intend is called with every signed transaction before it is sent; where it fails nothing is sent
+	// and its error is returned. It may be nil.
 	SetWeights(ctx context.Context, netuid NetUID, hotkey keys.Signer, weights []Weight, versionKey uint64, intend func(Signed) error) (Inclusion, error)
+	// FollowCommit says what has become of a commit of hotkey whose Block is known: it gives the commit back with Epoch, Seen,
+	// State, Revealed and Reason as they are at the finalized head.
+	FollowCommit(ctx context.Context, netuid NetUID, hotkey Hotkey, c WeightCommit, weights []Weight) (WeightCommit, error)
+	// RevealWeights opens a commit of kind salt that is due.
+	RevealWeights(ctx context.Context, netuid NetUID, hotkey keys.Signer, c WeightCommit, weights []Weight) (Inclusion, error)
 }

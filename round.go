@@ -60,4 +60,5 @@ type WeightIntent struct {
 	Set     WeightSet
 	Signed  Signed
 	Settled bool // the chain took it, or refused it for good
+	Lost    bool // the chain took it as a commit that was lost: the round's weights may be sent once more
 }

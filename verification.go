@@ -116,6 +116,8 @@ type WeightSet struct {
 	Burn      *UID        `json:"burn,omitempty"` // of the subnet's owner; nil where it is not registered
 	Weights   []Weight    `json:"weights"`
 	Submitted *Inclusion  `json:"submitted,omitempty"` // nil until the events of its block said success
-	Error     *Reason     `json:"error,omitempty"`
-	At        time.Time   `json:"at"`
+	// Commit says how the chain holds the weights since then; nil where they took effect at once.
+	Commit *WeightCommit `json:"commit,omitempty"`
+	Error  *Reason       `json:"error,omitempty"`
+	At     time.Time     `json:"at"`
 }

@@ -30,6 +30,9 @@ func TestRefusals(t *testing.T) {
 			_, _, err = e.Accept(ctx, a, nil, 4, start)
 			return err
 		},
+		"COMMIT_CLOSED": func(t *testing.T) error {
+			return openBook(t, openValidator(t), 1).SaveCommit(ctx, basilica.HeldCommit{WeightCommit: basilica.WeightCommit{Hash: basilica.Hash{1}, State: basilica.CommitLost}})
+		},
 		"GRANT_UNKNOWN": func(t *testing.T) error { return openMiner(t).RevokeGrant(ctx, "g") },
 		"NO_SUCH_ROW": func(t *testing.T) error {
 			return openMiner(t).Refused(ctx, "t", 1, time.Second, basilica.Reason{Code: "BUSY", Sentence: "busy"})

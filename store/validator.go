@@ -284,13 +284,17 @@ func (b *Book) IntendWeights(ctx context.Context, w basilica.WeightIntent) error
 	return b.v.tx(ctx, func(tx *sql.Tx) error {
 		res, err := tx.ExecContext(ctx, `INSERT INTO weight_intents (book, round, hash, extrinsic, nonce, born, death, content) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
 			ON CONFLICT (book, round, hash) DO UPDATE SET extrinsic = excluded.extrinsic, nonce = excluded.nonce, born = excluded.born, death = excluded.death,
-			content = excluded.content WHERE settled = 0`,
+			content = excluded.content, settled = 0 WHERE settled != 1`,
 			b.id, w.Round.First, w.Round.Hash[:], w.Signed.Extrinsic[:], w.Signed.Nonce, w.Signed.Born, w.Signed.Death, string(text))
 		if err != nil {
 			return err
 		}
-		if n, err := res.RowsAffected(); err != nil || n == 1 {
+		n, err := res.RowsAffected()
+		if err != nil {
 			return err
+		}
+		if n == 1 {
+			return b.intendCommit(ctx, tx, w)
 		}
 		return basilica.E(basilica.Conflict, "WEIGHTS_SETTLED", fmt.Sprintf("the weights of round %d are settled already", w.Round.First), "wait for the next round")
 	})
@@ -300,8 +304,9 @@ func (b *Book) IntendWeights(ctx context.Context, w basilica.WeightIntent) error
 func (b *Book) LastWeights(ctx context.Context) (w basilica.WeightIntent, found bool, err error) {
 	var hash, extrinsic []byte
 	var text string
+	var settled int
 	err = b.v.read.QueryRowContext(ctx, `SELECT round, hash, nonce, extrinsic, born, death, content, settled FROM weight_intents WHERE book = $1 ORDER BY seq DESC LIMIT 1`, b.id).
-		Scan(&w.Round.First, &hash, &w.Signed.Nonce, &extrinsic, &w.Signed.Born, &w.Signed.Death, &text, &w.Settled)
+		Scan(&w.Round.First, &hash, &w.Signed.Nonce, &extrinsic, &w.Signed.Born, &w.Signed.Death, &text, &settled)
 	if errors.Is(err, sql.ErrNoRows) {
 		return w, false, nil
 	}
@@ -310,6 +315,10 @@ func (b *Book) LastWeights(ctx context.Context) (w basilica.WeightIntent, found 
 	}
 	copy(w.Round.Hash[:], hash)
 	copy(w.Signed.Extrinsic[:], extrinsic)
+	w.Settled, w.Lost = settled == intentSettled, settled == intentLost
+	if w.Signed.Commit, err = b.commitOf(ctx, extrinsic); err != nil {
+		return w, true, err
+	}
 	return w, true, json.Unmarshal([]byte(text), &w.Set)
 }
 
@@ -321,13 +330,21 @@ func (b *Book) SaveWeightSet(ctx context.Context, round basilica.RoundID, w basi
 		return err
 	}
 	return b.v.tx(ctx, func(tx *sql.Tx) error {
-		if _, err := tx.ExecContext(ctx, `INSERT INTO weight_sets (book, block, at, submitted, content) VALUES ($1, $2, $3, $4, $5)`, b.id, w.Block, micros(w.At), w.Submitted != nil, string(text)); err != nil {
+		res, err := tx.ExecContext(ctx, `INSERT INTO weight_sets (book, block, at, submitted, content) VALUES ($1, $2, $3, $4, $5)`, b.id, w.Block, micros(w.At), w.Submitted != nil, string(text))
+		if err != nil {
+			return err
+		}
+		set, err := res.LastInsertId()
+		if err != nil {
+			return err
+		}
+		if err := placeCommit(ctx, tx, b.id, w, set); err != nil {
 			return err
 		}
 		if !settled {
 			return nil
 		}
-		_, err := tx.ExecContext(ctx, `INSERT INTO weight_intents (book, round, hash, extrinsic, nonce, born, death, content, settled) VALUES ($1, $2, $3, x'', 0, 0, 0, $4, 1)
+		_, err = tx.ExecContext(ctx, `INSERT INTO weight_intents (book, round, hash, extrinsic, nonce, born, death, content, settled) VALUES ($1, $2, $3, x'', 0, 0, 0, $4, 1)
 			ON CONFLICT (book, round, hash) DO UPDATE SET settled = 1, content = excluded.content`, b.id, round.First, round.Hash[:], string(text))
 		return err
 	})

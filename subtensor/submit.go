@@ -355,25 +355,9 @@ func (c *Client) outcome(ctx context.Context, x *sent, hash basilica.Hash) (*rec
 	if index < 0 {
 		return nil, fmt.Errorf("block %s does not hold the transaction that the node said it holds", hash)
 	}
-	// A block's events are written by the runtime of its parent's state.
-	rt, err := c.runtimeAt(ctx, b.Block.Header.ParentHash)
+	events, rt, err := c.eventsBy(ctx, hash, b.Block.Header.ParentHash)
 	if err != nil {
 		return nil, err
-	}
-	key, err := rt.words.StorageKey("System", "Events")
-	if err != nil {
-		return nil, err
-	}
-	var raw *hexBytes
-	if err := c.call(ctx, &raw, "state_getStorage", hexBytes(key), hash); err != nil {
-		return nil, fmt.Errorf("events: %w", err)
-	}
-	if raw == nil {
-		raw = &hexBytes{0}
-	}
-	events, err := rt.words.Events(*raw)
-	if err != nil {
-		return nil, fmt.Errorf("events: %w", err)
 	}
 	if err := rt.words.Outcome(events, index); err != nil {
 		return nil, dispatchError(err)
@@ -387,6 +371,30 @@ func (c *Client) outcome(ctx context.Context, x *sent, hash basilica.Hash) (*rec
 		}
 	}
 	return r, nil
+}
+
+// eventsBy reads the events of a block, which the runtime of its parent's state writes, and gives that runtime.
+func (c *Client) eventsBy(ctx context.Context, block, parent basilica.Hash) ([]pallet.Event, *runtimeVersion, error) {
+	rt, err := c.runtimeAt(ctx, parent)
+	if err != nil {
+		return nil, nil, err
+	}
+	key, err := rt.words.StorageKey("System", "Events")
+	if err != nil {
+		return nil, nil, err
+	}
+	var raw *hexBytes
+	if err := c.call(ctx, &raw, "state_getStorage", hexBytes(key), block); err != nil {
+		return nil, nil, fmt.Errorf("events: %w", err)
+	}
+	if raw == nil {
+		raw = &hexBytes{0}
+	}
+	events, err := rt.words.Events(*raw)
+	if err != nil {
+		return nil, nil, fmt.Errorf("events: %w", err)
+	}
+	return events, rt, nil
 }
 
 // Codes of JSON-RPC errors.

@@ -56,9 +56,6 @@ func TestStatusInWords(t *testing.T) {
 		return nil
 	}
 	w.round(20)
-	w.chain.mg.CommitReveal = true
-	_, err := w.v.weightSet(&w.chain.mg)
-	provoke.Refused(t, err, "COMMIT_REVEAL_ON")
 }
 
 // TestOneAddressForTwo: a second executor at the address of a first one is not looked at.

@@ -57,10 +57,15 @@ func (v *Validator) load(ctx context.Context) (err error) {
 	switch {
 	case found && intent.Settled:
 		v.weighed = &intent.Round
+	case found && intent.Lost: // the round may be weighed once more
 	case found:
 		v.attempted, v.notBefore = &attempt{set: intent.Set, round: intent.Round, signed: intent.Signed}, intent.Signed.Death
 		v.cfg.Log.Warn("weights were on their way when the validator ended", "round", intent.Round.First, "extrinsic", intent.Signed.Extrinsic, "nonce", intent.Signed.Nonce, "until", intent.Signed.Death)
 	}
+	if v.held, err = v.cfg.Book.OpenCommits(ctx); err != nil {
+		return fmt.Errorf("read the commits that are awaited: %w", err)
+	}
+	v.showCommits()
 	return nil
 }
 

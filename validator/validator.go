@@ -26,6 +26,8 @@ type Chain interface {
 	Metagraph(ctx context.Context, netuid basilica.NetUID) (*basilica.Metagraph, error)
 	Weights(ctx context.Context, netuid basilica.NetUID, uid basilica.UID) ([]basilica.Weight, error)
 	SetWeights(ctx context.Context, netuid basilica.NetUID, hotkey keys.Signer, weights []basilica.Weight, versionKey uint64, intend func(basilica.Signed) error) (basilica.Inclusion, error)
+	FollowCommit(ctx context.Context, netuid basilica.NetUID, hotkey basilica.Hotkey, c basilica.WeightCommit, weights []basilica.Weight) (basilica.WeightCommit, error)
+	RevealWeights(ctx context.Context, netuid basilica.NetUID, hotkey keys.Signer, c basilica.WeightCommit, weights []basilica.Weight) (basilica.Inclusion, error)
 }
 
 // MinerDoor is the one thing that a validator asks of a miner.
@@ -54,6 +56,8 @@ type Book interface {
 	IntendWeights(ctx context.Context, w basilica.WeightIntent) error
 	SaveWeightSet(ctx context.Context, round basilica.RoundID, w basilica.WeightSet, settled bool) error
 	LastWeights(ctx context.Context) (basilica.WeightIntent, bool, error)
+	OpenCommits(ctx context.Context) ([]basilica.HeldCommit, error)
+	SaveCommit(ctx context.Context, h basilica.HeldCommit) error
 }
 
 // Archive keeps records of raw frames.
@@ -123,6 +127,9 @@ type Status struct {
 	Passed    int                   `json:"passed"`               // of them
 	Weights   *basilica.WeightSet   `json:"weights,omitempty"`    // last that the chain took
 	LastError *basilica.Reason      `json:"last_error,omitempty"` // of setting weights
+	// Commits are those whose reveal is awaited, oldest first.
+	Commits     []basilica.WeightCommit `json:"commits,omitempty"`
+	CommitsLost int                     `json:"commits_lost"` // since the start
 }
 
 // Validator is the role. Run is its life; Status and Health may be called meanwhile.
@@ -136,11 +143,13 @@ type Validator struct {
 	// owned by the goroutine of work
 	standings   map[basilica.ExecutorKey]score.Standing
 	pins        map[basilica.ExecutorKey]basilica.Pin
-	completed   *basilica.RoundID    // round that was completed last
-	completedAt basilica.BlockNumber // of its last verdict
-	weighed     *basilica.RoundID    // round whose weights are settled
-	notBefore   basilica.BlockNumber // no weights before this head
-	attempted   *attempt             // weights whose fate is unknown
+	completed   *basilica.RoundID     // round that was completed last
+	completedAt basilica.BlockNumber  // of its last verdict
+	weighed     *basilica.RoundID     // round whose weights are settled
+	notBefore   basilica.BlockNumber  // no weights before this head
+	attempted   *attempt              // weights whose fate is unknown
+	held        []basilica.HeldCommit // that the chain holds sealed, oldest first
+	revealAt    basilica.BlockNumber  // no reveal before this head
 
 	mu     sync.Mutex // guards the rest
 	status Status
@@ -259,6 +268,9 @@ func (v *Validator) work(ctx context.Context, due <-chan basilica.Round, tick <-
 				return err
 			}
 		case <-tick:
+		}
+		if err := v.sorted(ctx, v.watchCommits(ctx)); err != nil {
+			return err
 		}
 		if err := v.sorted(ctx, v.weigh(ctx)); err != nil {
 			return err

@@ -84,12 +84,13 @@ func (v *Validator) tookEffect(ctx context.Context, mg *basilica.Metagraph, me b
 	v.attempted = nil
 	v.weighed = &a.round
 	v.cfg.Log.Info("weights of an earlier submission took effect", "block", me.LastUpdate, "round", a.round.First)
-	a.set.Submitted, a.set.Error = &basilica.Inclusion{Block: me.LastUpdate, Extrinsic: a.signed.Extrinsic}, nil
+	commit := taken(&a.set, a.signed, basilica.Inclusion{Block: me.LastUpdate, Extrinsic: a.signed.Extrinsic})
 	if err := v.cfg.Book.SaveWeightSet(ctx, a.round, a.set, true); err != nil {
 		return false, fmt.Errorf("store weights: %w", asInternal(err))
 	}
 	v.notBefore = 0
 	v.update(func(s *Status) { s.Weights, s.LastError = &a.set, nil })
+	v.hold(a.round, a.set, commit)
 	return false, nil
 }
 
@@ -101,9 +102,6 @@ func (v *Validator) weightSet(mg *basilica.Metagraph) (basilica.WeightSet, error
 	}
 	if owner, ok := mg.ByHotkey(mg.OwnerHotkey); ok {
 		set.Burn = &owner.UID
-	}
-	if mg.CommitReveal {
-		return set, basilica.E(basilica.Invalid, "COMMIT_REVEAL_ON", "the subnet takes commitments of weights only, which this version does not make", "ask the subnet's owner to switch commit-reveal off")
 	}
 	var err error
 	set.Weights, err = score.Weights(set.Scores, set.Burn, v.cfg.BurnShare)
@@ -136,12 +134,13 @@ func (v *Validator) submit(ctx context.Context, mg *basilica.Metagraph, set basi
 		return v.refused(ctx, set, err)
 	}
 	v.weighed = &round
-	set.Submitted = &included
+	commit := taken(&set, *signed, included)
 	if err := v.cfg.Book.SaveWeightSet(ctx, round, set, true); err != nil {
 		return fmt.Errorf("store weights: %w", asInternal(err))
 	}
 	v.update(func(s *Status) { s.Weights, s.LastError = &set, nil })
-	v.cfg.Log.Info("weights set", "round", round.First, "block", included.Block, "extrinsic", included.Extrinsic, "uids", len(set.Weights))
+	v.cfg.Log.Info("weights set", "round", round.First, "block", included.Block, "extrinsic", included.Extrinsic, "uids", len(set.Weights), "sealed", commit != nil)
+	v.hold(round, set, commit)
 	return nil
 }
 

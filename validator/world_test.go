@@ -41,6 +41,10 @@ type chainDouble struct {
 	included int
 	sets     [][]basilica.Weight
 	failMG   error
+	// commit makes every set a commit; nil: they are set in the open. follow says what became of one.
+	commit   *basilica.WeightCommit
+	follow   func(c basilica.WeightCommit) basilica.WeightCommit
+	revealed []basilica.WeightCommit
 	// weights are those that others set.
 	weights map[basilica.UID][]basilica.Weight
 }
@@ -70,7 +74,13 @@ func (c *chainDouble) SetWeights(_ context.Context, _ basilica.NetUID, k keys.Si
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.nonce++
-	if err := intend(basilica.Signed{Extrinsic: basilica.Hash{byte(c.nonce)}, Nonce: c.nonce, Born: c.mg.Block, Death: c.mg.Block + era}); err != nil {
+	signed := basilica.Signed{Extrinsic: basilica.Hash{byte(c.nonce)}, Nonce: c.nonce, Born: c.mg.Block, Death: c.mg.Block + era}
+	if c.commit != nil {
+		made := *c.commit
+		made.Hash, made.Round = basilica.Hash{0xc0, byte(c.nonce)}, made.Round+c.nonce
+		signed.Commit = &made
+	}
+	if err := intend(signed); err != nil {
 		return basilica.Inclusion{}, err
 	}
 	c.included++
@@ -79,6 +89,22 @@ func (c *chainDouble) SetWeights(_ context.Context, _ basilica.NetUID, k keys.Si
 		return c.set(w)
 	}
 	return c.took(k), nil
+}
+
+func (c *chainDouble) FollowCommit(_ context.Context, _ basilica.NetUID, _ basilica.Hotkey, commit basilica.WeightCommit, _ []basilica.Weight) (basilica.WeightCommit, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.follow == nil || c.failMG != nil {
+		return commit, c.failMG
+	}
+	return c.follow(commit), nil
+}
+
+func (c *chainDouble) RevealWeights(_ context.Context, _ basilica.NetUID, _ keys.Signer, commit basilica.WeightCommit, _ []basilica.Weight) (basilica.Inclusion, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.revealed = append(c.revealed, commit)
+	return basilica.Inclusion{Block: c.mg.Block + 1}, nil
 }
 
 func (c *chainDouble) Weights(_ context.Context, _ basilica.NetUID, uid basilica.UID) ([]basilica.Weight, error) {
@@ -445,6 +471,9 @@ func (w *world) weigh(head basilica.BlockNumber) {
 	w.t.Helper()
 	w.chain.at(head)
 	w.v.update(func(s *Status) { s.Head = head })
+	if err := w.v.watchCommits(w.t.Context()); err != nil {
+		w.t.Fatal(err)
+	}
 	if err := w.v.weigh(w.t.Context()); err != nil {
 		w.t.Fatal(err)
 	}
