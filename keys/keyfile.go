@@ -5,21 +5,24 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 )
 
 // maxKeyfile bounds what is read from a key file, in bytes.
 const maxKeyfile = 64 << 10
 
-// ErrEncrypted is returned for an encrypted key file.
+// ErrEncrypted is returned for an encrypted key file where nobody gives a password.
 var ErrEncrypted = errors.New("key file is encrypted")
 
 // Keyfile is the content of one Bittensor key file. Pair is nil when the file
 // holds a public key only.
 type Keyfile struct {
 	PublicKey [32]byte
+	Scheme    Scheme
 	Pair      *Pair
 	Mnemonic  string // empty where the file has none
 }
@@ -27,46 +30,65 @@ type Keyfile struct {
 // SS58 is the address of the file's key.
 func (k Keyfile) SS58() string { return EncodeSS58(k.PublicKey) }
 
-// ParseKeyfile reads the content of a key file: the JSON of btwallet in every
-// combination of fields, or a bare seed, private key or mnemonic. Secrets win
-// in the order secretPhrase, secretSeed, privateKey. Every public key in the
-// file must be the one that the secret gives, which catches a private key in
-// polkadot.js's form. Encrypted content is ErrEncrypted.
+// ParseKeyfile reads the content of a key file: the JSON of btwallet in every combination of fields, an export of polkadot.js
+// that is not encrypted, or a bare seed, private key or mnemonic. Secrets win in the order secretPhrase, secretSeed,
+// privateKey. Every public key in the file must be the one that the secret gives, which catches a private key in
+// polkadot.js's form. Encrypted content is ErrEncrypted, JSON that stops short ErrKeyfileCut, all else ErrKey.
 func ParseKeyfile(data []byte) (Keyfile, error) {
+	if EncryptionOf(data) != None {
+		return Keyfile{}, ErrEncrypted
+	}
 	text := strings.TrimSpace(string(data))
-	for _, prefix := range []string{"$NACL", "$ANSIBLE_VAULT", "gAAAAA"} {
-		if strings.HasPrefix(text, prefix) {
-			return Keyfile{}, ErrEncrypted
-		}
+	if text == "" {
+		return Keyfile{}, ErrKeyfileCut
 	}
 	if !strings.HasPrefix(text, "{") {
 		return parseBare(text)
 	}
 	var raw map[string]json.RawMessage
 	if err := json.Unmarshal([]byte(text), &raw); err != nil {
+		var bad *json.SyntaxError
+		if errors.As(err, &bad) && bad.Offset == int64(len(text)) && bad.Error() == "unexpected end of JSON input" {
+			return Keyfile{}, ErrKeyfileCut
+		}
 		return Keyfile{}, fmt.Errorf("key file is not JSON: %w", ErrKey)
 	}
+	if isExport(raw) {
+		return plainExport([]byte(text))
+	}
 	fields := map[string]string{}
-	for name, value := range raw {
-		name = strings.TrimSpace(name)
+	for _, key := range slices.Sorted(maps.Keys(raw)) { // a name with a space before it comes first, and yields to the one without
+		name, value := strings.TrimSpace(key), raw[key]
 		var s string
 		if json.Unmarshal(value, &s) == nil && s != "" {
 			fields[name] = s
 		}
-		if n := strings.TrimSpace(string(value)); name == "cryptoType" && (n == "0" || n == "1") {
-			fields[name] = n
+		if n := json.Number(""); name == "cryptoType" && json.Unmarshal(value, &n) == nil && n != "" {
+			fields[name] = n.String()
 		}
 	}
 	return fromFields(fields)
 }
 
-func fromFields(fields map[string]string) (Keyfile, error) {
-	scheme := Sr25519
-	if t, ok := fields["cryptoType"]; ok && (t == "0" || strings.EqualFold(t, "ed25519")) {
-		scheme = Ed25519
+// schemeOf reads a cryptoType, which wallets wrote as a number and as a word. Without one the key is sr25519.
+func schemeOf(cryptoType string) (Scheme, error) {
+	for _, s := range []Scheme{Ed25519, Sr25519} {
+		if cryptoType == fmt.Sprint(uint8(s)) || strings.EqualFold(cryptoType, s.String()) {
+			return s, nil
+		}
 	}
-	var k Keyfile
-	var err error
+	if cryptoType == "" {
+		return Sr25519, nil
+	}
+	return 0, fmt.Errorf("key file's cryptoType %.20q is neither sr25519 nor ed25519: %w", cryptoType, ErrKey)
+}
+
+func fromFields(fields map[string]string) (Keyfile, error) {
+	scheme, err := schemeOf(fields["cryptoType"])
+	if err != nil {
+		return Keyfile{}, err
+	}
+	k := Keyfile{Scheme: scheme}
 	source := ""
 	switch {
 	case fields["secretPhrase"] != "":
@@ -131,7 +153,7 @@ func parseBare(text string) (Keyfile, error) {
 	var err error
 	mnemonic := ""
 	switch {
-	case strings.Contains(text, " "):
+	case len(strings.Fields(text)) > 1:
 		mnemonic = text
 		p, err = FromMnemonic(Sr25519, text, "")
 	case len(digits) == 64:
@@ -144,7 +166,7 @@ func parseBare(text string) (Keyfile, error) {
 	if err != nil {
 		return Keyfile{}, err
 	}
-	return Keyfile{PublicKey: p.PublicKey(), Pair: p, Mnemonic: mnemonic}, nil
+	return Keyfile{PublicKey: p.PublicKey(), Scheme: Sr25519, Pair: p, Mnemonic: mnemonic}, nil
 }
 
 func fromHexSeed(scheme Scheme, text string) (*Pair, error) {

@@ -57,6 +57,7 @@ func TestSS58Vectors(t *testing.T) {
 			t.Errorf("%s: %v", c.Name, err)
 		}
 	}
+	t.Logf("%d addresses, %d refusals", len(v.Valid), len(v.Invalid))
 }
 
 func TestDerivationVectors(t *testing.T) {
@@ -64,8 +65,9 @@ func TestDerivationVectors(t *testing.T) {
 	var v struct {
 		Mnemonics []struct{ Mnemonic, Passphrase, MiniSecret, PublicKey, SS58 string }
 		Sr25519   []struct {
-			SURI, Mnemonic, Password, PublicKey, SS58, MiniSecret, Scalar, PrivateKey string
-			Junctions                                                                 []junction
+			SURI, Mnemonic, Password, PublicKey, SS58, MiniSecret, Scalar, PrivateKey, Ed25519FormSecret string
+
+			Junctions []junction
 		}
 		Ed25519 []struct{ SURI, Seed, PublicKey, SS58 string }
 	}
@@ -80,6 +82,7 @@ func TestDerivationVectors(t *testing.T) {
 			t.Errorf("%s: %x %s", c.Mnemonic, p.Seed(), p.SS58())
 		}
 	}
+	stored := 0
 	for _, c := range v.Sr25519 {
 		uri := c.SURI
 		if c.Mnemonic != DevPhrase {
@@ -104,6 +107,13 @@ func TestDerivationVectors(t *testing.T) {
 		if !soft && !bytes.Equal(p.Seed(), unhex(t, c.MiniSecret)) {
 			t.Errorf("%s: mini secret differs", uri)
 		}
+		if c.Ed25519FormSecret == "" {
+			continue
+		}
+		stored++
+		if other, err := fromEd25519Form(unhex(t, c.Ed25519FormSecret)); err != nil || other.PublicKey() != p.PublicKey() {
+			t.Errorf("%s: the secret in ed25519's form: %v", uri, err)
+		}
 	}
 	for _, c := range v.Ed25519 {
 		p, err := FromURI(Ed25519, c.SURI)
@@ -111,6 +121,7 @@ func TestDerivationVectors(t *testing.T) {
 			t.Errorf("ed25519 %s: %v %v", c.SURI, p, err)
 		}
 	}
+	t.Logf("%d mnemonics, %d sr25519 paths (%d as polkadot.js stores them), %d ed25519 paths", len(v.Mnemonics), len(v.Sr25519), stored, len(v.Ed25519))
 }
 
 func TestMessageSignatureVectors(t *testing.T) {
@@ -137,6 +148,7 @@ func TestMessageSignatureVectors(t *testing.T) {
 			}
 		}
 	}
+	t.Logf("%d signatures", len(v.Vectors))
 }
 
 func TestKeyfileVectors(t *testing.T) {
@@ -166,6 +178,7 @@ func TestKeyfileVectors(t *testing.T) {
 			t.Errorf("%s: %s, secret %v", c.Name, k.SS58(), k.Pair != nil)
 		}
 	}
+	t.Logf("%d key files", len(v.Vectors))
 }
 
 // TestDerivationAgainstSchnorrkel crosses random paths with another
@@ -287,30 +300,40 @@ func TestWallet(t *testing.T) {
 	}
 	cold, _ := FromMnemonic(Sr25519, m, "")
 	hot, _ := Generate(Ed25519)
-	if err := w.CreateColdkey(cold, m); err != nil {
+	if err := w.CreateColdkey(cold, m, nil); err != nil {
 		t.Fatal(err)
 	}
-	if err := w.CreateHotkey("", hot, ""); err != nil {
+	if err := w.CreateHotkey("", hot, "", nil); err != nil {
 		t.Fatal(err)
 	}
-	if err := w.CreateHotkey("", hot, ""); !errors.Is(err, fs.ErrExist) {
+	if err := w.CreateHotkey("", hot, "", nil); !errors.Is(err, fs.ErrExist) {
 		t.Errorf("second hotkey: %v", err)
 	}
-	if err := w.CreateHotkey("../x", hot, ""); !errors.Is(err, ErrKey) {
-		t.Errorf("path in name: %v", err)
+	for _, bad := range []string{"../x", "a/b", `a\b`, ".", "..", ".hidden", "apub.txt", "a\nb", "\xff"} {
+		if err := w.CreateHotkey(bad, hot, "", nil); !errors.Is(err, ErrKey) {
+			t.Errorf("name %q: %v", bad, err)
+		}
+		if err := (Wallet{Root: w.Root, Name: bad}).CreateColdkey(cold, m, nil); !errors.Is(err, ErrKey) {
+			t.Errorf("wallet %q: %v", bad, err)
+		}
 	}
-	got, err := w.Hotkey("")
-	if err != nil || got.PublicKey() != hot.PublicKey() || got.Scheme() != Ed25519 {
+	got, err := ReadKeyfile(w.HotkeyPath(""), nil)
+	if err != nil || got.PublicKey != hot.PublicKey() || got.Pair.Scheme() != Ed25519 || got.Scheme != Ed25519 {
 		t.Errorf("hotkey: %v %v", got, err)
 	}
-	if pub, err := w.ColdkeyPub(); err != nil || pub != cold.PublicKey() {
-		t.Errorf("coldkeypub: %x %v", pub, err)
-	}
-	if got, err := w.Coldkey(); err != nil || got.SS58() != cold.SS58() {
-		t.Errorf("coldkey: %v %v", got, err)
+	for path, secret := range map[string]bool{w.ColdkeyPubPath(): false, w.ColdkeyPath(): true} {
+		if got, err := ReadKeyfile(path, nil); err != nil || got.SS58() != cold.SS58() || (got.Pair != nil) != secret {
+			t.Errorf("%s: %v %v", path, got.SS58(), err)
+		}
 	}
 	if names, err := w.Hotkeys(); err != nil || len(names) != 1 || names[0] != "default" {
 		t.Errorf("names %v %v", names, err)
+	}
+	if names, err := Wallets(w.Root); err != nil || len(names) != 1 || names[0] != "w" {
+		t.Errorf("wallets %v %v", names, err)
+	}
+	if names, err := Wallets(filepath.Join(w.Root, "none")); err != nil || names != nil {
+		t.Errorf("no wallets: %v %v", names, err)
 	}
 	info, err := os.Stat(w.HotkeyPath(""))
 	if err != nil || info.Mode().Perm() != 0o600 {
@@ -323,6 +346,123 @@ func TestWallet(t *testing.T) {
 	data, _ := os.ReadFile(w.ColdkeyPath())
 	if bytes.Contains(data, []byte("cryptoType")) {
 		t.Error("cryptoType written for sr25519: btwallet 4.0 cannot read that")
+	}
+}
+
+// TestWalletOfServer: a wallet with coldkeypub.txt alone takes the secret of that coldkey and of no other.
+func TestWalletOfServer(t *testing.T) {
+	w := Wallet{Root: t.TempDir()}
+	cold, err := FromURI(Sr25519, "//Alice")
+	if err != nil {
+		t.Fatal(err)
+	}
+	other, err := FromURI(Sr25519, "//Bob")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := WritePublicKeyfile(w.ColdkeyPubPath(), cold.PublicKey(), cold.Scheme()); err != nil {
+		t.Fatal(err)
+	}
+	before, err := os.ReadFile(w.ColdkeyPubPath())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := w.CreateColdkey(other, "", nil); !errors.Is(err, fs.ErrExist) {
+		t.Errorf("another coldkey: %v", err)
+	}
+	if _, err := os.Lstat(w.ColdkeyPath()); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("it was written: %v", err)
+	}
+	if err := w.CreateColdkey(cold, "", nil); err != nil {
+		t.Errorf("its own coldkey: %v", err)
+	}
+	if after, err := os.ReadFile(w.ColdkeyPubPath()); err != nil || !bytes.Equal(before, after) {
+		t.Errorf("coldkeypub.txt changed: %v", err)
+	}
+}
+
+// TestKeyfileMode: a secret that others may read is refused, in clear before it is used and encrypted before anybody is asked
+// for a password; a public part may be read by all, and a file from elsewhere is read and said to be exposed.
+func TestKeyfileMode(t *testing.T) {
+	pair, err := FromURI(Sr25519, "//Alice")
+	if err != nil {
+		t.Fatal(err)
+	}
+	key := FileKey{1}
+	open := func(sealed []byte) (Keyfile, error) {
+		plain, err := key.open(sealed)
+		if err != nil {
+			return Keyfile{}, err
+		}
+		return ParseKeyfile(plain)
+	}
+	never := func([]byte) (Keyfile, error) {
+		t.Error("a password was asked for")
+		return Keyfile{}, ErrPassword
+	}
+	for name, seal := range map[string]func([]byte) []byte{"plain": nil, "sealed": key.Seal} {
+		path := filepath.Join(t.TempDir(), name)
+		if err := WriteKeyfile(path, pair, "", seal); err != nil {
+			t.Fatal(err)
+		}
+		if _, exposed, err := ImportKeyfile(path, open); err != nil || exposed {
+			t.Errorf("%s, mode 0600: exposed %v, %v", name, exposed, err)
+		}
+		for _, mode := range []os.FileMode{0o640, 0o604, 0o660, 0o666} {
+			if err := os.Chmod(path, mode); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := ReadKeyfile(path, never); !errors.Is(err, ErrKeyfileMode) {
+				t.Errorf("%s, mode %o: %v", name, mode, err)
+			}
+			if k, exposed, err := ImportKeyfile(path, open); err != nil || !exposed || k.Pair == nil {
+				t.Errorf("%s imported, mode %o: exposed %v, %v", name, mode, exposed, err)
+			}
+		}
+	}
+	public := filepath.Join(t.TempDir(), "coldkeypub.txt")
+	if err := errors.Join(WritePublicKeyfile(public, pair.PublicKey(), pair.Scheme()), os.Chmod(public, 0o644)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := ReadKeyfile(public, nil); err != nil {
+		t.Errorf("public part: %v", err)
+	}
+}
+
+// TestKeyfileCut: of a plain key file no beginning is taken for the whole.
+func TestKeyfileCut(t *testing.T) {
+	pair, err := FromMnemonic(Sr25519, DevPhrase, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(t.TempDir(), "hotkey")
+	if err := WriteKeyfile(path, pair, DevPhrase, nil); err != nil {
+		t.Fatal(err)
+	}
+	whole, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for n := range len(whole) {
+		if _, err := ParseKeyfile(whole[:n]); !errors.Is(err, ErrKeyfileCut) {
+			t.Fatalf("cut to %d bytes: %v", n, err)
+		}
+	}
+}
+
+// TestCryptoType: a wallet's word for the scheme may be a number or a word; one that is unknown is no sr25519.
+func TestCryptoType(t *testing.T) {
+	const seed = "e5be9a5092b81bca64be81d212e7f2f9eba183bb7a90954f7b76361f6edb5c0a"
+	for word, want := range map[string]Scheme{"0": Ed25519, `"0"`: Ed25519, `"ED25519"`: Ed25519, "1": Sr25519, `"sr25519"`: Sr25519, "null": Sr25519, "{}": Sr25519, "true": Sr25519} {
+		k, err := ParseKeyfile([]byte(`{"secretSeed":"` + seed + `","cryptoType":` + word + `}`))
+		if err != nil || k.Scheme != want || k.Pair.Scheme() != want {
+			t.Errorf("%s: %v, %v", word, k.Scheme, err)
+		}
+	}
+	for _, word := range []string{"2", "-1", `"ecdsa"`, "1e9"} {
+		if _, err := ParseKeyfile([]byte(`{"secretSeed":"` + seed + `","cryptoType":` + word + `}`)); !errors.Is(err, ErrKey) {
+			t.Errorf("%s: %v", word, err)
+		}
 	}
 }
 

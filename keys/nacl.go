@@ -2,12 +2,8 @@ package keys
 
 import (
 	"crypto/rand"
-	"errors"
 	"fmt"
-	"io"
-	"os"
 	"strings"
-	"sync"
 
 	"golang.org/x/crypto/argon2"
 	"golang.org/x/crypto/nacl/secretbox"
@@ -25,19 +21,7 @@ const (
 
 const naclSalt = "\x13\x71\x83\xdf\xf1\x5a\x09\xbc\x9c\x90\xb5\x51\x87\x39\xe9\xb1"
 
-// Failures of encrypted key files.
-var (
-	// ErrPassword says that the password is not the file's, or that bytes of the file were changed: the format cannot
-	// tell the two apart.
-	ErrPassword = errors.New("the password does not open the key file")
-	// ErrKeyfileCut says that the file ends before its key could.
-	ErrKeyfileCut = errors.New("the key file is cut short")
-)
-
-// deriving lets one derivation run at a time: each takes 512 MiB for some seconds.
-var deriving sync.Mutex
-
-// FileKey is what a password opens key files with.
+// FileKey is the key that a password gives for today's encryption of key files.
 type FileKey [32]byte
 
 // DeriveFileKey turns a password into a key. It takes some seconds and 512 MiB; derivations of one process wait for each
@@ -50,13 +34,23 @@ func DeriveFileKey(password []byte) *FileKey {
 	return &k
 }
 
-// Open decrypts the whole content of a key file. It fails with ErrPassword or ErrKeyfileCut.
-func (k *FileKey) Open(data []byte) ([]byte, error) {
+func openNaCl(data, password []byte) ([]byte, error) {
+	if naclCut(data) {
+		return nil, ErrKeyfileCut // before the derivation
+	}
+	return DeriveFileKey(password).open(data)
+}
+
+// naclCut tells that data, which begins with naclPrefix, is too short for a secret.
+func naclCut(data []byte) bool { return len(data) <= len(naclPrefix)+naclNonce+secretbox.Overhead }
+
+// open decrypts the whole content of a key file. It fails with ErrPassword or ErrKeyfileCut.
+func (k *FileKey) open(data []byte) ([]byte, error) {
 	sealed, ok := strings.CutPrefix(string(data), naclPrefix)
 	if !ok {
 		return nil, fmt.Errorf("not a %s key file: %w", naclPrefix, ErrKey)
 	}
-	if len(sealed) <= naclNonce+secretbox.Overhead {
+	if naclCut(data) {
 		return nil, ErrKeyfileCut
 	}
 	plain, ok := secretbox.Open(nil, []byte(sealed[naclNonce:]), (*[naclNonce]byte)([]byte(sealed[:naclNonce])), (*[32]byte)(k))
@@ -71,31 +65,4 @@ func (k *FileKey) Seal(plain []byte) []byte {
 	var nonce [naclNonce]byte
 	_, _ = rand.Read(nonce[:]) // never fails (crypto/rand)
 	return secretbox.Seal(append([]byte(naclPrefix), nonce[:]...), plain, &nonce, (*[32]byte)(k))
-}
-
-// ReadKeyfile reads the key file at path. For an encrypted one it asks open for the key; without open that is
-// ErrEncrypted.
-func ReadKeyfile(path string, open func(sealed []byte) ([]byte, error)) (Keyfile, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return Keyfile{}, fmt.Errorf("read key file: %w", err)
-	}
-	defer f.Close()
-	data, err := io.ReadAll(io.LimitReader(f, maxKeyfile+1))
-	if err != nil {
-		return Keyfile{}, fmt.Errorf("read key file: %w", err)
-	}
-	if len(data) > maxKeyfile {
-		return Keyfile{}, fmt.Errorf("key file %s is over %d bytes: %w", path, maxKeyfile, ErrKey)
-	}
-	if open != nil && strings.HasPrefix(string(data), naclPrefix) {
-		if data, err = open(data); err != nil {
-			return Keyfile{}, fmt.Errorf("key file %s: %w", path, err)
-		}
-	}
-	k, err := ParseKeyfile(data)
-	if err != nil {
-		return Keyfile{}, fmt.Errorf("key file %s: %w", path, err)
-	}
-	return k, nil
 }

@@ -37,10 +37,11 @@ func TestNaClVectors(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got, err := key.Open(file); err != nil || string(got) != v.Plaintext {
+		if got, err := key.open(file); err != nil || string(got) != v.Plaintext {
 			t.Errorf("%s: %q, %v", v.Name, got, err)
 		}
 	}
+	t.Logf("%d key files", len(naclVectors(t)))
 }
 
 func TestEncryptedKeyfile(t *testing.T) {
@@ -60,10 +61,19 @@ func TestEncryptedKeyfile(t *testing.T) {
 	if bytes.Contains(before, []byte("secretSeed")) || !bytes.HasPrefix(before, []byte("$NACL")) {
 		t.Fatalf("the file is not encrypted: %.20q", before)
 	}
-	if k, err := ReadKeyfile(path, key.Open); err != nil || k.SS58() != pair.SS58() || k.Pair == nil {
+	with := func(key *FileKey) func([]byte) (Keyfile, error) {
+		return func(sealed []byte) (Keyfile, error) {
+			plain, err := key.open(sealed)
+			if err != nil {
+				return Keyfile{}, err
+			}
+			return ParseKeyfile(plain)
+		}
+	}
+	if k, err := ReadKeyfile(path, with(&key)); err != nil || k.SS58() != pair.SS58() || k.Pair == nil {
 		t.Errorf("opened: %v, %v", k.SS58(), err)
 	}
-	if _, err := ReadKeyfile(path, other.Open); !errors.Is(err, ErrPassword) {
+	if _, err := ReadKeyfile(path, with(&other)); !errors.Is(err, ErrPassword) {
 		t.Errorf("another key: %v", err)
 	}
 	if _, err := ReadKeyfile(path, nil); !errors.Is(err, ErrEncrypted) {
@@ -83,7 +93,7 @@ func TestEncryptedKeyfile(t *testing.T) {
 		if n < len(naclPrefix) {
 			want = ErrKey
 		}
-		if _, err := key.Open(before[:n]); !errors.Is(err, want) {
+		if _, err := key.open(before[:n]); !errors.Is(err, want) {
 			t.Fatalf("cut to %d bytes: %v", n, err)
 		}
 	}
@@ -94,7 +104,7 @@ func FuzzOpenKeyfile(f *testing.F) {
 	f.Add([]byte("$NACL"))
 	f.Add(key.Seal([]byte(`{"secretSeed":"0x00"}`)))
 	f.Fuzz(func(t *testing.T, data []byte) {
-		plain, err := key.Open(data)
+		plain, err := key.open(data)
 		if err != nil {
 			return
 		}

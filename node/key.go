@@ -11,9 +11,8 @@ import (
 	"basilica/keys"
 )
 
-// LoadKey reads a signing key by its reference: the path of a key file in the Bittensor layout, plain or encrypted by
-// today's btwallet, or a derivation
-// path from the development phrase, such as //Alice, which everybody knows and only a development chain should see.
+// LoadKey reads a signing key by its reference: the path of a key file of any format that ReadKeyfile knows, or a derivation path
+// from the development phrase, such as //Alice, which everybody knows and only a development chain should see.
 // A leading ~/ is the home directory. what names the key in errors, e.g. "miner.hotkey".
 func LoadKey(what, ref string) (*keys.Pair, error) {
 	if strings.HasPrefix(ref, "//") {
@@ -23,27 +22,47 @@ func LoadKey(what, ref string) (*keys.Pair, error) {
 		}
 		return pair, nil
 	}
-	path, err := expandHome(ref)
-	if err != nil {
-		return nil, err
-	}
 	if ref == "" {
 		return nil, basilica.E(basilica.Invalid, "KEY_MISSING", what+" is not set", "give the path of a key file, e.g. ~/.bittensor/wallets/default/hotkeys/default")
 	}
-	file, err := keys.ReadKeyfile(path, openKeyfile(path))
-	if basilica.CodeOf(err) != "" {
+	file, err := ReadKeyfile(what, ref)
+	if err != nil {
 		return nil, err
 	}
-	if errors.Is(err, keys.ErrEncrypted) {
-		return nil, basilica.E(basilica.Invalid, "KEY_ENCRYPTION", fmt.Sprintf("%s: key file %s is encrypted in an old format", what, path), "write it anew with the official wallet of today (btcli wallet), then name it again").With(err)
-	}
-	if err != nil {
-		return nil, basilica.E(basilica.Invalid, "KEY_UNREADABLE", fmt.Sprintf("%s: key file %s cannot be used", what, path), "give the path of a key file that this user may read").With(err)
-	}
 	if file.Pair == nil {
-		return nil, basilica.E(basilica.Invalid, "KEY_PUBLIC", fmt.Sprintf("%s: key file %s holds no secret", what, path), "give the key file itself, not its public part")
+		return nil, basilica.E(basilica.Invalid, "KEY_PUBLIC", fmt.Sprintf("%s: key file %s holds no secret", what, ref), "give the key file itself, not its public part")
 	}
 	return file.Pair, nil
+}
+
+// ReadKeyfile reads the key file at path: of any format of keys.OpenKeyfile, secret or public. The password of an encrypted one
+// comes from its variables or from the terminal. A leading ~/ is the home directory. what names the key in errors.
+func ReadKeyfile(what, path string) (keys.Keyfile, error) {
+	path, err := expandHome(path)
+	if err != nil {
+		return keys.Keyfile{}, err
+	}
+	k, err := keys.ReadKeyfile(path, openKeyfile(path))
+	return k, keyfileError(what, path, err)
+}
+
+// ImportKeyfile does the same with a file from elsewhere, such as a browser's download. The second value says that others than
+// its owner may read it, which only ReadKeyfile refuses.
+func ImportKeyfile(what, path string) (keys.Keyfile, bool, error) {
+	k, exposed, err := keys.ImportKeyfile(path, openKeyfile(path))
+	return k, exposed, keyfileError(what, path, err)
+}
+
+func keyfileError(what, path string, err error) error {
+	switch {
+	case err == nil || basilica.CodeOf(err) != "":
+		return err
+	case errors.Is(err, keys.ErrKeyfileMode):
+		return basilica.E(basilica.Denied, "KEY_MODE", fmt.Sprintf("%s: others than its owner may read the key file %s", what, path), "chmod 600 "+path).With(err)
+	case errors.Is(err, keys.ErrKeyfileCut):
+		return basilica.E(basilica.Invalid, "KEY_CUT", fmt.Sprintf("%s: the key file %s is cut short", what, path), "take a whole copy from your backup; nothing was changed here").With(err)
+	}
+	return basilica.E(basilica.Invalid, "KEY_UNREADABLE", fmt.Sprintf("%s: key file %s cannot be used", what, path), "give the path of a key file that this user may read").With(err)
 }
 
 // expandHome makes a leading ~/ the home directory.

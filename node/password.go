@@ -8,7 +8,10 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"unicode"
+	"unicode/utf8"
 
+	"golang.org/x/sys/unix"
 	"golang.org/x/term"
 
 	"basilica"
@@ -17,6 +20,9 @@ import (
 
 const maxPassword = 1024
 
+// Terminal is where a person is asked, wherever the process's input comes from.
+const Terminal = "/dev/tty"
+
 // password is what may open an encrypted key file. Two readings are tried where a variable can be read in two ways.
 type password struct {
 	from     string // the variable, the file or the terminal, for errors
@@ -24,24 +30,80 @@ type password struct {
 }
 
 // openKeyfile makes what opens the encrypted key file at path.
-func openKeyfile(path string) func(sealed []byte) ([]byte, error) {
-	return func(sealed []byte) ([]byte, error) {
-		p, err := passwordOf(path, os.Getenv, promptOn("/dev/tty"))
+func openKeyfile(path string) func(sealed []byte) (keys.Keyfile, error) {
+	return func(sealed []byte) (keys.Keyfile, error) {
+		p, err := passwordOf(path, os.Getenv, promptOn(Terminal))
 		if err != nil {
-			return nil, err
+			return keys.Keyfile{}, err
 		}
 		for _, reading := range p.readings {
-			plain, err := keys.DeriveFileKey(reading).Open(sealed)
-			if err == nil {
-				return plain, nil
-			}
+			k, err := keys.OpenKeyfile(sealed, reading)
 			if !errors.Is(err, keys.ErrPassword) {
-				return nil, basilica.E(basilica.Invalid, "KEY_CUT", fmt.Sprintf("the key file %s is cut short", path), "take a whole copy from your backup; nothing was changed here").With(err)
+				return k, err
 			}
 		}
-		return nil, basilica.E(basilica.Denied, "KEY_PASSWORD_WRONG", fmt.Sprintf("wrong password in %s for the key file %s", p.from, path),
+		return keys.Keyfile{}, basilica.E(basilica.Denied, "KEY_PASSWORD_WRONG", fmt.Sprintf("wrong password in %s for the key file %s", p.from, path),
 			"correct the password; if you are sure of it, the file was damaged: compare it with your backup")
 	}
+}
+
+// NewPassword gives the password under which the new key file at path is to be encrypted, from where an old one's would come;
+// the terminal is asked twice. Weak ones are refused. A variable that may be in the official tools' form is taken to be where
+// that gives printable text, and tell says so.
+func NewPassword(path string, tell io.Writer) ([]byte, error) {
+	return newPassword(path, tell, os.Getenv, Terminal)
+}
+
+func newPassword(path string, tell io.Writer, getenv func(string) string, terminal string) ([]byte, error) {
+	p, err := passwordOf(path, getenv, func(path string) ([]byte, error) { return promptTwice(terminal, path) })
+	if err != nil {
+		return nil, err
+	}
+	word := p.readings[len(p.readings)-1]
+	if stored := p.readings[0]; len(p.readings) > 1 && printable(stored) {
+		word = stored
+		if _, err := fmt.Fprintf(tell, "%s holds the password in the form in which the official tools store it\n", p.from); err != nil {
+			return nil, fmt.Errorf("say how the password is read: %w", err)
+		}
+	}
+	if why := weakness(string(word)); why != "" {
+		return nil, basilica.E(basilica.Invalid, "KEY_PASSWORD_WEAK", "the new password "+why,
+			"take at least 6 characters of two kinds (small letters, capitals, digits, others), or 12 of one kind, 4 of them different")
+	}
+	return word, nil
+}
+
+func printable(word []byte) bool {
+	return utf8.Valid(word) && !strings.ContainsFunc(string(word), func(r rune) bool { return !unicode.IsPrint(r) })
+}
+
+// weakness says why a password is not taken for a new key file; empty means that it is.
+func weakness(word string) string {
+	different, kinds := map[rune]bool{}, map[string]bool{}
+	for _, r := range word {
+		different[r] = true
+		switch {
+		case unicode.IsLower(r):
+			kinds["small"] = true
+		case unicode.IsUpper(r):
+			kinds["capital"] = true
+		case unicode.IsDigit(r):
+			kinds["digit"] = true
+		default:
+			kinds["other"] = true
+		}
+	}
+	switch n := utf8.RuneCountInString(word); {
+	case n < 6:
+		return fmt.Sprintf("has %d characters, fewer than 6", n)
+	case len(word) > maxPassword:
+		return fmt.Sprintf("is longer than %d bytes", maxPassword)
+	case len(different) < 4:
+		return fmt.Sprintf("has only %d different characters", len(different))
+	case len(kinds) < 2 && n < 12:
+		return fmt.Sprintf("has %d characters of one kind", n)
+	}
+	return ""
 }
 
 // passwordOf looks where the official wallet looks: BT_PW_ and the file's path, plain or as the official tools store it;
@@ -99,24 +161,58 @@ func passwordFile(path string) ([]byte, error) {
 
 // promptOn asks on a terminal, without an echo.
 func promptOn(terminal string) func(path string) ([]byte, error) {
-	return func(path string) ([]byte, error) { return prompt(terminal, path) }
+	return func(path string) ([]byte, error) {
+		words, err := AskHidden(terminal, fmt.Sprintf("Password of %s: ", path))
+		if err != nil || words[0] == "" {
+			return nil, basilica.E(basilica.Denied, "KEY_PASSWORD_MISSING", fmt.Sprintf("the key file %s is encrypted and no password was given", path),
+				"set BT_WALLET_PASSWORD_FILE to a file of mode 0600 that holds it, or run the command on a terminal").With(err)
+		}
+		return []byte(words[0]), nil
+	}
 }
 
-func prompt(terminal, path string) ([]byte, error) {
-	missing := basilica.E(basilica.Denied, "KEY_PASSWORD_MISSING", fmt.Sprintf("the key file %s is encrypted and no password was given", path),
-		"set BT_WALLET_PASSWORD_FILE to a file of mode 0600 that holds it, or run the command on a terminal")
-	tty, err := os.OpenFile(terminal, os.O_RDWR, 0)
+// promptTwice asks for a new password.
+func promptTwice(terminal, path string) ([]byte, error) {
+	words, err := AskHidden(terminal, fmt.Sprintf("New password of %s: ", path), "The same again: ")
+	if err != nil || words[0] == "" {
+		return nil, basilica.E(basilica.Denied, "KEY_PASSWORD_MISSING", fmt.Sprintf("no password was given for the new key file %s", path),
+			"set BT_WALLET_PASSWORD_FILE to a file of mode 0600 that holds it, or run the command on a terminal").With(err)
+	}
+	if words[0] != words[1] {
+		return nil, basilica.E(basilica.Invalid, "KEY_PASSWORD_DIFFERS", "the two passwords that were typed differ", "run the command again and type the same password twice; nothing was written")
+	}
+	return []byte(words[0]), nil
+}
+
+// AskHidden asks questions on a terminal and gives the answers, which are not echoed. Ctrl-C, Ctrl-D and a process without a
+// terminal are errors; the terminal is left as it was.
+func AskHidden(terminal string, questions ...string) (answers []string, err error) {
+	tty, err := os.OpenFile(terminal, os.O_RDWR|unix.O_NOCTTY, 0)
 	if err != nil {
-		return nil, missing
+		return nil, err
 	}
 	defer tty.Close()
-	if _, err := fmt.Fprintf(tty, "Password of %s: ", path); err != nil {
-		return nil, missing.With(err)
+	// Raw, so that Ctrl-C is read here and cannot leave a terminal without its echo.
+	before, err := term.MakeRaw(int(tty.Fd()))
+	if err != nil {
+		return nil, err
 	}
-	word, err := term.ReadPassword(int(tty.Fd()))
-	_, _ = fmt.Fprintln(tty)
-	if err != nil || len(word) == 0 {
-		return nil, missing.With(err)
+	defer func() { err = errors.Join(err, term.Restore(int(tty.Fd()), before)) }()
+	lines := term.NewTerminal(tty, "")
+	for _, q := range questions {
+		if _, err := io.WriteString(tty, q); err != nil {
+			return nil, err
+		}
+		answer, err := lines.ReadPassword("")
+		if err != nil {
+			return nil, errors.Join(err, endLine(tty))
+		}
+		answers = append(answers, answer)
 	}
-	return word, nil
+	return answers, nil
+}
+
+func endLine(tty io.Writer) error {
+	_, err := io.WriteString(tty, "\r\n")
+	return err
 }
