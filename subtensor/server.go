@@ -69,7 +69,16 @@ type ServerConfig struct {
 	// Seal makes the next block at once, for a chain whose blocks are made by hand: clients ask for it by
 	// engine_createBlock. nil: blocks come by themselves, and there is no such method.
 	Seal func() (basilica.Header, error)
+	// Inject, where set, is asked before each request what goes wrong with it: nil for nothing, [ErrDrop] to end the
+	// connection without an answer, [ErrRateLimited] or any other error to answer with. For tests of clients.
+	Inject func(method string) error
 }
+
+// ErrDrop ends a connection without an answer; ErrRateLimited is how a public node refuses too many requests.
+var (
+	ErrDrop        error = errors.New("the connection is dropped")
+	ErrRateLimited error = &fault{Code: -32004, Message: "storage work rate limit exceeded"}
+)
 
 func (c ServerConfig) withDefaults() ServerConfig {
 	if c.Version == "" {
@@ -357,6 +366,14 @@ func (s *Server) respondOne(session *session, message []byte) (answer []byte, st
 	if !validID(q.ID) || q.Version != "2.0" || q.Method == "" {
 		return encodeFault(nil, &fault{Code: -32600, Message: "Invalid request"}), nil
 	}
+	if s.cfg.Inject != nil {
+		if err := s.cfg.Inject(q.Method); errors.Is(err, ErrDrop) {
+			s.drop(session)
+			return nil, nil
+		} else if err != nil {
+			return encodeFault(q.ID, faultOf(err)), nil
+		}
+	}
 	result, start, err := s.dispatch(session, q)
 	if q.ID == nil {
 		return nil, start
@@ -369,6 +386,14 @@ func (s *Server) respondOne(session *session, message []byte) (answer []byte, st
 		return encodeFault(q.ID, &fault{Code: -32603, Message: "Internal error"}), start
 	}
 	return answer, start
+}
+
+// drop ends a caller's connection; session is nil over HTTP.
+func (s *Server) drop(session *session) {
+	if session == nil {
+		panic(http.ErrAbortHandler)
+	}
+	session.stop()
 }
 
 // validID takes strings, numbers and null, as JSON-RPC has it.

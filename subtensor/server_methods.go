@@ -19,6 +19,8 @@ import (
 const (
 	maxKeysPage     = 1000
 	maxKeysAll      = 100_000
+	maxPairs        = 4096
+	maxQueryBlocks  = 4096
 	maxQueryKeys    = 4096
 	maxWatchedKeys  = 1024
 	maxBlockNumbers = 1000
@@ -92,6 +94,10 @@ func serverMethods(cfg ServerConfig) map[string]method {
 		"state_getKeysPaged":   call((*Server).keysPaged),
 		"state_getKeysPagedAt": call((*Server).keysPaged),
 		"state_queryStorageAt": call((*Server).queryStorage),
+		"state_queryStorage":   call((*Server).storageHistory),
+		"state_getPairs":       call((*Server).pairs),
+		"state_getStorageHash": call((*Server).storageDigest),
+		"state_getStorageSize": call((*Server).storageSize),
 		"state_getMetadata":    call((*Server).metadata),
 		"state_call":           call((*Server).callAPI),
 		"state_callAt":         call((*Server).callAPI),
@@ -101,7 +107,8 @@ func serverMethods(cfg ServerConfig) map[string]method {
 		"author_submitAndWatchExtrinsic": {subscribe: (*Server).submitAndWatch},
 		"author_unwatchExtrinsic":        unsubscribe,
 
-		"payment_queryInfo": call((*Server).queryInfo),
+		"payment_queryInfo":       call((*Server).queryInfo),
+		"payment_queryFeeDetails": call((*Server).feeDetails),
 
 		"state_subscribeStorage":          {subscribe: (*Server).subscribeStorage},
 		"state_unsubscribeStorage":        unsubscribe,
@@ -123,6 +130,7 @@ func serverMethods(cfg ServerConfig) map[string]method {
 		}}
 		table["chain_unsubscribe"+name] = unsubscribe
 	}
+	legacyMethods(table)
 	if cfg.Seal != nil {
 		table["engine_createBlock"] = call((*Server).createBlock)
 	}
@@ -131,7 +139,7 @@ func serverMethods(cfg ServerConfig) map[string]method {
 		names = append(names, name)
 	}
 	slices.Sort(names)
-	table["rpc_methods"] = constant(object{"methods": names})
+	table["rpc_methods"] = constant(object{"version": 1, "methods": names})
 	return table
 }
 
@@ -450,16 +458,7 @@ func (s *Server) answerSubmit(hash basilica.Hash, err error) (any, error) {
 func (s *Server) pending(params) (any, error) { return wireList(s.pool.Pending()), nil }
 
 func (s *Server) queryInfo(p params) (any, error) {
-	var extrinsic hexBytes
-	if err := p.into(0, &extrinsic); err != nil {
-		return nil, err
-	}
-	at, err := s.at(p, 1)
-	if err != nil {
-		return nil, err
-	}
-	args := scale.AppendU32(bytes.Clone(extrinsic), uint32(len(extrinsic)))
-	answer, err := s.node.CallAPI(at, "TransactionPaymentApi_query_info", args)
+	answer, err := s.askPrice(p, "TransactionPaymentApi_query_info")
 	if err != nil {
 		return nil, err
 	}
