@@ -115,7 +115,8 @@ func errArguments(method string, err error) error {
 
 // info is the RuntimeDispatchInfo of an extrinsic whose bytes are length long.
 func (x *extrinsic) info(length int) []byte {
-	w := x.call.call.weight
+	c := x.call.price()
+	w := c.weight
 	b := scale.AppendCompact(scale.AppendCompact(nil, w.refTime-min(w.refTime, baseWeight)), w.proofSize)
-	return scale.AppendU64(append(b, 0), x.call.call.fee(length))
+	return scale.AppendU64(append(b, 0), c.fee(length))
 }

@@ -6,7 +6,10 @@ import (
 	"basilica/scale"
 )
 
-const existentialDeposit = 500 // rao
+const (
+	balancesIndex      = 5
+	existentialDeposit = 500 // rao
+)
 
 type balancesStore struct{ totalIssuance value[uint64] }
 
@@ -29,7 +32,7 @@ func (rt *runtime) balancesPallet() module {
 		}
 	}
 	return module{
-		name: "Balances", crate: "pallet_balances", index: 5, storage: p,
+		name: "Balances", crate: "pallet_balances", index: balancesIndex, storage: p,
 		calls: []call{
 			{0, "transfer_allow_death", []field{dest, amount}, false, weight{339791000, 7791}, transfer(false)},
 			{3, "transfer_keep_alive", []field{dest, amount}, false, weight{339791000, 7791}, transfer(true)},
@@ -50,12 +53,14 @@ func (rt *runtime) balancesPallet() module {
 		events: []arm{
 			eventEndowed.arm("Endowed", who("account"), rao("free_balance")),
 			eventTransfer.arm("Transfer", who("from"), who("to"), rao("amount")),
+			eventReserved.arm("Reserved", who("who"), rao("amount")),
+			eventUnreserved.arm("Unreserved", who("who"), rao("amount")),
 			eventDeposit.arm("Deposit", who("who"), rao("amount")),
 			eventWithdraw.arm("Withdraw", who("who"), rao("amount")),
+			eventUpgraded.arm("Upgraded", who("who")),
 			eventIssued.arm("Issued", rao("amount")),
 		},
-		errors: plainArms("VestingBalance", "LiquidityRestrictions", "InsufficientBalance", "ExistentialDeposit", "Expendability",
-			"ExistingVestingSchedule", "DeadAccount", "TooManyReserves", "TooManyHolds", "TooManyFreezes", "IssuanceDeactivated", "DeltaZero"),
+		errors:    plainArms(balancesErrors[:]...),
 		constants: []constant{{"ExistentialDeposit", tU64, scale.AppendU64(nil, existentialDeposit)}},
 	}
 }
@@ -89,9 +94,10 @@ func (rt *runtime) withdraw(x *execution, who account, amount uint64, keepAlive 
 		return underflow
 	case info.free < amount:
 		return fundsUnavailable
-	case info.free-amount < existentialDeposit && keepAlive:
+	case info.free-amount < existentialDeposit && (keepAlive || info.consumers > 0):
 		return notExpendable
 	}
+	x.upgrade(who, &info)
 	info.free -= amount
 	if info.free < existentialDeposit {
 		rt.burnDust(x, info.free)
@@ -101,6 +107,42 @@ func (rt *runtime) withdraw(x *execution, who account, amount uint64, keepAlive 
 	}
 	rt.system.account.set(x, who, info)
 	return nil
+}
+
+// upgrade sets the flag that the runtime sets on an account of its genesis the first time its balance moves.
+func (x *execution) upgrade(who account, info *accountInfo) {
+	if info.flags[0]&newLogic[0] == 0 {
+		info.flags[0] |= newLogic[0]
+		x.emit(eventUpgraded, who[:])
+	}
+}
+
+// reserve takes rao out of the free balance for a deposit.
+func (rt *runtime) reserve(x *execution, who account, amount uint64) error {
+	info := rt.system.account.get(x, who)
+	if info.free < amount || info.free-amount < existentialDeposit {
+		return listedError("Balances", balancesIndex, balancesErrors[:], "InsufficientBalance")
+	}
+	x.upgrade(who, &info)
+	if info.reserved == 0 && amount > 0 {
+		info.consumers++
+	}
+	info.free, info.reserved = info.free-amount, info.reserved+amount
+	rt.system.account.set(x, who, info)
+	x.emit(eventReserved, who[:], u64(amount))
+	return nil
+}
+
+// unreserve gives a deposit back, as much of it as is reserved.
+func (rt *runtime) unreserve(x *execution, who account, amount uint64) {
+	info := rt.system.account.get(x, who)
+	amount = min(amount, info.reserved)
+	if info.reserved == amount && amount > 0 {
+		info.consumers -= min(info.consumers, 1)
+	}
+	info.free, info.reserved = info.free+amount, info.reserved-amount
+	rt.system.account.set(x, who, info)
+	x.emit(eventUnreserved, who[:], u64(amount))
 }
 
 func (rt *runtime) burnDust(x *execution, rao uint64) {
@@ -114,6 +156,7 @@ func (rt *runtime) deposit(x *execution, who account, amount uint64) error {
 		if info.free > math.MaxUint64-amount {
 			return fundsUnavailable
 		}
+		x.upgrade(who, &info)
 		info.free += amount
 		rt.system.account.set(x, who, info)
 		return nil
@@ -150,10 +193,12 @@ func (rt *runtime) paymentPallet() module {
 
 // fee is the price of an extrinsic in rao: its weight at 0.0005 rao (rounded to nearest, half down), plus its length
 // in bytes with the length prefix.
-func (c *call) fee(length int) uint64 {
+func (c cost) fee(length int) uint64 {
 	if c.free {
 		return 0
 	}
-	own := c.weight.refTime - min(c.weight.refTime, baseWeight)
-	return baseFee + (own*5+4999)/10000 + uint64(length)
+	return baseFee + weightFee(c.refTime-min(c.refTime, baseWeight)) + uint64(length)
 }
+
+// weightFee is what ref_time costs: 0.0005 rao each, rounded to nearest, half down.
+func weightFee(refTime uint64) uint64 { return refTime/10000*5 + (refTime%10000*5+4999)/10000 }

@@ -138,7 +138,7 @@ func (c *Chain) head() uint64 { return uint64(len(c.hashes) - 1) }
 // next begins the block after the head: what the runtime's initialisation stores.
 func (c *Chain) next() *execution {
 	head := c.head()
-	x := &execution{overlay: newOverlay(past{c.state, head}), rt: c.rt, block: head + 1, phase: phaseInitialization}
+	x := &execution{overlay: newOverlay(past{c.state, head}), rt: c.rt, block: head + 1, author: c.author, phase: phaseInitialization}
 	s := c.rt.system
 	s.number.set(x, uint32(x.block))
 	s.parentHash.set(x, account(c.hashes[head]))
@@ -169,7 +169,7 @@ func (c *Chain) Seal() (basilica.Header, error) {
 	x.emit(eventExtrinsicSuccess, dispatchInfo(weight{refTime: baseWeight}, 2, false))
 	b := block{extrinsics: [][]byte{inherent}}
 	included, dropped := c.pool.pick(x, func(ext *extrinsic) {
-		x.apply(uint32(len(b.extrinsics)), ext, c.author)
+		x.apply(uint32(len(b.extrinsics)), ext)
 		b.extrinsics = append(b.extrinsics, ext.raw)
 	})
 	x.phase = phaseFinalization

@@ -1,5 +1,37 @@
 package localnet
 
+// The errors of the pallets at spec 425; the position is the index.
+var (
+	systemErrors = [...]string{
+		"InvalidSpecName", "SpecVersionNeedsToIncrease", "FailedToExtractRuntimeVersion", "NonDefaultComposite",
+		"NonZeroRefCount", "CallFiltered", "MultiBlockMigrationsOngoing", "NothingAuthorized", "Unauthorized",
+	}
+	balancesErrors = [...]string{
+		"VestingBalance", "LiquidityRestrictions", "InsufficientBalance", "ExistentialDeposit", "Expendability",
+		"ExistingVestingSchedule", "DeadAccount", "TooManyReserves", "TooManyHolds", "TooManyFreezes", "IssuanceDeactivated", "DeltaZero",
+	}
+	utilityErrors = [...]string{"TooManyCalls", "InvalidDerivedAccount"}
+	proxyErrors   = [...]string{
+		"TooMany", "NotFound", "NotProxy", "Unproxyable", "Duplicate", "NoPermission", "Unannounced", "NoSelfProxy",
+		"AnnouncementDepositInvariantViolated", "InvalidDerivedAccountId",
+	}
+	commitmentsErrors = [...]string{
+		"TooManyFieldsInCommitmentInfo", "AccountNotAllowedCommit", "SpaceLimitExceeded", "UnexpectedUnreserveLeftover",
+	}
+	adminErrors = [...]string{
+		"SubnetDoesNotExist", "MaxValidatorsLargerThanMaxUIds", "MaxAllowedUIdsLessThanCurrentUIds",
+		"BondsMovingAverageMaxReached", "NegativeSigmoidSteepness", "ValueNotInBounds", "MinAllowedUidsGreaterThanCurrentUids",
+		"MinAllowedUidsGreaterThanMaxAllowedUids", "MaxAllowedUidsLessThanMinAllowedUids",
+		"MaxAllowedUidsGreaterThanDefaultMaxAllowedUids", "InvalidValue", "NotPermittedOnRootSubnet", "POWRegistrationDisabled",
+		"Deprecated",
+	}
+	swapErrors = [...]string{
+		"FeeRateTooHigh", "InsufficientInputAmount", "InsufficientLiquidity", "PriceLimitExceeded", "InsufficientBalance",
+		"InvalidTickRange", "InvalidLiquidityValue", "ReservesTooLow", "MechanismDoesNotExist", "SubtokenDisabled",
+		"ReservesOutOfBalance", "SwapInputTooLarge", "Deprecated",
+	}
+)
+
 // subtensorErrors are the errors of SubtensorModule at spec 425; the position is the index.
 var subtensorErrors = [...]string{
 	"RootNetworkDoesNotExist",

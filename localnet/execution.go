@@ -11,8 +11,10 @@ type execution struct {
 	*overlay
 	rt     *runtime
 	block  uint64
+	author account // who makes the block and gets its fees
 	phase  []byte
 	events [][]byte
+	spent  *cost // what the call that runs says it cost; nil: what was said before it ran
 }
 
 var (
@@ -31,11 +33,16 @@ func (x *execution) emit(id eventID, fields ...[]byte) {
 	x.events = append(x.events, append(record, 0)) // no topics
 }
 
-// attempt runs a call; where it fails, nothing of it stays.
+// attempt runs a call as the runtime dispatches one: the filter and the guards first, but for root. Where it fails,
+// nothing of it stays.
 func (x *execution) attempt(call decoded, from origin) error {
 	x.begin()
 	events := len(x.events)
-	if err := call.run(x, from); err != nil {
+	err := x.admit(call, from)
+	if err == nil {
+		err = call.run(x, from)
+	}
+	if err != nil {
 		x.rollback()
 		x.events = x.events[:events]
 		return err
@@ -44,9 +51,28 @@ func (x *execution) attempt(call decoded, from origin) error {
 	return nil
 }
 
+func (x *execution) admit(call decoded, from origin) error {
+	switch {
+	case from.root:
+		return nil
+	case call.filtered:
+		return callFiltered
+	default:
+		return x.rt.guard(x, call, from.who)
+	}
+}
+
+// inner runs a call inside a call, which says by itself what it cost.
+func (x *execution) inner(call decoded, from origin) error {
+	spent := x.spent
+	err := x.attempt(call, from)
+	x.spent = spent
+	return err
+}
+
 // nested runs a call inside a call and encodes its DispatchResult.
 func (x *execution) nested(call decoded, from origin) []byte {
-	if err := x.attempt(call, from); err != nil {
+	if err := x.inner(call, from); err != nil {
 		return append([]byte{1}, encodeError(err)...)
 	}
 	return []byte{0}
@@ -67,35 +93,53 @@ func dispatchInfo(w weight, class uint8, free bool) []byte {
 }
 
 // apply includes an extrinsic: it has been validated in this very state.
-func (x *execution) apply(index uint32, ext *extrinsic, author account) {
+func (x *execution) apply(index uint32, ext *extrinsic) {
 	rt, who := x.rt, ext.who
 	x.phase = phaseApply(index)
 	info := rt.system.account.get(x, who)
 	info.nonce++
 	rt.system.account.set(x, who, info)
-	fee := ext.fee()
-	if fee > 0 {
-		if err := rt.withdraw(x, who, fee, false); err != nil {
+	paid := ext.fee()
+	if paid > 0 {
+		if err := rt.withdraw(x, who, paid, false); err != nil {
 			panic("localnet: a validated extrinsic cannot pay: " + err.Error())
 		}
-		x.emit(eventWithdraw, who[:], u64(fee))
+		x.emit(eventWithdraw, who[:], u64(paid))
 	}
+	x.spent = nil
 	err := x.attempt(ext.call, origin{who: who})
-	if fee > 0 {
-		if _, alive := rt.system.account.find(x, who); alive {
-			x.emit(eventDeposit, who[:], u64(0))
-		}
-		if err := rt.deposit(x, author, fee); err != nil {
-			rt.burnDust(x, fee)
-		} else {
-			x.emit(eventDeposit, author[:], u64(fee))
-		}
+	spent := ext.call.price()
+	if x.spent != nil {
+		spent = *x.spent
+	}
+	fee := ext.feeOf(spent)
+	if paid > 0 {
+		rt.settle(x, who, paid, fee)
 	}
 	x.emit(eventFeePaid, who[:], u64(fee), u64(ext.tip))
-	outcome := dispatchInfo(ext.call.call.weight, 0, ext.call.call.free)
+	outcome := dispatchInfo(spent.weight, 0, spent.free)
 	if err != nil {
 		x.emit(eventExtrinsicFailed, encodeError(err), outcome)
 		return
 	}
 	x.emit(eventExtrinsicSuccess, outcome)
+}
+
+// settle gives back what an extrinsic paid too much, and the fee to the author. Where the account is gone, nothing comes
+// back.
+func (rt *runtime) settle(x *execution, who account, paid, fee uint64) {
+	fee = min(fee, paid)
+	if rt.deposit(x, who, paid-fee) != nil {
+		fee = paid
+	} else if _, alive := rt.system.account.find(x, who); alive {
+		x.emit(eventDeposit, who[:], u64(paid-fee))
+	}
+	if fee == 0 {
+		return
+	}
+	if err := rt.deposit(x, x.author, fee); err != nil {
+		rt.burnDust(x, fee)
+		return
+	}
+	x.emit(eventDeposit, x.author[:], u64(fee))
 }

@@ -109,9 +109,12 @@ func badFormat(detail string) *Rejection {
 	return &Rejection{1002, "Verification Error: Runtime error: Execution failed: the extrinsic does not decode", detail}
 }
 
-// fee is what the extrinsic pays, tip included.
-func (x *extrinsic) fee() uint64 {
-	total, carry := bits.Add64(x.call.call.fee(len(x.raw)), x.tip, 0)
+// fee is what the extrinsic pays before it runs, tip included.
+func (x *extrinsic) fee() uint64 { return x.feeOf(x.call.price()) }
+
+// feeOf is what it pays where its call costs c.
+func (x *extrinsic) feeOf(c cost) uint64 {
+	total, carry := bits.Add64(c.fee(len(x.raw)), x.tip, 0)
 	if carry != 0 {
 		return 1<<64 - 1
 	}
@@ -151,7 +154,7 @@ func (rt *runtime) verify(x *extrinsic, view reader, block uint64, genesis [32]b
 func (rt *runtime) validate(x *execution, ext *extrinsic) error {
 	info := rt.system.account.get(x, ext.who)
 	switch {
-	case !ext.call.call.free && info.providers == 0 && info.sufficients == 0:
+	case !ext.call.price().free && info.providers == 0 && info.sufficients == 0:
 		return invalid(dataPayment)
 	case ext.nonce < info.nonce:
 		return invalid(dataStale)
@@ -168,10 +171,11 @@ func (rt *runtime) admissible(x *execution, ext *extrinsic) error {
 			return invalid(dataPayment)
 		}
 	}
-	if ext.call.guard == nil {
-		return nil
+	err := rt.guard(x, ext.call, ext.who)
+	if err == nil && ext.call.atPool != nil {
+		err = ext.call.atPool(x, ext.who)
 	}
-	switch err := ext.call.guard(x, ext.who); {
+	switch {
 	case err == nil:
 		return nil
 	case errors.Is(err, errBadSigner):

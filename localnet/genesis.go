@@ -127,6 +127,7 @@ func (rt *runtime) foundSubnet(x *execution, cfg Config) {
 	s, netuid := rt.subnets, cfg.NetUID
 	owner, hotkey := devAccount(cfg.Owner), devAccount(cfg.Owner+"//hot")
 	s.totalNetworks.set(x, 2)
+	s.adminFreezeWindow.set(x, 0) // a short tempo would lie in it for most of the time
 	s.networksAdded.set(x, netuid, true)
 	s.tempo.set(x, netuid, cfg.Tempo)
 	s.mechanism.set(x, netuid, 0)

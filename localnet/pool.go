@@ -123,7 +123,7 @@ func (p *pool) pick(x *execution, apply func(*extrinsic)) (included, dropped []*
 			case t.nonce < nonce || x.block >= t.death:
 				p.remove(t)
 				dropped = append(dropped, t)
-			case t.nonce > nonce || weight+t.call.call.weight.refTime > maxBlockWeight || length+len(t.raw) > maxBlockLength:
+			case t.nonce > nonce || weight+t.call.price().refTime > maxBlockWeight || length+len(t.raw) > maxBlockLength:
 				// Its turn may come after another one of this account, or in a later block.
 			case x.rt.validate(x, t.extrinsic) != nil:
 				p.remove(t)
@@ -131,7 +131,7 @@ func (p *pool) pick(x *execution, apply func(*extrinsic)) (included, dropped []*
 			default:
 				p.remove(t)
 				apply(t.extrinsic)
-				weight += t.call.call.weight.refTime
+				weight += t.call.price().refTime
 				length += len(t.raw)
 				included = append(included, t)
 				again = true

@@ -9,19 +9,34 @@ import (
 
 func (rt *runtime) registrationCalls(net field) []call {
 	hotkey := field{"hotkey", tAccount, "T::AccountId"}
+	coldkey := field{"coldkey", tAccount, "T::AccountId"}
 	return []call{
-		{7, "burned_register", []field{net, hotkey}, false, weight{4262555000, 10346}, func(rt *runtime, r *scale.Reader) dispatch {
+		// Proof of work is not asked for at spec 425: its arguments are read and the price is paid.
+		{6, "register", []field{net, {"block_number", tU64, "u64"}, {"nonce", tU64, "u64"}, {"work", tBytes, "Vec<u8>"}, hotkey, coldkey}, false, weight{4_275_612_000, 10346}, func(rt *runtime, r *scale.Reader) dispatch {
+			netuid := r.U16()
+			r.U64()
+			r.U64()
+			r.Bytes()
+			hot := readAccount(r)
+			readAccount(r)
+			return rt.register(netuid, hot, nil)
+		}},
+		{7, "burned_register", []field{net, hotkey}, false, weight{4_262_555_000, 10346}, func(rt *runtime, r *scale.Reader) dispatch {
 			netuid, hot := r.U16(), readAccount(r)
 			return rt.register(netuid, hot, nil)
 		}},
-		{134, "register_limit", []field{net, hotkey, {"limit_price", tU64, "u64"}}, false, weight{5704940000, 4198}, func(rt *runtime, r *scale.Reader) dispatch {
+		{134, "register_limit", []field{net, hotkey, {"limit_price", tU64, "u64"}}, false, weight{5_704_940_000, 4198}, func(rt *runtime, r *scale.Reader) dispatch {
 			netuid, hot, limit := r.U16(), readAccount(r), r.U64()
 			return rt.register(netuid, hot, &limit)
+		}},
+		{62, "root_register", []field{hotkey}, false, weight{2_354_674_000, 9179}, func(rt *runtime, r *scale.Reader) dispatch {
+			return rt.rootRegister(readAccount(r))
 		}},
 	}
 }
 
-// register buys a place on a subnet; limit, where given, caps its price in rao.
+// register buys a place on a subnet; limit, where given, caps its price in rao. The price is swapped to alpha, which is
+// nobody's.
 func (rt *runtime) register(netuid uint16, hotkey account, limit *uint64) dispatch {
 	return dispatch{run: func(x *execution, from origin) error {
 		s := rt.subnets
@@ -54,15 +69,65 @@ func (rt *runtime) register(netuid uint16, hotkey account, limit *uint64) dispat
 		if err := rt.transfer(x, from.who, subnetAccount(netuid), price, true); err != nil {
 			return err
 		}
-		s.subnetTAO.change(x, netuid, func(v uint64) uint64 { return v + price })
+		alpha := rt.buyAlpha(x, netuid, price-rt.swapFee(x, netuid, price), price)
+		s.subnetAlphaOut.change(x, netuid, func(v uint64) uint64 { return v - min(v, alpha) })
+		rt.flow(x, netuid, int64(price))
+		s.raoRecycled.change(x, netuid, func(v uint64) uint64 { return v + price })
+		x.emit(eventRAORecycledSet, u16(netuid), u64(s.raoRecycled.get(x, netuid)))
 		if replace {
 			rt.evict(x, netuid, uid)
 		}
 		rt.seat(x, netuid, uid, hotkey)
 		s.burn.set(x, netuid, rt.clampBurn(x, netuid, scaled(price, s.burnIncrease.get(x, netuid))))
 		s.registrationsThisBlock.change(x, netuid, func(v uint16) uint16 { return v + 1 })
-		s.raoRecycled.change(x, netuid, func(v uint64) uint64 { return v + price })
 		x.emit(eventNeuronRegistered, u16(netuid), u16(uid), hotkey[:])
+		return nil
+	}}
+}
+
+// rootRegister gives a hotkey a place on the root network, for nothing: a full one drops whoever has least root stake.
+// Only here do the limits of registrations per block and interval hold.
+func (rt *runtime) rootRegister(hotkey account) dispatch {
+	return dispatch{run: func(x *execution, from origin) error {
+		s := rt.subnets
+		switch {
+		case from.root:
+			return badOrigin
+		case !s.networksAdded.get(x, rootNetuid):
+			return subtensorError("RootNetworkDoesNotExist")
+		case s.registrationsThisBlock.get(x, rootNetuid) >= s.maxRegistrationsPerBlock.get(x, rootNetuid):
+			return subtensorError("TooManyRegistrationsThisBlock")
+		case s.registrationsThisInterval.get(x, rootNetuid) >= 3*s.targetRegistrationsPerInterval.get(x, rootNetuid):
+			return subtensorError("TooManyRegistrationsThisInterval")
+		}
+		if _, registered := s.uids.find(x, rootNetuid, hotkey); registered {
+			return subtensorError("HotKeyAlreadyRegisteredInSubNet")
+		}
+		if err := rt.ownHotkey(x, from.who, hotkey); err != nil {
+			return err
+		}
+		uid := s.subnetworkN.get(x, rootNetuid)
+		if uid >= s.maxAllowedUids.get(x, rootNetuid) {
+			lowest, stake := uint16(0), uint64(0)
+			for other := range uid {
+				if v := s.totalHotkeyAlpha.get(x, s.keys.get(x, rootNetuid, other), rootNetuid); other == 0 || v < stake {
+					lowest, stake = other, v
+				}
+			}
+			if uid == 0 || s.totalHotkeyAlpha.get(x, hotkey, rootNetuid) <= stake {
+				return subtensorError("StakeTooLowForRoot")
+			}
+			uid = lowest
+			rt.evict(x, rootNetuid, uid)
+		}
+		rt.seat(x, rootNetuid, uid, hotkey)
+		if _, delegate := s.delegates.find(x, hotkey); !delegate {
+			s.delegates.set(x, hotkey, s.delegates.fallback)
+		}
+		for _, count := range []map1[uint16, uint16]{s.registrationsThisBlock, s.registrationsThisInterval} {
+			count.change(x, rootNetuid, func(v uint16) uint16 { return v + 1 })
+		}
+		x.emit(eventNeuronRegistered, u16(rootNetuid), u16(uid), hotkey[:])
 		return nil
 	}}
 }
@@ -136,23 +201,28 @@ func (rt *runtime) evict(x *execution, netuid, uid uint16) {
 	s.uids.del(x, netuid, hotkey)
 	s.isMember.del(x, hotkey, netuid)
 	s.axons.del(x, netuid, hotkey)
+	s.prometheus.del(x, netuid, hotkey)
 	s.certificates.del(x, netuid, hotkey)
-	s.weights.del(x, netuid, uid)
-	s.bonds.del(x, netuid, uid)
-	for other := range s.subnetworkN.get(x, netuid) {
-		row, has := s.weights.read(x, s.weights.key(netuid, other))
-		if !has {
-			continue
-		}
-		for i := range row {
-			if row[i].UID == uid {
-				row[i] = yuma.Entry{UID: uid}
+	for mecid := range s.mechanismCountCurrent.get(x, netuid) {
+		index := storageIndex(netuid, mecid)
+		s.weights.del(x, index, uid)
+		s.bonds.del(x, index, uid)
+		for other := range s.subnetworkN.get(x, netuid) {
+			row, has := s.weights.read(x, s.weights.key(index, other))
+			if !has {
+				continue
 			}
+			for i := range row {
+				if row[i].UID == uid {
+					row[i] = yuma.Entry{UID: uid}
+				}
+			}
+			s.weights.set(x, index, other, row)
 		}
-		s.weights.set(x, netuid, other, row)
+		s.incentive.set(x, index, replaced(s.incentive.get(x, index), uid, 0))
 	}
 	s.emission.set(x, netuid, replaced(s.emission.get(x, netuid), uid, 0))
-	for _, v := range []map1[uint16, []uint16]{s.consensus, s.incentive, s.dividends, s.trust, s.stakeWeight} {
+	for _, v := range []map1[uint16, []uint16]{s.consensus, s.dividends, s.trust, s.stakeWeight} {
 		v.set(x, netuid, replaced(v.get(x, netuid), uid, 0))
 	}
 }
@@ -163,13 +233,20 @@ func (rt *runtime) seat(x *execution, netuid, uid uint16, hotkey account) {
 	if n := s.subnetworkN.get(x, netuid); uid == n {
 		s.subnetworkN.set(x, netuid, n+1)
 		s.emission.set(x, netuid, replaced(s.emission.get(x, netuid), uid, 0))
-		for _, v := range []map1[uint16, []uint16]{s.consensus, s.incentive, s.dividends, s.trust} {
+		for _, v := range []map1[uint16, []uint16]{s.consensus, s.dividends, s.trust} {
 			v.set(x, netuid, replaced(v.get(x, netuid), uid, 0))
+		}
+		for mecid := range s.mechanismCountCurrent.get(x, netuid) {
+			index := storageIndex(netuid, mecid)
+			s.incentive.set(x, index, replaced(s.incentive.get(x, index), uid, 0))
 		}
 	}
 	s.active.set(x, netuid, replaced(s.active.get(x, netuid), uid, true))
 	s.permit.set(x, netuid, replaced(s.permit.get(x, netuid), uid, false))
-	s.lastUpdate.set(x, netuid, replaced(s.lastUpdate.get(x, netuid), uid, x.block))
+	for mecid := range s.mechanismCountCurrent.get(x, netuid) {
+		index := storageIndex(netuid, mecid)
+		s.lastUpdate.set(x, index, replaced(s.lastUpdate.get(x, index), uid, x.block))
+	}
 	s.keys.set(x, netuid, uid, hotkey)
 	s.uids.set(x, netuid, hotkey, uid)
 	s.registeredBlock.set(x, netuid, uid, x.block)

@@ -23,6 +23,7 @@ type module struct {
 	index       uint8
 	storage     *prefix
 	calls       []call
+	nests       map[uint8]nest // by index, in place of decode, for calls with calls inside
 	events      []arm
 	errors      []arm
 	constants   []constant
@@ -38,10 +39,24 @@ type call struct {
 	decode func(rt *runtime, r *scale.Reader) dispatch
 }
 
-// dispatch is a decoded call, ready to run. guard, which may be nil, is what the pool asks before inclusion.
+// nest decodes a call with calls inside, which are depth calls deep.
+type nest func(rt *runtime, r *scale.Reader, depth int) dispatch
+
+// dispatch is a decoded call, ready to run. guard, which may be nil, is what the pool asks before inclusion and what runs
+// before each call that is not root's. cost is nil where the call costs what its declaration says. filtered refuses the
+// call whoever makes it but root. atPool is asked only before inclusion.
 type dispatch struct {
-	run   func(x *execution, from origin) error
-	guard func(x *execution, who account) error
+	run      func(x *execution, from origin) error
+	guard    func(x *execution, who account) error
+	atPool   func(x *execution, who account) error
+	cost     *cost
+	filtered bool
+}
+
+// cost is what a call weighs and whether it pays.
+type cost struct {
+	weight
+	free bool
 }
 
 // weight is the cost of a call as the runtime of spec 425 was seen to report it, base of an extrinsic included.
@@ -69,6 +84,11 @@ type runtime struct {
 	subnets  *subtensorStore
 	sudo     *sudoStore
 
+	proxies     *proxyStore
+	commitments *commitmentsStore
+	swap        *swapStore
+	drand       *drandStore
+
 	pallets []module
 	v14     []byte
 	v15     []byte
@@ -81,12 +101,20 @@ type decoded struct {
 	dispatch
 }
 
+// price is what the call costs before it runs.
+func (d decoded) price() cost {
+	if d.cost != nil {
+		return *d.cost
+	}
+	return cost{d.call.weight, d.call.free}
+}
+
 // newRuntime declares the pallets. slot is the block time in milliseconds; it stands in the metadata.
 func newRuntime(slot uint64) (*runtime, error) {
 	rt := &runtime{}
 	rt.pallets = []module{
 		rt.systemPallet(), rt.timestampPallet(slot), rt.auraPallet(slot), rt.balancesPallet(), rt.paymentPallet(),
-		rt.subtensorPallet(), rt.sudoPallet(), rt.adminPallet(),
+		rt.subtensorPallet(), rt.utilityPallet(), rt.sudoPallet(), rt.proxyPallet(), rt.commitmentsPallet(), rt.adminPallet(), rt.swapPallet(), rt.drandPallet(),
 	}
 	for version, blob := range map[uint8]*[]byte{14: &rt.v14, 15: &rt.v15} {
 		var err error
@@ -99,15 +127,16 @@ func newRuntime(slot uint64) (*runtime, error) {
 
 var errUndecodable = errors.New("the call does not decode")
 
+// maxCallDepth bounds calls inside calls, as the runtime's decoder does.
+const maxCallDepth = 256
+
 // decodeCall reads one call.
-func (rt *runtime) decodeCall(r *scale.Reader) (decoded, error) { return rt.decodeCallBut(r, noPallet) }
+func (rt *runtime) decodeCall(r *scale.Reader) (decoded, error) { return rt.decodeInner(r, 0) }
 
-const noPallet = 0xff
-
-// decodeCallBut reads one call of any pallet but one.
-func (rt *runtime) decodeCallBut(r *scale.Reader, except uint8) (decoded, error) {
+// decodeInner reads a call that stands depth calls deep.
+func (rt *runtime) decodeInner(r *scale.Reader, depth int) (decoded, error) {
 	module, index := r.U8(), r.U8()
-	if r.Err() != nil || module == except {
+	if r.Err() != nil || depth > maxCallDepth {
 		return decoded{}, errUndecodable
 	}
 	for i := range rt.pallets {
@@ -119,11 +148,17 @@ func (rt *runtime) decodeCallBut(r *scale.Reader, except uint8) (decoded, error)
 			if p.calls[k].index != index {
 				continue
 			}
-			d := p.calls[k].decode(rt, r)
+			c := &p.calls[k]
+			var d dispatch
+			if nest := p.nests[index]; nest != nil {
+				d = nest(rt, r, depth+1)
+			} else {
+				d = c.decode(rt, r)
+			}
 			if r.Err() != nil {
 				return decoded{}, errUndecodable
 			}
-			return decoded{p, &p.calls[k], d}, nil
+			return decoded{p, c, d}, nil
 		}
 	}
 	return decoded{}, errUndecodable

@@ -27,6 +27,9 @@ func (rt *runtime) servingCalls(net field) []call {
 			netuid, info := readAxon(r)
 			return rt.serveAxon(netuid, info, r.Bytes())
 		}},
+		{5, "serve_prometheus", args[:5], true, weight{474_069_000, 12587}, func(rt *runtime, r *scale.Reader) dispatch {
+			return rt.servePrometheus(r.U16(), prometheusInfo{0, r.U32(), cU128.decode(r), r.U16(), r.U8()})
+		}},
 	}
 }
 
@@ -59,28 +62,65 @@ func (rt *runtime) serveAxon(netuid uint16, info axonInfo, cert []byte) dispatch
 }
 
 func (rt *runtime) checkAxon(x *execution, netuid uint16, hotkey account, info axonInfo) error {
+	before, served := rt.subnets.axons.find(x, netuid, hotkey)
+	return rt.checkServing(x, netuid, hotkey, serving{info.ip, info.port, info.ipType, before.block, served, true})
+}
+
+// servePrometheus publishes where a neuron's metrics are; unlike an axon's, their address cannot be 0.
+func (rt *runtime) servePrometheus(netuid uint16, info prometheusInfo) dispatch {
+	check := func(x *execution, hotkey account) error {
+		before, served := rt.subnets.prometheus.find(x, netuid, hotkey)
+		return rt.checkServing(x, netuid, hotkey, serving{info.ip, info.port, info.ipType, before.block, served, false})
+	}
+	return dispatch{
+		guard: check,
+		run: func(x *execution, from origin) error {
+			if from.root {
+				return badOrigin
+			}
+			if err := check(x, from.who); err != nil {
+				return err
+			}
+			info.block = x.block
+			rt.subnets.prometheus.set(x, netuid, from.who, info)
+			x.emit(eventPrometheusServed, u16(netuid), from.who[:])
+			return nil
+		},
+	}
+}
+
+// serving is what is checked of an axon or a prometheus endpoint; since is the block in which it was last served.
+type serving struct {
+	ip     [2]uint64
+	port   uint16
+	ipType uint8
+	since  uint64
+	before bool
+	reset  bool // the address may be 0
+}
+
+// checkServing checks in the runtime's order.
+func (rt *runtime) checkServing(x *execution, netuid uint16, hotkey account, v serving) error {
 	s := rt.subnets
 	if _, registered := s.uids.find(x, netuid, hotkey); !registered {
 		return subtensorError("HotKeyNotRegisteredInNetwork")
 	}
-	if info.ipType != 4 && info.ipType != 6 {
-		return subtensorError("InvalidIpType")
-	}
-	if !validAddress(info) {
-		return subtensorError("InvalidIpAddress")
-	}
 	limit := s.servingRateLimit.get(x, netuid)
-	if before, served := s.axons.find(x, netuid, hotkey); served && limit != 0 && x.block-before.block < limit {
+	switch {
+	case v.ipType != 4 && v.ipType != 6:
+		return subtensorError("InvalidIpType")
+	case !validAddress(v) || !v.reset && v.ip == [2]uint64{}:
+		return subtensorError("InvalidIpAddress")
+	case v.before && limit != 0 && x.block-v.since < limit:
 		return subtensorError("ServingRateLimitExceeded")
-	}
-	if info.port == 0 {
+	case v.port == 0:
 		return subtensorError("InvalidPort")
 	}
 	return nil
 }
 
 // validAddress refuses what the chain refuses: broadcast and exactly 127.0.0.1 or ::1. Address 0 resets an axon.
-func validAddress(info axonInfo) bool {
+func validAddress(info serving) bool {
 	hi, lo := info.ip[0], info.ip[1]
 	if info.ipType == 4 {
 		return hi == 0 && lo < math.MaxUint32 && lo != 0x7f000001

@@ -249,3 +249,7 @@ func (m map3[K1, K2, K3, V]) set(s writer, a K1, b K2, c K3, v V) {
 	m.write(s, m.key(a, b, c), v)
 }
 func (m map3[K1, K2, K3, V]) del(s writer, a K1, b K2, c K3) { s.put(m.key(a, b, c), nil) }
+
+func (m map3[K1, K2, K3, V]) change(s writer, a K1, b K2, c K3, f func(V) V) {
+	m.set(s, a, b, c, f(m.get(s, a, b, c)))
+}

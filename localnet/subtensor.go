@@ -2,6 +2,7 @@ package localnet
 
 import (
 	"encoding/binary"
+	"slices"
 
 	"basilica/scale"
 	"basilica/yuma"
@@ -69,11 +70,14 @@ func (rt *runtime) subtensorPallet() module {
 	who := field{"", tAccount, "T::AccountId"}
 	at := func(s shape, name string) field { return field{"", s, name} }
 	netuid, amount16, amount64 := at(tU16, "NetUid"), at(tU16, "u16"), at(tU64, "u64")
+	tao, index, hash := at(tU64, "TaoBalance"), at(tU16, "NetUidStorageIndex"), at(tHash, "H256")
 	stakeMoved := []field{who, who, at(tU64, "TaoBalance"), at(tU64, "AlphaBalance"), netuid, amount64}
 	return module{
 		name: "SubtensorModule", crate: "pallet_subtensor", index: subtensorIndex, storage: p,
-		calls: append(append(append(rt.weightCalls(net), rt.servingCalls(net)...), rt.registrationCalls(net)...), rt.stakingCalls(net)...),
+		calls: slices.Concat(rt.weightCalls(net), rt.commitCalls(net), rt.servingCalls(net), rt.registrationCalls(net),
+			rt.networkCalls(net), rt.stakingCalls(net), rt.childrenCalls(net), rt.tempoCalls(net)),
 		events: []arm{
+			eventNetworkAdded.arm("NetworkAdded", netuid, amount16),
 			eventStakeAdded.arm("StakeAdded", stakeMoved...),
 			eventStakeRemoved.arm("StakeRemoved", stakeMoved...),
 			eventWeightsSet.arm("WeightsSet", at(tU16, "NetUidStorageIndex"), amount16),
@@ -92,6 +96,49 @@ func (rt *runtime) subtensorPallet() module {
 			eventIncentiveEmitted.arm("IncentiveAlphaEmittedToMiners", field{"netuid", tU16, "NetUidStorageIndex"}, field{"emissions", vec(tU64), "Vec<AlphaBalance>"}),
 			eventEpochDeferred.arm("EpochDeferred", net, field{"from_block", tU64, "u64"}, field{"to_block", tU64, "u64"}),
 			eventEpochSkipped.arm("EpochSkipped", net, field{"block", tU64, "u64"}),
+			eventStakeMoved.arm("StakeMoved", who, who, netuid, who, netuid, tao),
+			eventTargetRegistrationsSet.arm("RegistrationPerIntervalSet", netuid, amount16),
+			eventMaxRegistrationsSet.arm("MaxRegistrationsPerBlockSet", netuid, amount16),
+			eventRhoSet.arm("RhoSet", netuid, amount16),
+			eventKappaSet.arm("KappaSet", netuid, amount16),
+			eventBondsMovingAverageSet.arm("BondsMovingAverageSet", netuid, amount64),
+			eventBondsPenaltySet.arm("BondsPenaltySet", netuid, amount16),
+			eventPrometheusServed.arm("PrometheusServed", netuid, who),
+			eventMaxBurnSet.arm("MaxBurnSet", netuid, tao),
+			eventMinBurnSet.arm("MinBurnSet", netuid, tao),
+			eventMaxEpochsSet.arm("MaxEpochsPerBlockSet", at(tU8, "u8")),
+			eventTxRateLimitSet.arm("TxRateLimitSet", amount64),
+			eventFreezeWindowSet.arm("AdminFreezeWindowSet", amount16),
+			eventOwnerRateLimitSet.arm("OwnerHyperparamRateLimitSet", amount16),
+			eventChildKeyTakeSet.arm("ChildKeyTakeSet", who, amount16),
+			eventRegistrationAllowed.arm("RegistrationAllowed", netuid, at(tBool, "bool")),
+			eventRAORecycledSet.arm("RAORecycledForRegistrationSet", netuid, tao),
+			eventNetworkRateLimitSet.arm("NetworkRateLimitSet", amount64),
+			eventStartCallDelaySet.arm("StartCallDelaySet", amount64),
+			eventMinLockCostSet.arm("NetworkMinLockCostSet", tao),
+			eventSubnetLimitSet.arm("SubnetLimitSet", amount16),
+			eventTakeDecreased.arm("TakeDecreased", who, who, amount16),
+			eventTakeIncreased.arm("TakeIncreased", who, who, amount16),
+			eventColdkeySwapAnnounced.arm("ColdkeySwapAnnounced", field{"who", tAccount, "T::AccountId"}, field{"new_coldkey_hash", tHash, "T::Hash"}),
+			eventChildrenScheduled.arm("SetChildrenScheduled", who, netuid, amount64, at(vec(cKin.shape), "Vec<(u64, T::AccountId)>")),
+			eventChildrenSet.arm("SetChildren", who, netuid, at(vec(cKin.shape), "Vec<(u64, T::AccountId)>")),
+			eventChainIdentitySet.arm("ChainIdentitySet", who),
+			eventSubnetIdentitySet.arm("SubnetIdentitySet", netuid),
+			eventWeightsCommitted.arm("WeightsCommitted", who, index, hash),
+			eventWeightsRevealed.arm("WeightsRevealed", who, index, hash),
+			eventWeightsBatchRevealed.arm("WeightsBatchRevealed", who, netuid, at(vec(tHash), "Vec<H256>")),
+			eventBatchCompleted.arm("BatchWeightsCompleted", at(vec(compact(tU16)), "Vec<Compact<NetUid>>"), who),
+			eventBatchWithErrors.arm("BatchCompletedWithErrors"),
+			eventBatchItemFailed.arm("BatchWeightItemFailed", netuid, at(tDispatchError, "sp_runtime::DispatchError")),
+			eventStakeTransferred.arm("StakeTransferred", who, who, who, netuid, netuid, tao),
+			eventStakeSwapped.arm("StakeSwapped", who, who, netuid, netuid, tao),
+			eventTransferToggle.arm("TransferToggle", netuid, at(tBool, "bool")),
+			eventOwnerHotkeySet.arm("SubnetOwnerHotkeySet", netuid, who),
+			eventFirstEmissionSet.arm("FirstEmissionBlockNumberSet", netuid, amount64),
+			eventRevealPeriodSet.arm("CommitRevealPeriodsSet", netuid, amount64),
+			eventTimelockedCommitted.arm("TimelockedWeightsCommitted", who, index, hash, amount64),
+			eventCutoffFactorSet.arm("ActivityCutoffFactorMilliSet", net, field{"factor_milli", tU32, "u32"}),
+			eventEpochTriggered.arm("EpochTriggered", net, field{"by", tAccount, "T::AccountId"}, field{"fires_at", tU64, "u64"}),
 		},
 		errors: plainArms(subtensorErrors[:]...),
 		constants: []constant{

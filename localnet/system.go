@@ -96,11 +96,11 @@ func (rt *runtime) systemPallet() module {
 	return module{
 		name: "System", crate: "frame_system", index: 0, storage: p,
 		calls: []call{
-			{0, "remark", []field{{"remark", tBytes, "Vec<u8>"}}, false, weight{177326000, 4198}, func(_ *runtime, r *scale.Reader) dispatch {
-				r.Bytes()
-				return dispatch{run: func(*execution, origin) error { return nil }}
+			{0, "remark", []field{{"remark", tBytes, "Vec<u8>"}}, false, remarkWeight, func(_ *runtime, r *scale.Reader) dispatch {
+				price := cost{weight: remarkWeight.plus(weight{refTime: remarkByte * uint64(len(r.Bytes()))})}
+				return dispatch{cost: &price, run: func(*execution, origin) error { return nil }}
 			}},
-			{7, "remark_with_event", []field{{"remark", tBytes, "Vec<u8>"}}, false, weight{177326000, 4198}, func(rt *runtime, r *scale.Reader) dispatch {
+			{7, "remark_with_event", []field{{"remark", tBytes, "Vec<u8>"}}, false, remarkWeight, func(rt *runtime, r *scale.Reader) dispatch {
 				remark := r.Bytes()
 				return dispatch{run: func(x *execution, from origin) error {
 					hash := pallet.Blake2b256(remark)
@@ -116,8 +116,7 @@ func (rt *runtime) systemPallet() module {
 			eventKilledAccount.arm("KilledAccount", field{"account", tAccount, "T::AccountId"}),
 			eventRemarked.arm("Remarked", field{"sender", tAccount, "T::AccountId"}, field{"hash", tHash, "T::Hash"}),
 		},
-		errors: plainArms("InvalidSpecName", "SpecVersionNeedsToIncrease", "FailedToExtractRuntimeVersion", "NonDefaultComposite",
-			"NonZeroRefCount", "CallFiltered", "MultiBlockMigrationsOngoing", "NothingAuthorized", "Unauthorized"),
+		errors: plainArms(systemErrors[:]...),
 		constants: []constant{
 			{"BlockHashCount", tU32, scale.AppendU32(nil, blockHashCount)},
 			{"Version", version, runtimeVersion()},
@@ -125,6 +124,11 @@ func (rt *runtime) systemPallet() module {
 		},
 	}
 }
+
+// remarkWeight is what a remark without text weighs, remarkByte what a byte of its text does.
+var remarkWeight = weight{177_326_000, 4198}
+
+const remarkByte = 10_920
 
 // cow is Rust's Cow, which metadata shows as a wrapper.
 func cow(of shape) shape { return composite("Cow", []param{{"T", &of}}, field{"", of, ""}) }
