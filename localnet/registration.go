@@ -271,7 +271,8 @@ func (rt *runtime) clampBurn(r reader, netuid uint16, burn uint64) uint64 {
 	return min(max(burn, rt.subnets.minBurn.get(r, netuid)), rt.subnets.maxBurn.get(r, netuid))
 }
 
-// decayBurn lets the price fall by half in BurnHalfLife blocks and clamps it, as every block begins.
+// decayBurn lets the price fall by half in BurnHalfLife blocks and clamps it, as every block begins, and starts the counts
+// of registrations over.
 func (rt *runtime) decayBurn(x *execution, netuid uint16) {
 	s := rt.subnets
 	burn := s.burn.get(x, netuid)
@@ -281,6 +282,10 @@ func (rt *runtime) decayBurn(x *execution, netuid uint16) {
 	}
 	s.burn.set(x, netuid, rt.clampBurn(x, netuid, burn))
 	s.registrationsThisBlock.set(x, netuid, 0)
+	// Root is due in every block once its tempo has passed: its epoch never runs.
+	if s.registrationsThisInterval.get(x, netuid) > 0 && rt.due(x, netuid) {
+		s.registrationsThisInterval.set(x, netuid, 0)
+	}
 }
 
 // decayFactor is the largest factor with 32 fraction bits whose power of halfLife is at most one half.
