@@ -1,123 +1,100 @@
 package pallet
 
 import (
-	"bytes"
-	"encoding/json"
 	"errors"
 	"strings"
 	"testing"
 )
 
-func TestEvent425Vectors(t *testing.T) {
-	var v struct {
-		Events struct {
-			Raw     string
-			Decoded []struct {
-				Phase         json.RawMessage
-				Pallet, Event string
-			}
-			Failed []struct {
-				ExtrinsicIndex int
-				Decoded        struct{ Kind, Value, Pallet, Name string }
-			}
-		}
-	}
-	unmarshal(t, "subtensor425/decoding/chain.json", &v)
-	for _, version := range []string{"v14", "v15"} {
-		rt := runtime425(t, version)
-		events, err := rt.Events(unhex(t, v.Events.Raw))
-		if err != nil {
-			t.Fatal(err)
-		}
-		if len(events) != len(v.Events.Decoded) {
-			t.Fatalf("%d events, want %d", len(events), len(v.Events.Decoded))
-		}
-		for i, w := range v.Events.Decoded {
-			if !strings.EqualFold(events[i].Pallet, w.Pallet) || events[i].Name != w.Event {
-				t.Errorf("event %d: %s.%s, want %s.%s", i, events[i].Pallet, events[i].Name, w.Pallet, w.Event)
-			}
-		}
-		for _, w := range v.Events.Failed {
-			want := w.Decoded.Pallet + "." + w.Decoded.Name
-			if w.Decoded.Kind != "Module" {
-				want = w.Decoded.Kind + "." + w.Decoded.Value
-			}
-			var de *DispatchError
-			if err := rt.Outcome(events, w.ExtrinsicIndex); !errors.As(err, &de) || !strings.EqualFold(de.Name, want) {
-				t.Errorf("extrinsic %d: %v, want %s", w.ExtrinsicIndex, err, want)
-			}
-		}
-		if err := rt.Outcome(events, 0); err != nil {
-			t.Errorf("the timestamp inherent: %v", err)
-		}
-		if err := rt.Outcome(events, 999); !errors.Is(err, ErrUnknown) {
-			t.Errorf("an extrinsic that is not there: %v", err)
+// TestOutcomeVectors reads the fate of every included extrinsic out of its
+// block's events, and the events of its own.
+func TestOutcomeVectors(t *testing.T) {
+	for _, folder := range recorded() {
+		for _, file := range []string{"accepted", "failed"} {
+			t.Logf("%s: %d %s", folder, checkOutcomes(t, folder, file), file)
 		}
 	}
 }
 
-// TestOutcome425Vectors reads the fate of every included extrinsic out of its
-// block's events.
-func TestOutcome425Vectors(t *testing.T) {
-	rt := runtime425(t, "v15")
-	for _, file := range []string{"accepted", "failed"} {
-		var v struct {
-			Cases []struct {
-				ID, RawEvents string
-				IncludedIn    struct{ Index int }
-				Result        struct {
-					OK    bool
-					Error struct{ Kind, Pallet, Name string }
+func checkOutcomes(t *testing.T, folder, file string) int {
+	t.Helper()
+	rt := runtimeOf(t, folder, "v15")
+	var v struct {
+		Cases []struct {
+			ID, RawEvents string
+			IncludedIn    struct{ Index int }
+			Result        struct {
+				OK    bool
+				Error struct{ Kind, Pallet, Name string }
+			}
+			Events []struct {
+				Index         int
+				Phase         any
+				Pallet, Event string
+				Data          any
+			}
+			StorageDiff []struct {
+				Item, Key               string
+				Args                    []any
+				Before, After           *string
+				BeforeValue, AfterValue any
+			}
+		}
+	}
+	unmarshal(t, folder+"/extrinsics/"+file+".json.gz", &v)
+	for _, c := range v.Cases {
+		events, err := rt.Events(unhex(t, c.RawEvents))
+		if err != nil {
+			t.Errorf("%s: %v", c.ID, err)
+			continue
+		}
+		for _, w := range c.Events {
+			e := events[w.Index]
+			if !sameName(e.Pallet, w.Pallet) || e.Name != w.Event || !samePhase(e, w.Phase) {
+				t.Errorf("%s: event %d: %+v, want %+v", c.ID, w.Index, e, w)
+			} else if err := differs(e.Fields, w.Data); err != nil {
+				t.Errorf("%s: event %d, %s.%s: %v", c.ID, w.Index, e.Pallet, e.Name, err)
+			}
+		}
+		err = rt.Outcome(events, c.IncludedIn.Index)
+		var de *DispatchError
+		switch {
+		case c.Result.OK && err != nil:
+			t.Errorf("%s: %v", c.ID, err)
+		case c.Result.OK:
+		case !errors.As(err, &de):
+			t.Errorf("%s: %v, want a dispatch error", c.ID, err)
+		case c.Result.Error.Kind == "Module" && !strings.EqualFold(de.Name, c.Result.Error.Pallet+"."+c.Result.Error.Name):
+			t.Errorf("%s: %s, want %+v", c.ID, de.Name, c.Result.Error)
+		case c.Result.Error.Kind != "Module" && !strings.HasPrefix(de.Name, c.Result.Error.Kind):
+			t.Errorf("%s: %s, want %+v", c.ID, de.Name, c.Result.Error)
+		}
+		for _, d := range c.StorageDiff {
+			pallet, item, _ := strings.Cut(d.Item, ".")
+			args, err := rt.StorageArgs(pallet, item, unhex(t, d.Key))
+			if err == nil {
+				err = differsArgs(args, d.Args)
+			}
+			if err != nil {
+				t.Errorf("%s: %s: %v", c.ID, d.Item, err)
+				continue
+			}
+			for _, side := range []struct {
+				raw   *string
+				value any
+			}{{d.Before, d.BeforeValue}, {d.After, d.AfterValue}} {
+				if side.raw == nil {
+					continue
+				}
+				got, err := rt.DecodeStorage(pallet, item, unhex(t, *side.raw))
+				if err == nil {
+					err = differs(got, side.value)
+				}
+				if err != nil {
+					t.Errorf("%s: %s: %v", c.ID, d.Item, err)
 				}
 			}
 		}
-		unmarshal(t, "subtensor425/extrinsics/"+file+".json.gz", &v)
-		for _, c := range v.Cases {
-			events, err := rt.Events(unhex(t, c.RawEvents))
-			if err != nil {
-				t.Errorf("%s: %v", c.ID, err)
-				continue
-			}
-			err = rt.Outcome(events, c.IncludedIn.Index)
-			var de *DispatchError
-			switch {
-			case c.Result.OK && err != nil:
-				t.Errorf("%s: %v", c.ID, err)
-			case c.Result.OK:
-			case !errors.As(err, &de):
-				t.Errorf("%s: %v, want a dispatch error", c.ID, err)
-			case c.Result.Error.Kind == "Module" && !strings.EqualFold(de.Name, c.Result.Error.Pallet+"."+c.Result.Error.Name):
-				t.Errorf("%s: %s, want %+v", c.ID, de.Name, c.Result.Error)
-			case c.Result.Error.Kind != "Module" && !strings.HasPrefix(de.Name, c.Result.Error.Kind):
-				t.Errorf("%s: %s, want %+v", c.ID, de.Name, c.Result.Error)
-			}
-		}
 	}
-}
-
-// TestRuntimeAPI425Vectors decodes every recorded answer of a runtime API by
-// the types in the metadata, and encodes it again to the same bytes.
-func TestRuntimeAPI425Vectors(t *testing.T) {
-	var v struct {
-		Calls []struct{ Method, Input, Output string }
-	}
-	unmarshal(t, "subtensor425/decoding/runtime_apis.json.gz", &v)
-	rt := runtime425(t, "v15")
-	for _, c := range v.Calls {
-		trait, name, _ := strings.Cut(c.Method, "_")
-		m, ok := rt.APIMethod(trait, name)
-		if !ok {
-			t.Errorf("%s is not in the metadata", c.Method)
-			continue
-		}
-		raw := unhex(t, c.Output)
-		out, err := rt.reg.DecodeAll(raw, m.Output)
-		if err != nil {
-			t.Errorf("%s: %v", c.Method, err)
-			continue
-		}
-		if back, err := rt.reg.Encode(nil, m.Output, out); err != nil || !bytes.Equal(back, raw) {
-			t.Errorf("%s: encodes to %d bytes of %d, %v", c.Method, len(back), len(raw), err)
-		}
-	}
+	return len(v.Cases)
 }

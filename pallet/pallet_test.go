@@ -44,19 +44,6 @@ func hash32(t testing.TB, s string) [32]byte {
 	return [32]byte(b)
 }
 
-func runtime425(t testing.TB, version string) *Runtime {
-	t.Helper()
-	m, err := scale.DecodeMetadata(vectors.Read(t, "subtensor425/decoding/metadata-"+version+".scale"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	rt, err := New(m)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return rt
-}
-
 func argMap(s scale.Struct) map[string]any {
 	m := map[string]any{}
 	for _, f := range s {
@@ -65,52 +52,87 @@ func argMap(s scale.Struct) map[string]any {
 	return m
 }
 
-// fromJSON turns a vector's argument into a value; ok is false for shapes that
-// the test does not translate.
-func fromJSON(v any, typeName string) (any, bool) {
+// argument turns a vector's argument into what the encoder takes. A string may be an address, a development key (//Bob),
+// bytes, an integer, or a call such as Balances.transfer_keep_alive(//Bob, 1000000000).
+func argument(t *testing.T, rt *Runtime, v any) any {
+	t.Helper()
 	switch x := v.(type) {
 	case json.Number:
 		n, ok := new(big.Int).SetString(x.String(), 10)
-		return n, ok
+		if !ok {
+			t.Fatalf("%s is no integer", x)
+		}
+		return n
 	case bool, nil:
-		return x, true
+		return x
 	case string:
-		if pub, err := keys.DecodeSS58(x); err == nil {
-			return pub, true
-		}
-		if b, err := hex.DecodeString(strings.TrimPrefix(x, "0x")); err == nil && strings.HasPrefix(x, "0x") {
-			return b, true
-		}
-		n, ok := new(big.Int).SetString(x, 10)
-		return n, ok
+		return textArgument(t, rt, x)
 	case []any:
 		out := make([]any, len(x))
 		for i, e := range x {
-			var ok bool
-			if out[i], ok = fromJSON(e, typeName); !ok {
-				return nil, false
-			}
+			out[i] = argument(t, rt, e)
 		}
-		return out, true
+		return out
 	case map[string]any:
-		if id, ok := x["Id"].(string); ok && len(x) == 1 {
-			pub, err := keys.DecodeSS58(id)
-			return AccountAddress(pub), err == nil
+		out := map[string]any{}
+		for name, e := range x {
+			arg := argument(t, rt, e)
+			if name[0] >= 'A' && name[0] <= 'Z' { // an enum's variant
+				return scale.NewVariant(name, arg)
+			}
+			out[name] = arg
 		}
+		return out
 	}
-	return nil, false
+	t.Fatalf("argument %v", v)
+	return nil
+}
+
+func textArgument(t *testing.T, rt *Runtime, s string) any {
+	t.Helper()
+	if name, args, ok := strings.Cut(strings.TrimSuffix(s, ")"), "("); ok {
+		pallet, call, _ := strings.Cut(name, ".")
+		_, variant, err := rt.callVariant(pallet, call)
+		if err != nil {
+			t.Fatal(err)
+		}
+		inner := scale.VariantValue{Name: call}
+		for i, arg := range strings.Split(args, ", ") {
+			v := textArgument(t, rt, arg)
+			if pub, ok := v.([32]byte); ok {
+				v = AccountAddress(pub)
+			}
+			inner.Fields = append(inner.Fields, scale.NamedValue{Name: variant.Fields[i].Name, Value: v})
+		}
+		return scale.NewVariant(pallet, inner)
+	}
+	if strings.HasPrefix(s, "//") {
+		pair, err := keys.FromURI(keys.Sr25519, s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return pair.PublicKey()
+	}
+	if pub, err := keys.DecodeSS58(s); err == nil {
+		return pub
+	}
+	if strings.HasPrefix(s, "0x") {
+		return unhex(t, s)
+	}
+	if n, ok := new(big.Int).SetString(s, 10); ok {
+		return n
+	}
+	return s
 }
 
 func TestCallVectors(t *testing.T) {
 	type vector struct {
 		Pallet, Call, Encoded string
 		Args                  map[string]any
-		ArgTypes              map[string]string
 	}
 	var v struct{ Vectors, FromSourceOnly []vector }
 	unmarshal(t, "bittensor/call-encodings.json", &v)
-	rt := runtime425(t, "v15")
-	built := 0
+	rt := runtimeOf(t, "subtensor425", "v15")
 	for _, c := range append(v.Vectors, v.FromSourceOnly...) {
 		want := unhex(t, c.Encoded)
 		call, err := rt.DecodeCall(want)
@@ -121,27 +143,19 @@ func TestCallVectors(t *testing.T) {
 		if b, err := rt.Call(call.Pallet, call.Name, argMap(call.Args)); err != nil || !bytes.Equal(b, want) {
 			t.Errorf("%s.%s: encodes again to %x, %v", c.Pallet, c.Call, b, err)
 		}
-		args, ok := map[string]any{}, true
+		args := map[string]any{}
 		for name, a := range c.Args {
-			if args[name], ok = fromJSON(a, c.ArgTypes[name]); !ok {
-				break
-			}
+			args[name] = argument(t, rt, a)
 		}
-		if !ok {
-			continue
-		}
-		built++
 		if b, err := rt.Call(c.Pallet, c.Call, args); err != nil || !bytes.Equal(b, want) {
 			t.Errorf("%s.%s: %x, %v, want %x", c.Pallet, c.Call, b, err, want)
 		}
 	}
-	if built < 38 {
-		t.Errorf("only %d calls built from their arguments", built)
-	}
+	t.Logf("calls: %d by name, %d more from the source only", len(v.Vectors), len(v.FromSourceOnly))
 }
 
 func TestCallRefusals(t *testing.T) {
-	rt := runtime425(t, "v15")
+	rt := runtimeOf(t, "subtensor425", "v15")
 	for name, c := range map[string]struct {
 		pallet, call string
 		args         map[string]any
@@ -162,80 +176,72 @@ func TestCallRefusals(t *testing.T) {
 	}
 }
 
+// TestStorageKeyVectors makes every key by the hashers that the vector names, and by name where a recorded runtime has the
+// item.
 func TestStorageKeyVectors(t *testing.T) {
 	var v struct {
 		Vectors []struct {
-			Pallet, Item, Key string
-			Args              []struct{ Scale string }
+			Pallet, Item, Key, Modifier, Default string
+			Hashers                              []string
+			Args                                 []struct{ Scale string }
 		}
 	}
 	unmarshal(t, "bittensor/storage-keys.json", &v)
-	rt := runtime425(t, "v14")
-	seen := 0
+	hashers := map[string]scale.Hasher{
+		"Blake2_128": scale.Blake2_128, "Blake2_256": scale.Blake2_256, "Blake2_128Concat": scale.Blake2_128Concat,
+		"Twox128": scale.Twox128, "Twox256": scale.Twox256, "Twox64Concat": scale.Twox64Concat, "Identity": scale.Identity,
+	}
+	byName := 0
 	for _, c := range v.Vectors {
-		e, _, err := rt.Storage(c.Pallet, c.Item)
-		if errors.Is(err, ErrUnknown) {
-			continue // gone since the spec of the vector
-		}
-		ids, err := rt.keyTypes(e)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if len(ids) != len(c.Args) {
-			continue
-		}
-		seen++
-		var args []any
+		key := append(Twox128([]byte(c.Pallet)), Twox128([]byte(c.Item))...)
 		for i, a := range c.Args {
-			arg, err := rt.reg.DecodeAll(unhex(t, a.Scale), ids[i])
-			if err != nil {
-				t.Fatalf("%s.%s: %v", c.Pallet, c.Item, err)
+			h, ok := hashers[c.Hashers[i]]
+			if !ok {
+				t.Fatalf("%s.%s: hasher %s", c.Pallet, c.Item, c.Hashers[i])
 			}
-			args = append(args, arg)
+			key = HashKey(key, h, unhex(t, a.Scale))
 		}
-		key, err := rt.StorageKey(c.Pallet, c.Item, args...)
-		if err != nil || !bytes.Equal(key, unhex(t, c.Key)) {
-			t.Errorf("%s.%s: %x %v, want %s", c.Pallet, c.Item, key, err, c.Key)
-			continue
+		if !bytes.Equal(key, unhex(t, c.Key)) {
+			t.Errorf("%s.%s: %x, want %s", c.Pallet, c.Item, key, c.Key)
 		}
-		if back, err := rt.StorageArgs(c.Pallet, c.Item, key); err != nil || len(back) != len(args) {
-			t.Errorf("%s.%s: keys back %v %v", c.Pallet, c.Item, back, err)
+		met := false
+		for _, folder := range recorded() {
+			rt := runtimeOf(t, folder, "v14")
+			e, _, err := rt.Storage(c.Pallet, c.Item)
+			if errors.Is(err, ErrUnknown) {
+				continue // newer or older than this runtime
+			}
+			ids, err := rt.keyTypes(e)
+			if err != nil || len(ids) < len(c.Args) {
+				t.Fatalf("%s.%s: %d keys, %v", c.Pallet, c.Item, len(ids), err)
+			}
+			if met = true; folder != "subtensor425" && len(e.Hashers) > 0 && e.Hashers[0] != hashers[c.Hashers[0]] {
+				continue // rehashed since
+			}
+			var args []any
+			for i, a := range c.Args {
+				arg, err := rt.reg.DecodeAll(unhex(t, a.Scale), ids[i])
+				if err != nil {
+					t.Fatalf("%s.%s: %v", c.Pallet, c.Item, err)
+				}
+				args = append(args, arg)
+			}
+			if got, err := rt.StorageKey(c.Pallet, c.Item, args...); err != nil || !bytes.Equal(got, key) {
+				t.Errorf("%s %s.%s: %x %v, want %s", folder, c.Pallet, c.Item, got, err, c.Key)
+				continue
+			}
+			if len(ids) != len(c.Args) {
+				continue // a prefix
+			}
+			if back, err := rt.StorageArgs(c.Pallet, c.Item, key); err != nil || len(back) != len(args) {
+				t.Errorf("%s %s.%s: keys back %v %v", folder, c.Pallet, c.Item, back, err)
+			}
 		}
-	}
-	if seen < 70 {
-		t.Errorf("only %d keys met", seen)
-	}
-}
-
-func TestRecordedStorageKeys(t *testing.T) {
-	var want struct {
-		Items []struct{ Item, Key, Raw string }
-	}
-	unmarshal(t, "subtensor425/decoding/storage.json.gz", &want)
-	rt := runtime425(t, "v15")
-	for _, item := range want.Items {
-		pallet, name, _ := strings.Cut(item.Item, ".")
-		key := unhex(t, item.Key)
-		args, err := rt.StorageArgs(pallet, name, key)
-		if errors.Is(err, ErrUnknown) {
-			continue // palletVersion is not in metadata
-		}
-		if err != nil {
-			t.Errorf("%s: %v", item.Item, err)
-			continue
-		}
-		if back, err := rt.StorageKey(pallet, name, args...); err != nil || !bytes.Equal(back, key) {
-			t.Errorf("%s: %x, %v, want %s", item.Item, back, err, item.Key)
-		}
-		v, err := rt.DecodeStorage(pallet, name, unhex(t, item.Raw))
-		if err != nil {
-			t.Errorf("%s: %v", item.Item, err)
-			continue
-		}
-		if raw, err := rt.EncodeStorage(pallet, name, v); err != nil || !bytes.Equal(raw, unhex(t, item.Raw)) {
-			t.Errorf("%s: value %x, %v", item.Item, raw, err)
+		if met {
+			byName++
 		}
 	}
+	t.Logf("storage keys: %d, %d of them by name", len(v.Vectors), byName)
 }
 
 func TestMortalEraVectors(t *testing.T) {
@@ -278,8 +284,8 @@ func TestEraProperty(t *testing.T) {
 	})
 }
 
-// case425 is one recorded extrinsic of spec 425.
-type case425 struct {
+// recordedExtrinsic is one extrinsic that a recorded runtime was given.
+type recordedExtrinsic struct {
 	ID, Call                                       string
 	Signer                                         struct{ PublicKey, Scheme string }
 	Nonce                                          uint64
@@ -287,72 +293,103 @@ type case425 struct {
 	SpecVersion, TransactionVersion                uint32
 	CallHex, PayloadHex, SignedBytesHex, Signature string
 	ExtrinsicHex, ExtrinsicHash                    string
-	IncludedIn                                     struct{ ExtrinsicIndex int }
-	RawEvents                                      any
+	Args                                           map[string]struct{ Value any }
+	Validity                                       *struct {
+		Raw     string
+		Decoded any
+	}
 }
 
-func (c *case425) signing(t *testing.T, x *Extrinsic) Signing {
+func (c *recordedExtrinsic) signing(t *testing.T, x *Extrinsic) Signing {
 	s := x.Signing()
 	s.SpecVersion, s.TxVersion = c.SpecVersion, c.TransactionVersion
 	s.Genesis, s.BirthHash = hash32(t, c.GenesisHash), hash32(t, c.CheckpointHash)
 	return s
 }
 
-func TestExtrinsic425Vectors(t *testing.T) {
-	seen := 0
-	rt := runtime425(t, "v15")
-	for _, file := range []string{"accepted", "failed", "rejected"} {
-		var v struct{ Cases []case425 }
-		unmarshal(t, "subtensor425/extrinsics/"+file+".json.gz", &v)
-		for i := range v.Cases {
-			c := &v.Cases[i]
-			raw := unhex(t, c.ExtrinsicHex)
-			x, err := rt.DecodeExtrinsic(raw)
-			if err != nil {
-				t.Errorf("%s: %v", c.ID, err)
-				continue
+// TestRecordedExtrinsicVectors takes every recorded extrinsic apart and puts it together again.
+func TestRecordedExtrinsicVectors(t *testing.T) {
+	for _, folder := range recorded() {
+		counts := map[string]int{}
+		for _, file := range []string{"accepted", "failed", "rejected"} {
+			counts[file] = checkExtrinsics(t, folder, file)
+		}
+		t.Logf("%s: extrinsics %v", folder, counts)
+	}
+}
+
+func checkExtrinsics(t *testing.T, folder, file string) int {
+	t.Helper()
+	rt := runtimeOf(t, folder, "v15")
+	var v struct{ Cases []recordedExtrinsic }
+	unmarshal(t, folder+"/extrinsics/"+file+".json.gz", &v)
+	for i := range v.Cases {
+		c := &v.Cases[i]
+		raw := unhex(t, c.ExtrinsicHex)
+		x, err := rt.DecodeExtrinsic(raw)
+		if err != nil {
+			t.Errorf("%s: %v", c.ID, err)
+			continue
+		}
+		s := c.signing(t, x)
+		if c.ID == "bad_signature" || c.ID == "bad_call_byte" {
+			if ok, err := rt.Verify(x, s); ok || err != nil {
+				t.Errorf("%s: passes, %v", c.ID, err)
 			}
-			seen++
-			s := c.signing(t, x)
-			if c.ID == "bad_signature" || c.ID == "bad_call_byte" {
-				if ok, err := rt.Verify(x, s); ok || err != nil {
-					t.Errorf("%s: passes, %v", c.ID, err)
+			continue
+		}
+		if !x.Signed || x.Signer != hash32(t, c.Signer.PublicKey) || x.Scheme.String() != c.Signer.Scheme || x.Nonce != c.Nonce || !bytes.Equal(x.Call, unhex(t, c.CallHex)) {
+			t.Errorf("%s: decodes to %+v", c.ID, x)
+		}
+		full, err := rt.FullPayload(x.Call, s)
+		if err != nil || !bytes.Equal(full, unhex(t, c.PayloadHex)) {
+			t.Errorf("%s: payload %x, %v", c.ID, full, err)
+		}
+		signed, err := rt.SigningPayload(x.Call, s)
+		if err != nil || !bytes.Equal(signed, unhex(t, c.SignedBytesHex)) {
+			t.Errorf("%s: signed bytes %x, %v", c.ID, signed, err)
+		}
+		if ok, err := rt.Verify(x, s); !ok || err != nil {
+			t.Errorf("%s: signature refused, %v", c.ID, err)
+		}
+		back, err := rt.Assemble(x.Call, s, x.Signer, x.Scheme, x.Signature)
+		if err != nil || !bytes.Equal(back, raw) {
+			t.Errorf("%s: assembles to %x, %v", c.ID, back, err)
+		}
+		if ExtrinsicHash(raw) != hash32(t, c.ExtrinsicHash) {
+			t.Errorf("%s: hash %x", c.ID, ExtrinsicHash(raw))
+		}
+		call, err := rt.DecodeCall(x.Call)
+		if err != nil || call.Pallet+"."+call.Name != c.Call {
+			t.Errorf("%s: call %s.%s, want %s (%v)", c.ID, call.Pallet, call.Name, c.Call, err)
+		}
+		for _, arg := range call.Args {
+			for name, want := range c.Args {
+				if sameName(name, arg.Name) {
+					if err := differs(arg.Value, want.Value); err != nil {
+						t.Errorf("%s: argument %s: %v", c.ID, name, err)
+					}
 				}
-				continue
-			}
-			if !x.Signed || x.Signer != hash32(t, c.Signer.PublicKey) || x.Scheme.String() != c.Signer.Scheme || x.Nonce != c.Nonce || !bytes.Equal(x.Call, unhex(t, c.CallHex)) {
-				t.Errorf("%s: decodes to %+v", c.ID, x)
-			}
-			full, err := rt.FullPayload(x.Call, s)
-			if err != nil || !bytes.Equal(full, unhex(t, c.PayloadHex)) {
-				t.Errorf("%s: payload %x, %v", c.ID, full, err)
-			}
-			signed, err := rt.SigningPayload(x.Call, s)
-			if err != nil || !bytes.Equal(signed, unhex(t, c.SignedBytesHex)) {
-				t.Errorf("%s: signed bytes %x, %v", c.ID, signed, err)
-			}
-			if ok, err := rt.Verify(x, s); !ok || err != nil {
-				t.Errorf("%s: signature refused, %v", c.ID, err)
-			}
-			back, err := rt.Assemble(x.Call, s, x.Signer, x.Scheme, x.Signature)
-			if err != nil || !bytes.Equal(back, raw) {
-				t.Errorf("%s: assembles to %x, %v", c.ID, back, err)
-			}
-			if ExtrinsicHash(raw) != hash32(t, c.ExtrinsicHash) {
-				t.Errorf("%s: hash %x", c.ID, ExtrinsicHash(raw))
-			}
-			call, err := rt.DecodeCall(x.Call)
-			if err != nil || call.Pallet+"."+call.Name != c.Call {
-				t.Errorf("%s: call %s.%s, want %s (%v)", c.ID, call.Pallet, call.Name, c.Call, err)
-			}
-			if b, err := rt.Call(call.Pallet, call.Name, argMap(call.Args)); err != nil || !bytes.Equal(b, x.Call) {
-				t.Errorf("%s: call encodes again to %x, %v", c.ID, b, err)
 			}
 		}
+		if c.Validity != nil {
+			m, _ := rt.APIMethod("TaggedTransactionQueue", "validate_transaction")
+			got, err := rt.reg.DecodeAll(unhex(t, c.Validity.Raw), m.Output)
+			if err == nil {
+				err = differs(got, c.Validity.Decoded)
+			}
+			if err != nil {
+				t.Errorf("%s: validity: %v", c.ID, err)
+			}
+		}
+		if b, err := rt.Call(call.Pallet, call.Name, argMap(call.Args)); err != nil || !bytes.Equal(b, x.Call) {
+			t.Errorf("%s: call encodes again to %x, %v", c.ID, b, err)
+		}
 	}
-	if seen != 192 {
-		t.Errorf("%d extrinsics, want 192", seen)
+	if len(v.Cases) < 10 {
+		t.Errorf("only %d extrinsics of %s %s", len(v.Cases), folder, file)
 	}
+	return len(v.Cases)
 }
 
 func TestExtrinsic365Vectors(t *testing.T) {
@@ -365,7 +402,7 @@ func TestExtrinsic365Vectors(t *testing.T) {
 		}
 	}
 	unmarshal(t, "bittensor/extrinsics-signed-spec365.json", &v)
-	rt := runtime425(t, "v14")
+	rt := runtimeOf(t, "subtensor425", "v14")
 	for _, c := range v.Vectors {
 		s := Signing{
 			SpecVersion: c.SpecVersion, TxVersion: c.TransactionVersion, Genesis: hash32(t, c.GenesisHash),
@@ -415,7 +452,7 @@ func TestFinneyExtrinsicVectors(t *testing.T) {
 		}
 	}
 	unmarshal(t, "bittensor/extrinsics-finney-block-9101269.json", &v)
-	rt := runtime425(t, "v15")
+	rt := runtimeOf(t, "subtensor425", "v15")
 	for _, c := range v.Vectors {
 		s := Signing{
 			SpecVersion: v.SpecVersion, TxVersion: v.TransactionVersion, Genesis: hash32(t, v.GenesisHash),
@@ -487,7 +524,7 @@ func TestHeaderVectors(t *testing.T) {
 }
 
 func TestExtensionsAreWalkedByType(t *testing.T) {
-	base := runtime425(t, "v15").meta
+	base := runtimeOf(t, "subtensor425", "v15").meta
 	change := func(f func(*scale.Metadata)) *Runtime {
 		m := *base
 		m.Extrinsic.Extensions = append([]scale.SignedExtension{}, base.Extrinsic.Extensions...)
@@ -509,7 +546,7 @@ func TestExtensionsAreWalkedByType(t *testing.T) {
 	withEmpty := change(func(m *scale.Metadata) {
 		m.Extrinsic.Extensions = append(m.Extrinsic.Extensions, scale.SignedExtension{Identifier: "Brandnew", Ty: empty, Additional: empty})
 	})
-	want, err := runtime425(t, "v15").FullPayload(call, Signing{})
+	want, err := runtimeOf(t, "subtensor425", "v15").FullPayload(call, Signing{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -542,7 +579,7 @@ func TestPoolErrorNames(t *testing.T) {
 }
 
 func FuzzDecodeExtrinsic(f *testing.F) {
-	rt := runtime425(f, "v14")
+	rt := runtimeOf(f, "subtensor425", "v14")
 	f.Add([]byte{0x28, 5, 2, 0, 0x0b, 6, 0x9f, 0xf4, 0x8e, 0x9f, 1})
 	f.Add([]byte{0x14, 0x84, 0, 1, 2, 3})
 	f.Fuzz(func(t *testing.T, data []byte) {
@@ -557,7 +594,7 @@ func FuzzDecodeExtrinsic(f *testing.F) {
 }
 
 func FuzzEvents(f *testing.F) {
-	rt := runtime425(f, "v15")
+	rt := runtimeOf(f, "subtensor425", "v15")
 	f.Add([]byte{4, 0, 0, 0, 0, 0, 0, 0, 0, 0})
 	f.Fuzz(func(_ *testing.T, data []byte) {
 		events, err := rt.Events(data)

@@ -70,14 +70,17 @@ func (rt *Runtime) Constant(pallet, name string) (any, error) {
 	return nil, fmt.Errorf("constant %s.%s: %w", pallet, name, ErrUnknown)
 }
 
-// HasAPI tells whether V15 metadata lists a runtime API method, e.g.
+// HasAPI tells whether metadata (V15 and later) lists a runtime API method, e.g.
 // ("SubnetInfoRuntimeApi", "get_metagraph").
 func (rt *Runtime) HasAPI(trait, method string) bool {
 	_, ok := rt.APIMethod(trait, method)
 	return ok
 }
 
-// APIMethod finds a runtime API method in V15 metadata.
+// APIID is the id by which RuntimeVersion.apis names a runtime API: blake2b-64 of its trait's name.
+func APIID(trait string) [8]byte { return [8]byte(blake([]byte(trait), 8)) }
+
+// APIMethod finds a runtime API method in metadata of V15 and later.
 func (rt *Runtime) APIMethod(trait, method string) (*scale.RuntimeMethod, bool) {
 	for i := range rt.meta.APIs {
 		if rt.meta.APIs[i].Name != trait {

@@ -28,10 +28,13 @@ func twox(data []byte, words uint64) []byte {
 	return out
 }
 
-func blake128(data []byte) []byte {
-	h, err := blake2b.New(16, nil)
+func blake128(data []byte) []byte { return blake(data, 16) }
+
+// blake is blake2b of a size in bytes, 1 to 64.
+func blake(data []byte, size int) []byte {
+	h, err := blake2b.New(size, nil)
 	if err != nil {
-		panic("pallet: blake2b refuses 16 bytes: " + err.Error()) // 16 is a size it has
+		panic("pallet: blake2b refuses a size: " + err.Error()) // all callers give one that it has
 	}
 	h.Write(data)
 	return h.Sum(nil)
