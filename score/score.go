@@ -1,7 +1,9 @@
 // Package score turns verifications into scores and scores into weights, by one published formula. It is pure: it has no
 // clock, no store and no chain, so that anyone can recompute a validator's weights from what the validator publishes.
 //
-// # Formula score/1
+// # Formula score/2
+//
+// Of score/1 it differs in [Weights] alone, which rounded small miners away.
 //
 // An executor's score is PassRatio × Σ weight(class of each proven GPU). A miner's score is the sum over its executors.
 //
@@ -40,9 +42,9 @@ import (
 )
 
 // Formula names the version of everything in this package that moves a weight.
-const Formula = "score/1"
+const Formula = "score/2"
 
-// The published constants of score/1.
+// The published constants of score/2.
 const (
 	DefaultRounds  = 20
 	MaxRounds      = 1000

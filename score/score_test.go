@@ -11,6 +11,7 @@ import (
 	"pgregory.net/rapid"
 
 	"basilica"
+	"basilica/yuma"
 )
 
 var start = time.Date(2026, 11, 25, 12, 0, 0, 0, time.UTC)
@@ -183,6 +184,59 @@ func TestCaseA7_5BoxThatIsAlwaysRented(t *testing.T) {
 	}
 }
 
+// TestCaseA7_3TinyShareIsNotRoundedAway: of a vector with most of its weight on the burn key the smallest honest miner keeps
+// an entry, before and after the chain's scaling, and anybody who has the scores gets the same integers.
+func TestCaseA7_3TinyShareIsNotRoundedAway(t *testing.T) {
+	text, err := os.ReadFile("testdata/cases/A7-3-u16.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var c struct {
+		Weights     map[string]float64 `json:"weights"`
+		MaxUpscaled map[string]uint16  `json:"max_upscaled"`
+	}
+	if err := json.Unmarshal(text, &c); err != nil || c.MaxUpscaled["c"] != 0 {
+		t.Fatal(c, err)
+	}
+	uids := map[string]basilica.UID{"burn": 0, "a": 1, "b": 2, "c": 3}
+	scores := []basilica.Score{{UID: 1, Value: c.Weights["a"]}, {UID: 2, Value: c.Weights["b"]}, {UID: 3, Value: c.Weights["c"]}}
+	set := basilica.WeightSet{Formula: Formula, Scores: scores, Burn: uid(0), BurnShare: c.Weights["burn"]}
+	if set.Weights, err = Weights(set.Scores, set.Burn, set.BurnShare); err != nil {
+		t.Fatal(err)
+	}
+	byUID := map[basilica.UID]uint16{}
+	var values []uint16
+	for _, w := range set.Weights {
+		byUID[w.UID] = w.Value
+		values = append(values, w.Value)
+	}
+	if len(set.Weights) != len(c.Weights) || byUID[uids["c"]] != 1 {
+		t.Errorf("weights %v: c has %d", set.Weights, byUID[uids["c"]])
+	}
+	for i, v := range yuma.MaxUpscale(values) {
+		if v == 0 {
+			t.Errorf("the chain stores 0 for uid %d", set.Weights[i].UID)
+		}
+	}
+	for name, share := range c.Weights {
+		if got := float64(byUID[uids[name]]) / Total; math.Abs(got-share) > 1.5/Total {
+			t.Errorf("%s has %.6f, want %.6f", name, got, share)
+		}
+	}
+	// Whoever reads what is published computes the same.
+	published, err := json.Marshal(set)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var read basilica.WeightSet
+	if err := json.Unmarshal(published, &read); err != nil {
+		t.Fatal(err)
+	}
+	if again, err := Weights(read.Scores, read.Burn, read.BurnShare); err != nil || !cmp.Equal(again, set.Weights) {
+		t.Errorf("recomputed %v, %v, want %v", again, err, set.Weights)
+	}
+}
+
 func TestWindow(t *testing.T) {
 	p := Policy{Rounds: 3}
 	r := []round{{at: 0, result: basilica.NotRun, reason: "X"}}
@@ -246,7 +300,9 @@ func TestWeights(t *testing.T) {
 		{"nobody at all", nil, nil, 0.5, nil, "NO_WEIGHTS"},
 		{"nobody to burn to", []basilica.Score{s(1, 3)}, nil, 0.5, []basilica.Weight{w(1, 65535)}, ""},
 		{"the owner is not paid for a score", []basilica.Score{s(1, 1), s(7, 9)}, uid(7), 0, []basilica.Weight{w(1, 65535)}, ""},
-		{"a dust score gets no entry", []basilica.Score{s(1, 1e5), s(2, 1e-6)}, nil, 0, []basilica.Weight{w(1, 65535)}, ""},
+		{"a small score gets the least weight", []basilica.Score{s(1, 1e5), s(2, 1e-6)}, nil, 0, []basilica.Weight{w(1, 65534), w(2, 1)}, ""},
+		{"below a millionth is no score", []basilica.Score{s(1, 1), s(2, 4e-7)}, nil, 0, []basilica.Weight{w(1, 65535)}, ""},
+		{"fewer seats than miners", []basilica.Score{s(1, 1), s(2, 3), s(3, 1)}, uid(7), 65533.0 / 65535, []basilica.Weight{w(1, 1), w(2, 1), w(7, 65533)}, ""},
 		{"a uid twice", []basilica.Score{s(1, 1), s(1, 2)}, nil, 0, nil, "UID_TWICE"},
 		{"share out of range", nil, uid(1), 1.5, nil, "BURN_SHARE"},
 		{"share not a number", nil, uid(1), math.NaN(), nil, "BURN_SHARE"},
@@ -295,6 +351,9 @@ func TestWeightProperties(t *testing.T) {
 		for _, a := range scores {
 			if a.Value == 0 && byUID[a.UID] != 0 {
 				t.Fatalf("uid %d has weight without a score", a.UID)
+			}
+			if a.Value > 0 && byUID[a.UID] == 0 && Total-int(byUID[*burn]) >= len(scores) {
+				t.Fatalf("uid %d is rounded away with a score of %v", a.UID, a.Value)
 			}
 			for _, b := range scores {
 				if a.Value > b.Value && byUID[a.UID] < byUID[b.UID] {

@@ -16,8 +16,11 @@ const Total = 65535
 const maxScore = 1e6
 
 // Weights shares Total among miners in proportion to their scores. round(burnShare × Total) goes to burn, the UID of the
-// subnet's owner; all of it where no miner has a score. The rest goes by largest remainder over the scores in millionths,
-// equal remainders to the lower UID first. The result is in UID order with one entry per UID and no zero; it does not
+// subnet's owner; all of it where no miner has a score. Whoever has a score of a millionth or more and whose part of the
+// rest would be less than 1 gets 1, so that a small miner is never rounded away; what is left goes by largest remainder over
+// the other scores in millionths, equal remainders to the lower UID first. The published cut-off: where the rest is less
+// than the number of miners with a score, the smallest scores get nothing, of equal ones the higher UIDs. The result is in
+// UID order with one entry per UID and no zero; it does not
 // depend on the order of scores. burn nil: there is nobody to burn to, the share is not taken, and without any score the
 // result is an error. burn itself is never paid for a score.
 func Weights(scores []basilica.Score, burn *basilica.UID, burnShare float64) ([]basilica.Weight, error) {
@@ -80,23 +83,30 @@ func sharesOf(scores []basilica.Score, burn *basilica.UID) ([]share, error) {
 	return shares, nil
 }
 
-// divide gives out all seats by largest remainder.
+// divide gives out all seats: one to each whose quota is less, the others by largest remainder.
 func divide(shares []share, seats uint64) {
-	if len(shares) == 0 {
-		return
-	}
-	var sum, given uint64
-	for _, s := range shares {
-		sum += s.millionth
-	}
 	order := make([]*share, len(shares))
+	var sum uint64
 	for i := range shares {
-		s := &shares[i]
+		order[i] = &shares[i]
+		sum += shares[i].millionth
+	}
+	slices.SortStableFunc(order, func(a, b *share) int { return cmp.Compare(b.millionth, a.millionth) }) // equal ones by UID, as they came
+	for uint64(len(order)) > seats {
+		last := len(order) - 1
+		sum, order = sum-order[last].millionth, order[:last]
+	}
+	for len(order) > 0 && order[len(order)-1].millionth*seats < sum {
+		last := order[len(order)-1]
+		last.seats = 1
+		sum, seats, order = sum-last.millionth, seats-1, order[:len(order)-1]
+	}
+	given := uint64(0)
+	for _, s := range order {
 		s.seats, s.remainder = s.millionth*seats/sum, s.millionth*seats%sum
 		given += s.seats
-		order[i] = s
 	}
-	slices.SortStableFunc(order, func(a, b *share) int { return cmp.Compare(b.remainder, a.remainder) })
+	slices.SortStableFunc(order, func(a, b *share) int { return cmp.Or(cmp.Compare(b.remainder, a.remainder), cmp.Compare(a.uid, b.uid)) })
 	for _, s := range order[:seats-given] {
 		s.seats++
 	}
