@@ -3,19 +3,34 @@ package localnet
 import (
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
+	"strings"
 
 	"golang.org/x/crypto/blake2b"
 
 	"basilica/scale"
 )
 
-// apiVersion is one implemented runtime API.
-type apiVersion struct {
+// api is one runtime API.
+type api struct {
 	name    string
 	version uint32
+	methods []apiMethod
 }
 
-var apiVersions = []apiVersion{{"Core", 5}, {"Metadata", 2}, {"AccountNonceApi", 1}, {"TransactionPaymentApi", 4}}
+// apiMethod answers a call to a runtime API: answer reads the arguments in the order of inputs.
+type apiMethod struct {
+	name   string
+	inputs []field
+	output shape
+	answer func(v view, r *scale.Reader) []byte
+}
+
+// asks is a method with a form for its answer.
+func asks[V any](name string, output form[V], get func(v view, r *scale.Reader) V, inputs ...field) apiMethod {
+	return apiMethod{name, inputs, output.shape, func(v view, r *scale.Reader) []byte { return output.put(nil, get(v, r)) }}
+}
 
 // apiID is blake2b-64 of a runtime API's name.
 func apiID(name string) []byte {
@@ -27,28 +42,89 @@ func apiID(name string) []byte {
 	return h.Sum(nil)
 }
 
-// apis describes the runtime APIs for metadata of version 15.
-func (rt *runtime) apis(r *registry, extrinsic shape) []scale.RuntimeAPI {
-	opaque := composite("sp_core::OpaqueMetadata", nil, field{"", tBytes, "Vec<u8>"})
-	version := rt.constantShape("System", "Version")
+var opaqueMetadata = form[[]byte]{composite("sp_core::OpaqueMetadata", nil, field{"", tBytes, "Vec<u8>"}), scale.AppendBytes}
+
+// declareAPIs lists the runtime APIs.
+func (rt *runtime) declareAPIs() []api { return append(rt.nodeAPIs(), rt.subtensorAPIs()...) }
+
+// nodeAPIs are the APIs of every Substrate runtime.
+func (rt *runtime) nodeAPIs() []api {
 	info := composite("pallet_transaction_payment::types::RuntimeDispatchInfo", []param{{"Balance", &tU64}, {"Weight", &tWeight}},
 		field{"weight", tWeight, "Weight"}, field{"class", tDispatchClass, "DispatchClass"}, field{"partial_fee", tU64, "Balance"})
-	method := func(name string, output shape, inputs ...scale.MethodParam) scale.RuntimeMethod {
-		return scale.RuntimeMethod{Name: name, Inputs: inputs, Output: r.id(output)}
-	}
-	in := func(name string, s shape) scale.MethodParam { return scale.MethodParam{Name: name, Ty: r.id(s)} }
-	return []scale.RuntimeAPI{
-		{Name: "Core", Methods: []scale.RuntimeMethod{method("version", version)}},
-		{Name: "Metadata", Methods: []scale.RuntimeMethod{
-			method("metadata", opaque),
-			method("metadata_at_version", option(opaque), in("version", tU32)),
-			method("metadata_versions", vec(tU32)),
+	inclusion := composite("pallet_transaction_payment::types::InclusionFee", []param{{"Balance", &tU64}},
+		field{"base_fee", tU64, "Balance"}, field{"len_fee", tU64, "Balance"}, field{"adjusted_weight_fee", tU64, "Balance"})
+	details := composite("pallet_transaction_payment::types::FeeDetails", []param{{"Balance", &tU64}},
+		field{"inclusion_fee", option(inclusion), "Option<InclusionFee<Balance>>"}, field{"tip", tU64, "Balance"})
+	uxt := []field{{"uxt", rt.extrinsicShape(), ""}, {"len", tU32, ""}}
+	slot := composite("sp_consensus_slots::SlotDuration", nil, field{"", tU64, "u64"})
+	return []api{
+		{"Core", 5, []apiMethod{{"version", nil, rt.constantShape("System", "Version"), func(v view, _ *scale.Reader) []byte { return v.rt.version() }}}},
+		{"Metadata", 2, []apiMethod{
+			asks("metadata", opaqueMetadata, func(v view, _ *scale.Reader) []byte { return v.rt.v14 }),
+			asks("metadata_at_version", maybe(opaqueMetadata), func(v view, r *scale.Reader) *[]byte {
+				if blob, known := v.rt.blobs()[r.U32()]; known {
+					return &blob
+				}
+				return nil
+			}, field{"version", tU32, ""}),
+			asks("metadata_versions", plain(listOf(cU32)), func(v view, _ *scale.Reader) []uint32 {
+				return slices.Sorted(maps.Keys(v.rt.blobs()))
+			}),
 		}},
-		{Name: "AccountNonceApi", Methods: []scale.RuntimeMethod{method("account_nonce", tU32, in("account", tAccount))}},
-		{Name: "TransactionPaymentApi", Methods: []scale.RuntimeMethod{
-			method("query_info", info, in("uxt", extrinsic), in("len", tU32)),
+		{"AuraApi", 1, []apiMethod{
+			asks("slot_duration", form[uint64]{slot, cU64.encode}, func(v view, _ *scale.Reader) uint64 { return v.rt.slot }),
+			asks("authorities", form[[]account]{vec(tAuraPublic), listOf(cAccount).encode}, func(v view, _ *scale.Reader) []account {
+				return v.rt.aura.authorities.get(v)
+			}),
+		}},
+		{"AccountNonceApi", 1, []apiMethod{asks("account_nonce", plain(cU32), func(v view, r *scale.Reader) uint32 {
+			return v.rt.system.account.get(v, readAccount(r)).nonce
+		}, field{"account", tAccount, ""})}},
+		{"TransactionPaymentApi", 4, []apiMethod{
+			{"query_info", uxt, info, func(v view, r *scale.Reader) []byte { return v.priced(r, (*extrinsic).info) }},
+			{"query_fee_details", uxt, details, func(v view, r *scale.Reader) []byte { return v.priced(r, (*extrinsic).feeDetails) }},
+			asks("query_weight_to_fee", plain(cU64), func(_ view, r *scale.Reader) uint64 {
+				w := weightFee(r.Compact())
+				r.Compact()
+				return w
+			}, field{"weight", tWeight, ""}),
+			asks("query_length_to_fee", plain(cU64), func(_ view, r *scale.Reader) uint64 { return uint64(r.U32()) }, field{"length", tU32, ""}),
 		}},
 	}
+}
+
+// blobs are the metadata by version.
+func (rt *runtime) blobs() map[uint32][]byte { return map[uint32][]byte{14: rt.v14, 15: rt.v15} }
+
+// priced reads an extrinsic as it goes over the wire, length prefix included, and the u32 length that follows.
+func (v view) priced(r *scale.Reader, what func(x *extrinsic, length int) []byte) []byte {
+	raw := r.Raw(max(r.Len()-4, 0))
+	length := r.U32()
+	if r.Err() != nil {
+		return nil
+	}
+	x, err := v.rt.decodeExtrinsic(raw)
+	if err != nil {
+		r.Fail(err)
+		return nil
+	}
+	return what(x, int(length))
+}
+
+// apiTypes describes the runtime APIs for metadata of version 15.
+func (rt *runtime) apiTypes(r *registry) (out []scale.RuntimeAPI) {
+	for _, a := range rt.apis {
+		described := scale.RuntimeAPI{Name: a.name}
+		for _, m := range a.methods {
+			method := scale.RuntimeMethod{Name: m.name, Output: r.id(m.output)}
+			for _, in := range m.inputs {
+				method.Inputs = append(method.Inputs, scale.MethodParam{Name: in.name, Ty: r.id(in.shape)})
+			}
+			described.Methods = append(described.Methods, method)
+		}
+		out = append(out, described)
+	}
+	return out
 }
 
 func (rt *runtime) constantShape(palletName, name string) shape {
@@ -63,46 +139,25 @@ func (rt *runtime) constantShape(palletName, name string) shape {
 }
 
 // callAPI answers state_call.
-func (rt *runtime) callAPI(view reader, method string, args []byte) ([]byte, error) {
-	r := scale.NewReader(args)
-	var out []byte
-	switch method {
-	case "Core_version":
-		out = runtimeVersion()
-	case "Metadata_metadata":
-		out = scale.AppendBytes(nil, rt.v14)
-	case "Metadata_metadata_versions":
-		out = listOf(cU32).encode(nil, []uint32{14, 15})
-	case "Metadata_metadata_at_version":
-		switch r.U32() {
-		case 14:
-			out = scale.AppendBytes([]byte{1}, rt.v14)
-		case 15:
-			out = scale.AppendBytes([]byte{1}, rt.v15)
-		default:
-			out = []byte{0}
+func (rt *runtime) callAPI(state reader, name string, args []byte) ([]byte, error) {
+	trait, method, _ := strings.Cut(name, "_")
+	for _, a := range rt.apis {
+		if a.name != trait {
+			continue
 		}
-	case "AccountNonceApi_account_nonce":
-		out = scale.AppendU32(nil, rt.system.account.get(view, readAccount(r)).nonce)
-	case "TransactionPaymentApi_query_info":
-		// The extrinsic stands in the arguments as it goes over the wire, length prefix included; a u32 length follows.
-		if len(args) < 4 {
-			return nil, errArguments(method, scale.ErrShort)
+		for _, m := range a.methods {
+			if m.name != method {
+				continue
+			}
+			r := scale.NewReader(args)
+			out := m.answer(view{state, rt}, r)
+			if err := r.Done(); err != nil {
+				return nil, errArguments(name, err)
+			}
+			return out, nil
 		}
-		raw := r.Raw(len(args) - 4)
-		length := r.U32()
-		ext, err := rt.decodeExtrinsic(raw)
-		if err != nil {
-			return nil, errArguments(method, err)
-		}
-		out = ext.info(int(length))
-	default:
-		return nil, &Rejection{4003, fmt.Sprintf("Client error: Execution failed: Other error happened while constructing the runtime: Exported method %s is not found", method), ""}
 	}
-	if err := r.Done(); err != nil {
-		return nil, errArguments(method, err)
-	}
-	return out, nil
+	return nil, &Rejection{4003, fmt.Sprintf("Client error: Execution failed: Other error happened while constructing the runtime: Exported method %s is not found", name), ""}
 }
 
 func errArguments(method string, err error) error {
@@ -119,4 +174,14 @@ func (x *extrinsic) info(length int) []byte {
 	w := c.weight
 	b := scale.AppendCompact(scale.AppendCompact(nil, w.refTime-min(w.refTime, baseWeight)), w.proofSize)
 	return scale.AppendU64(append(b, 0), c.fee(length))
+}
+
+// feeDetails is what the fee of an extrinsic is made of; None where it pays none.
+func (x *extrinsic) feeDetails(length int) []byte {
+	c := x.call.price()
+	if c.free {
+		return scale.AppendU64([]byte{0}, x.tip)
+	}
+	b := scale.AppendU64(scale.AppendU64([]byte{1}, baseFee), uint64(length))
+	return scale.AppendU64(scale.AppendU64(b, weightFee(c.refTime-min(c.refTime, baseWeight))), x.tip)
 }

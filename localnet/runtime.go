@@ -89,7 +89,9 @@ type runtime struct {
 	swap        *swapStore
 	drand       *drandStore
 
+	slot    uint64 // the block time in milliseconds
 	pallets []module
+	apis    []api
 	v14     []byte
 	v15     []byte
 }
@@ -111,11 +113,13 @@ func (d decoded) price() cost {
 
 // newRuntime declares the pallets. slot is the block time in milliseconds; it stands in the metadata.
 func newRuntime(slot uint64) (*runtime, error) {
-	rt := &runtime{}
+	rt := &runtime{slot: slot}
 	rt.pallets = []module{
 		rt.systemPallet(), rt.timestampPallet(slot), rt.auraPallet(slot), rt.balancesPallet(), rt.paymentPallet(),
 		rt.subtensorPallet(), rt.utilityPallet(), rt.sudoPallet(), rt.proxyPallet(), rt.commitmentsPallet(), rt.adminPallet(), rt.swapPallet(), rt.drandPallet(),
 	}
+	rt.apis = rt.declareAPIs()
+	rt.stateVersion()
 	for version, blob := range map[uint8]*[]byte{14: &rt.v14, 15: &rt.v15} {
 		var err error
 		if *blob, err = scale.EncodeMetadata(rt.metadata(version)); err != nil {
@@ -219,18 +223,19 @@ func (rt *runtime) metadata(version uint8) *scale.Metadata {
 		m.Pallets = append(m.Pallets, rt.pallets[i].describe(r))
 	}
 	call := rt.callShape()
-	extra, extensions := rt.extensions(r)
-	m.Extrinsic = scale.ExtrinsicMeta{
-		Version: 4, Address: r.id(tMultiAddress), Call: r.id(call), Signature: r.id(tMultiSignature), Extra: r.id(extra),
-		Extensions: extensions,
+	var shapes []shape
+	m.Extrinsic = scale.ExtrinsicMeta{Version: 4, Address: r.id(tMultiAddress), Call: r.id(call), Signature: r.id(tMultiSignature)}
+	for _, e := range rt.extensions() {
+		shapes = append(shapes, e.extra)
+		m.Extrinsic.Extensions = append(m.Extrinsic.Extensions, scale.SignedExtension{
+			Identifier: e.name, Ty: r.id(e.extra), Additional: r.id(e.additional),
+		})
 	}
-	extrinsic := composite("sp_runtime::generic::unchecked_extrinsic::UncheckedExtrinsic", []param{
-		{"Address", &tMultiAddress}, {"Call", &call}, {"Signature", &tMultiSignature}, {"Extra", &extra},
-	}, field{"", tBytes, ""})
-	m.Extrinsic.Ty = r.id(extrinsic)
+	m.Extrinsic.Extra = r.id(tuple(shapes...))
+	m.Extrinsic.Ty = r.id(rt.extrinsicShape())
 	m.Ty = r.id(composite("node_subtensor_runtime::Runtime", nil))
 	if version == 15 {
-		m.APIs = rt.apis(r, extrinsic)
+		m.APIs = rt.apiTypes(r)
 		m.Outer = scale.OuterEnums{Call: r.id(call), Event: r.id(rt.eventShape()), Error: r.id(rt.errorShape())}
 	}
 	m.Types = r.types
@@ -278,17 +283,13 @@ func (e storageEntry) describe(r *registry) scale.StorageEntry {
 
 // extensions declares the transaction extensions in their order. Their paths are the runtime's own: some clients
 // know an extension by the last segment.
-func (rt *runtime) extensions(r *registry) (shape, []scale.SignedExtension) {
+func (rt *runtime) extensions() []extension {
 	generic := []param{{"T", nil}}
 	node := composite("node_subtensor_runtime::Runtime", nil)
 	ours := []param{{"T", &node}}
 	era := enum("sp_runtime::generic::era::Era", nil, eraArms()...)
 	mode := enum("frame_metadata_hash_extension::Mode", nil, plainArms("Disabled", "Enabled")...)
-	list := []struct {
-		name       string
-		extra      shape
-		additional shape
-	}{
+	return []extension{
 		{"CheckNonZeroSender", composite("frame_system::extensions::check_non_zero_sender::CheckNonZeroSender", generic), tUnit},
 		{"CheckSpecVersion", composite("frame_system::extensions::check_spec_version::CheckSpecVersion", generic), tU32},
 		{"CheckTxVersion", composite("frame_system::extensions::check_tx_version::CheckTxVersion", generic), tU32},
@@ -303,13 +304,24 @@ func (rt *runtime) extensions(r *registry) (shape, []scale.SignedExtension) {
 		{"DrandPriority", composite("pallet_drand::drand_priority::DrandPriority", ours), tUnit},
 		{"CheckMetadataHash", composite("frame_metadata_hash_extension::CheckMetadataHash", generic, field{"mode", mode, "Mode"}), option(array(32, tU8))},
 	}
+}
+
+// extension is one transaction extension: what it adds to an extrinsic and what it lets be signed besides.
+type extension struct {
+	name              string
+	extra, additional shape
+}
+
+// extrinsicShape is a whole extrinsic, which metadata shows as bytes.
+func (rt *runtime) extrinsicShape() shape {
 	var shapes []shape
-	var out []scale.SignedExtension
-	for _, e := range list {
+	for _, e := range rt.extensions() {
 		shapes = append(shapes, e.extra)
-		out = append(out, scale.SignedExtension{Identifier: e.name, Ty: r.id(e.extra), Additional: r.id(e.additional)})
 	}
-	return tuple(shapes...), out
+	call, extra := rt.callShape(), tuple(shapes...)
+	return composite("sp_runtime::generic::unchecked_extrinsic::UncheckedExtrinsic", []param{
+		{"Address", &tMultiAddress}, {"Call", &call}, {"Signature", &tMultiSignature}, {"Extra", &extra},
+	}, field{"", tBytes, ""})
 }
 
 func eraArms() []arm {

@@ -215,7 +215,7 @@ func (r *replay) logical(kind, item string) {
 	found := false
 	switch set {
 	case "runtime APIs":
-		found = apiMethod(meta, module, name) != nil
+		found = apiMethodOf(meta, module, name) != nil
 	case "storage items":
 		found = storageItem(meta, module, name) != nil
 	default:
@@ -238,7 +238,7 @@ func (r *replay) logical(kind, item string) {
 	}
 }
 
-func apiMethod(meta *scale.Metadata, api, name string) *scale.RuntimeMethod {
+func apiMethodOf(meta *scale.Metadata, api, name string) *scale.RuntimeMethod {
 	for _, a := range meta.APIs {
 		for i, m := range a.Methods {
 			if a.Name == api && m.Name == name {
@@ -374,7 +374,7 @@ func (r *replay) note(shapes []any) {
 				}
 			} else if api, method, found := strings.Cut(v, "_"); found {
 				r.seen["runtime APIs"][v] = true
-				if apiMethod(r.sim.rt.Metadata(), api, method) == nil {
+				if apiMethodOf(r.sim.rt.Metadata(), api, method) == nil {
 					r.gap("%s (runtime API) is missing", v)
 				}
 			}
@@ -611,7 +611,7 @@ func (r *replay) decodes(method string, params []any, got any) error {
 			return err
 		}
 		trait, call, _ := strings.Cut(name, "_")
-		m := apiMethod(r.sim.rt.Metadata(), trait, call)
+		m := apiMethodOf(r.sim.rt.Metadata(), trait, call)
 		if m == nil {
 			return fmt.Errorf("not in metadata")
 		}

@@ -208,6 +208,9 @@ func (m map2[K1, K2, V]) key(a K1, b K2) string {
 	return string(m.k2.hash(m.k1.hash([]byte(m.prefix), a), b))
 }
 
+// under is the prefix of all keys with a first key.
+func (m map2[K1, K2, V]) under(a K1) string { return string(m.k1.hash([]byte(m.prefix), a)) }
+
 func (m map2[K1, K2, V]) get(s reader, a K1, b K2) V          { v, _ := m.read(s, m.key(a, b)); return v }
 func (m map2[K1, K2, V]) find(s reader, a K1, b K2) (V, bool) { return m.read(s, m.key(a, b)) }
 func (m map2[K1, K2, V]) set(s writer, a K1, b K2, v V)       { m.write(s, m.key(a, b), v) }
@@ -235,6 +238,10 @@ func newOptionalMap3[K1, K2, K3, V any](p *prefix, name string, k1 key[K1], k2 k
 func (m map3[K1, K2, K3, V]) key(a K1, b K2, c K3) string {
 	return string(m.k3.hash(m.k2.hash(m.k1.hash([]byte(m.prefix), a), b), c))
 }
+
+// under is the prefix of all keys with a first key; underBoth, of all with the first two.
+func (m map3[K1, K2, K3, V]) under(a K1) string           { return string(m.k1.hash([]byte(m.prefix), a)) }
+func (m map3[K1, K2, K3, V]) underBoth(a K1, b K2) string { return string(m.k2.hash([]byte(m.under(a)), b)) }
 
 func (m map3[K1, K2, K3, V]) get(s reader, a K1, b K2, c K3) V {
 	v, _ := m.read(s, m.key(a, b, c))

@@ -119,7 +119,7 @@ func (rt *runtime) systemPallet() module {
 		errors: plainArms(systemErrors[:]...),
 		constants: []constant{
 			{"BlockHashCount", tU32, scale.AppendU32(nil, blockHashCount)},
-			{"Version", version, runtimeVersion()},
+			{"Version", version, nil}, // stateVersion fills it in, once the APIs are declared
 			{"SS58Prefix", tU16, scale.AppendU16(nil, ss58Prefix)},
 		},
 	}
@@ -133,15 +133,26 @@ const remarkByte = 10_920
 // cow is Rust's Cow, which metadata shows as a wrapper.
 func cow(of shape) shape { return composite("Cow", []param{{"T", &of}}, field{"", of, ""}) }
 
-// runtimeVersion is Core_version's answer.
-func runtimeVersion() []byte {
+// stateVersion puts the version into the metadata's constant.
+func (rt *runtime) stateVersion() {
+	for _, p := range rt.pallets {
+		for i := range p.constants {
+			if p.name == "System" && p.constants[i].name == "Version" {
+				p.constants[i].value = rt.version()
+			}
+		}
+	}
+}
+
+// version is Core_version's answer.
+func (rt *runtime) version() []byte {
 	b := scale.AppendString(nil, specName)
 	b = scale.AppendString(b, specName)
 	for _, n := range []uint32{1, specVersion, 1} { // authoring, spec, impl
 		b = scale.AppendU32(b, n)
 	}
-	b = scale.AppendCompact(b, uint64(len(apiVersions)))
-	for _, api := range apiVersions {
+	b = scale.AppendCompact(b, uint64(len(rt.apis)))
+	for _, api := range rt.apis {
 		b = append(b, apiID(api.name)...)
 		b = scale.AppendU32(b, api.version)
 	}
@@ -170,6 +181,8 @@ func (rt *runtime) timestampPallet(slot uint64) module {
 	}
 }
 
+var tAuraPublic = composite("sp_consensus_aura::sr25519::app_sr25519::Public", nil, field{"", array(32, tU8), "sr25519::Public"})
+
 type auraStore struct {
 	authorities value[[]account]
 	currentSlot value[uint64]
@@ -177,9 +190,8 @@ type auraStore struct {
 
 func (rt *runtime) auraPallet(slot uint64) module {
 	p := &prefix{pallet: "Aura"}
-	public := composite("sp_consensus_aura::sr25519::app_sr25519::Public", nil, field{"", array(32, tU8), "sr25519::Public"})
 	rt.aura = &auraStore{
-		authorities: newValue(p, "Authorities", as(bounded(public), listOf(cAccount)), nil),
+		authorities: newValue(p, "Authorities", as(bounded(tAuraPublic), listOf(cAccount)), nil),
 		currentSlot: newValue(p, "CurrentSlot", as(composite("sp_consensus_slots::Slot", nil, field{"", tU64, "u64"}), cU64), 0),
 	}
 	return module{
