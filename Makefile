@@ -42,8 +42,9 @@ check: tools
 	scripts/generated.sh
 	go mod tidy -diff
 
+# The official clients are there: scripts/setup.sh test installed them.
 race:
-	go test $(RACE) -timeout 15m $$(go list ./... | grep -v '^basilica/internal/testnet$$')
+	BASILICA_OFFICIAL=1 go test $(RACE) -timeout 15m $$(go list ./... | grep -v '^basilica/internal/testnet$$')
 
 # The network's tests mostly wait for blocks; five seconds of every fuzz target fill the gaps, at the lowest priority.
 network:
@@ -61,8 +62,10 @@ generate: tools
 	bin/tools/buf generate
 	go run ./cmd/basilica explain --markdown >bin/errors.md && mv bin/errors.md docs/errors.md
 
+# What the chain asks of us, each beside a baseline of the same run; then every benchmark.
 bench:
-	go test -run '^$$' -bench . -benchmem ./...
+	scripts/bench.sh
+	go test -run '^$$' -bench . -benchmem $$(go list ./... | grep -v '^basilica/subtensor$$')
 
 fuzz:
 	scripts/fuzz.sh 60s

@@ -24,7 +24,7 @@ var floors = map[string]int{
 	"subtensor": 3, "axon": 3, "wire": 3, "sshdoor": 3, "attestor": 3, "attest/adversary": 3, "rest": 3, "status": 3,
 	"store": 3, "docker": 3, "nvidia": 3, "tpm": 3, "hardware": 3, "admin": 3,
 	"node":         4,
-	"cmd/basilica": 5, "cmd/gpu-attestor": 5, "internal/testnet": 5, "internal/testnet/escape": 5,
+	"cmd/basilica": 5, "cmd/gpu-attestor": 5, "internal/testnet": 5, "internal/testnet/escape": 5, "internal/official": 5,
 }
 
 // pure rooms compute on paper: no files, no network, no clock of their own, no processes.

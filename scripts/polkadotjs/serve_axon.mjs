@@ -2,7 +2,7 @@
 //
 // Connects as any polkadot.js client does, registers the hotkey through its coldkey where it is not registered yet
 // (register_limit, at most 1 TAO), publishes its axon with serve_axon, checks the extrinsic's own ExtrinsicSuccess and
-// reads the axon back. Prints one JSON object; exit code 0 only if all of that held.
+// reads the axon back, while it is subscribed to heads and to the coldkey's account. Prints one JSON object; exit code 0 only if all of that held.
 
 import { ApiPromise, Keyring, WsProvider } from '@polkadot/api';
 
@@ -53,6 +53,13 @@ async function main() {
   const hotkey = keyring.addFromUri(hotURI);
   const coldkey = keyring.addFromUri(coldURI);
 
+  const heads = [];
+  const nonces = [];
+  const unsubscribe = [
+    await api.rpc.chain.subscribeNewHeads((header) => heads.push(header.number.toNumber())),
+    await api.query.system.account(coldkey.address, ({ nonce }) => nonces.push(nonce.toNumber())),
+  ];
+
   const uids = api.query.subtensorModule.uids;
   let registration = null;
   if ((await uids(netuid, hotkey.address)).isNone) {
@@ -74,8 +81,9 @@ async function main() {
     metadata: api.runtimeMetadata.version,
     slotDuration: api.consts.aura.slotDuration.toNumber(),
     netuid, uid, hotkey: hotkey.address,
-    registration, served, axon: axon.toJSON(),
+    registration, served, axon: axon.toJSON(), heads, nonces,
   }));
+  unsubscribe.forEach((stop) => stop());
   await api.disconnect();
 }
 
