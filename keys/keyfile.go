@@ -43,7 +43,7 @@ func ParseKeyfile(data []byte) (Keyfile, error) {
 		return Keyfile{}, ErrKeyfileCut
 	}
 	if !strings.HasPrefix(text, "{") {
-		return parseBare(text)
+		return parseBare(Sr25519, text)
 	}
 	var raw map[string]json.RawMessage
 	if err := json.Unmarshal([]byte(text), &raw); err != nil {
@@ -147,26 +147,38 @@ func checkPublic(fields map[string]string, k *Keyfile, source string) error {
 	return nil
 }
 
-func parseBare(text string) (Keyfile, error) {
+func parseBare(scheme Scheme, text string) (Keyfile, error) {
 	digits := trimHex(text)
-	var p *Pair
+	k := Keyfile{Scheme: scheme}
 	var err error
-	mnemonic := ""
 	switch {
 	case len(strings.Fields(text)) > 1:
-		mnemonic = text
-		p, err = FromMnemonic(Sr25519, text, "")
+		k.Mnemonic = strings.Join(strings.Fields(text), " ")
+		k.Pair, err = FromMnemonic(scheme, text, "")
 	case len(digits) == 64:
-		p, err = fromHexSeed(Sr25519, text)
+		k.Pair, err = fromHexSeed(scheme, text)
 	case len(digits) == 128:
-		p, err = fromHexPrivate(Sr25519, text)
+		k.Pair, err = fromHexPrivate(scheme, text)
 	default:
-		err = fmt.Errorf("key file is neither JSON, seed, private key nor mnemonic: %w", ErrKey)
+		err = fmt.Errorf("neither a seed, a private key nor a mnemonic: %w", ErrKey)
 	}
 	if err != nil {
 		return Keyfile{}, err
 	}
-	return Keyfile{PublicKey: p.PublicKey(), Scheme: Sr25519, Pair: p, Mnemonic: mnemonic}, nil
+	k.PublicKey = k.Pair.PublicKey()
+	return k, nil
+}
+
+// ParseSecret reads what a person has of a key: a mnemonic, a seed or private key in hex, or a secret URI of FromURI. The
+// mnemonic is given back where it alone makes the key.
+func ParseSecret(scheme Scheme, text string) (*Pair, string, error) {
+	text = strings.TrimSpace(text)
+	if strings.Contains(text, "/") {
+		p, err := FromURI(scheme, text)
+		return p, "", err
+	}
+	k, err := parseBare(scheme, text)
+	return k.Pair, k.Mnemonic, err
 }
 
 func fromHexSeed(scheme Scheme, text string) (*Pair, error) {

@@ -65,6 +65,21 @@ func keyfileError(what, path string, err error) error {
 	return basilica.E(basilica.Invalid, "KEY_UNREADABLE", fmt.Sprintf("%s: key file %s cannot be used", what, path), "give the path of a key file that this user may read").With(err)
 }
 
+// OpenWallet names a wallet under root, where a leading ~/ is the home directory, and refuses names of wallet and hotkey that are
+// no file's. It reads nothing.
+func OpenWallet(root, name, hotkey string) (keys.Wallet, error) {
+	root, err := expandHome(root)
+	if err != nil {
+		return keys.Wallet{}, err
+	}
+	w := keys.Wallet{Root: root, Name: name}
+	if err := w.Check(hotkey); err != nil {
+		return w, basilica.E(basilica.Invalid, "WALLET_NAME", fmt.Sprintf("wallet %.40q with hotkey %.40q is not a name in the wallets' directory", name, hotkey),
+			"use a name without / and without a dot first; another directory is --path").With(err)
+	}
+	return w, nil
+}
+
 // expandHome makes a leading ~/ the home directory.
 func expandHome(path string) (string, error) {
 	rest, ok := strings.CutPrefix(path, "~/")

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/x509"
 	"errors"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -131,7 +132,20 @@ func TestRefusals(t *testing.T) {
 			return judgeJob(client.Result{Task: basilica.Task{State: basilica.TaskSucceeded}}, dir, basilica.Digest{2})
 		},
 		"KEY_INVALID": func(*testing.T) error { return key("//") },
+		"KEY_CUT":     func(t *testing.T) error { return key(file(t, `{"secretSeed":"0x`)) },
 		"KEY_MISSING": func(*testing.T) error { return key("") },
+		"KEY_MODE": func(t *testing.T) error {
+			path := file(t, keys.DevPhrase)
+			if err := os.Chmod(path, 0o644); err != nil {
+				t.Fatal(err)
+			}
+			return key(path)
+		},
+		"KEY_PASSWORD_WEAK": func(t *testing.T) error {
+			t.Setenv("BT_WALLET_PASSWORD", "abc")
+			_, err := NewPassword("coldkey", io.Discard)
+			return err
+		},
 		"KEY_PUBLIC": func(t *testing.T) error {
 			pair, err := keys.FromURI(keys.Sr25519, "//Alice")
 			if err != nil {
@@ -144,6 +158,7 @@ func TestRefusals(t *testing.T) {
 			_, err := passwordOf("hotkey", os.Getenv, promptOn("/nowhere/tty"))
 			return err
 		},
+		"WALLET_NAME": func(*testing.T) error { _, err := OpenWallet("~/wallets", "..", ""); return err },
 		"LISTEN_ADDRESS": func(t *testing.T) error {
 			_, err := listen(t.Context(), "miner", "miner.listen", "256.0.0.1:1")
 			return err

@@ -132,12 +132,14 @@ BASILICA_SECTION_KEY. Flags come last.`),
 		&cobra.Group{ID: "client", Title: "Run work:"},
 		&cobra.Group{ID: "role", Title: "Roles:"},
 		&cobra.Group{ID: "fleet", Title: "A miner's machines:"},
+		&cobra.Group{ID: "keys", Title: "Keys:"},
 		&cobra.Group{ID: "check", Title: "Check and inspect:"},
 	)
 	root.AddCommand(inGroup("all", upCommand())...)
 	root.AddCommand(inGroup("client", runCommand(), attachCommand(), psCommand(), logsCommand(), cancelCommand(), lsCommand(), imageCommand())...)
 	root.AddCommand(inGroup("role", validatorCommand(), minerCommand(), executorCommand(), localnetCommand(), subnetCommand())...)
 	root.AddCommand(inGroup("fleet", tokenCommand(), joinCommand(), fleetCommand())...)
+	root.AddCommand(inGroup("keys", walletCommand())...)
 	root.AddCommand(inGroup("check", explainCommand(), configCommand(), receiptCommand(), verifyCommand(), versionCommand())...)
 	root.AddCommand(taskCheckCommand())
 	root.SetHelpCommandGroupID("check")
