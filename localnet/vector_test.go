@@ -1,13 +1,11 @@
 package localnet
 
 import (
-	"errors"
 	"fmt"
 	"strconv"
 	"strings"
 	"testing"
 
-	"basilica"
 	"basilica/internal/vectors"
 	"basilica/keys"
 	"basilica/scale"
@@ -190,53 +188,156 @@ type attempt struct {
 	Block   uint64
 	Ok      bool
 	Invalid struct{ Custom *int }
+	Error   string
 }
 
 func (s *sim) attempts(list []attempt, signer *keys.Pair, name string, args map[string]any) {
 	s.t.Helper()
 	for _, a := range list {
 		s.seal(int(a.Block - 1 - uint64(s.Head().Number)))
-		err := s.submit(signer, name, args)
+		err := s.do(signer, name, args)
 		switch {
 		case a.Ok && err != nil:
 			s.t.Errorf("%s at %d: %v", name, a.Block, err)
-		case !a.Ok:
+		case a.Ok:
+		case a.Error != "":
+			wantError(s.t, err, a.Error)
+		default:
 			wantError(s.t, err, fmt.Sprintf("Custom error: %d", *a.Invalid.Custom))
+			s.seal(1) // do sealed nothing
 		}
-		s.seal(1)
 	}
+	s.t.Logf("%s: %d attempts", name, len(list))
 }
 
 func TestWeightsRateLimitVector(t *testing.T) {
 	var record struct {
 		WeightsSetRateLimit, RegisteredAtBlock uint64
-		Attempts                               []attempt
+		Attempts, WithRateLimitZero            []attempt
+		CommitAttempts                         struct {
+			Commit     []attempt `json:"commit_weights"`
+			Timelocked []attempt `json:"commit_timelocked_weights"`
+		}
 	}
 	vectors.JSON(t, "subtensor425/rules/weights_rate_limit.json", &record)
-	s := newSim(t, Config{NetUID: 2, Tempo: 60000})
-	hotkey := s.key("//Bob//hot")
-	s.seal(int(record.RegisteredAtBlock) - 1)
-	s.must(s.key("//Bob"), "SubtensorModule.burned_register", map[string]any{"netuid": uint16(2), "hotkey": hotkey.PublicKey()})
-	s.poke(func(w writer) {
-		s.Chain.rt.subnets.weightsRateLimit.set(w, 2, record.WeightsSetRateLimit)
-		s.Chain.rt.subnets.permit.set(w, 2, []bool{false, true})
+	weights := map[string]any{"netuid": uint16(2), "dests": []uint16{0}, "weights": []uint16{1}, "version_key": uint64(0)}
+	begin := func(limit uint64) (*sim, *keys.Pair) {
+		s := newSim(t, Config{NetUID: 2, Tempo: 60000})
+		hotkey := s.key("//Bob//hot")
+		s.seal(int(record.RegisteredAtBlock) - 1)
+		s.must(s.key("//Bob"), "SubtensorModule.burned_register", map[string]any{"netuid": uint16(2), "hotkey": hotkey.PublicKey()})
+		s.poke(func(w writer) {
+			s.Chain.rt.subnets.weightsRateLimit.set(w, 2, limit)
+			s.Chain.rt.subnets.permit.set(w, 2, []bool{false, true})
+		})
+		return s, hotkey
+	}
+	s, hotkey := begin(record.WeightsSetRateLimit)
+	s.attempts(record.Attempts, hotkey, "SubtensorModule.set_weights", weights)
+	s.poke(func(w writer) { s.Chain.rt.subnets.commitReveal.set(w, 2, true) })
+	s.attempts(record.CommitAttempts.Commit, hotkey, "SubtensorModule.commit_weights", map[string]any{"netuid": uint16(2), "commit_hash": [32]byte{1}})
+	s.attempts(record.CommitAttempts.Timelocked, hotkey, "SubtensorModule.commit_timelocked_weights", map[string]any{
+		"netuid": uint16(2), "commit": []byte{1, 2, 3}, "reveal_round": uint64(1000), "commit_reveal_version": uint16(4),
 	})
-	s.attempts(record.Attempts, hotkey, "SubtensorModule.set_weights", map[string]any{
-		"netuid": uint16(2), "dests": []uint16{0}, "weights": []uint16{1}, "version_key": uint64(0),
-	})
+	s, hotkey = begin(0)
+	s.attempts(record.WithRateLimitZero, hotkey, "SubtensorModule.set_weights", weights)
 }
 
 func TestServingRateLimitVector(t *testing.T) {
 	var record struct {
-		ServingRateLimit uint64
-		ServeAxon        []attempt
+		ServingRateLimit                         uint64
+		ServeAxon, ServeAxonTls, ServePrometheus []attempt
 	}
 	vectors.JSON(t, "subtensor425/rules/serving_rate_limit.json", &record)
 	s := newSim(t, Config{NetUID: 2})
-	hotkey := s.key("//Bob//hot")
-	s.must(s.key("//Bob"), "SubtensorModule.burned_register", map[string]any{"netuid": uint16(2), "hotkey": hotkey.PublicKey()})
+	plain, tls := s.key("//Bob//hot"), s.key("//Bob//tls")
+	for _, hotkey := range []*keys.Pair{plain, tls} {
+		s.must(s.key("//Bob"), "SubtensorModule.burned_register", map[string]any{"netuid": uint16(2), "hotkey": hotkey.PublicKey()})
+	}
 	s.poke(func(w writer) { s.Chain.rt.subnets.servingRateLimit.set(w, 2, record.ServingRateLimit) })
-	s.attempts(record.ServeAxon, hotkey, "SubtensorModule.serve_axon", axonArgs(2))
+	s.attempts(record.ServeAxon, plain, "SubtensorModule.serve_axon", axonArgs(2))
+	s.attempts(record.ServeAxonTls, tls, "SubtensorModule.serve_axon_tls", with(axonArgs(2), "certificate", []byte{1, 2}))
+	s.attempts(record.ServePrometheus, plain, "SubtensorModule.serve_prometheus", map[string]any{
+		"netuid": uint16(2), "version": uint32(1), "ip": uint64(0x7f000002), "port": uint16(7091), "ip_type": uint8(4),
+	})
+}
+
+// TestTempoControlVector replays what an owner and root may do to the epochs of a subnet.
+func TestTempoControlVector(t *testing.T) {
+	var record struct {
+		AdminFreezeWindow uint16
+		Steps             []struct {
+			Action string
+			Result *struct {
+				Ok    bool
+				Error any
+			}
+			State struct {
+				Block                                                                    uint64
+				Tempo                                                                    uint16
+				LastEpochBlock, PendingEpochAt, SubnetEpochIndex, LastMechanismStepBlock number
+			}
+		}
+	}
+	vectors.JSON(t, "subtensor425/rules/tempo_control.json", &record)
+	s := newSim(t, Config{NetUID: 2, Tempo: 60000})
+	sub, alice := s.Chain.rt.subnets, s.key("//Alice")
+	at := record.Steps[0].State
+	s.seal(int(at.Block))
+	s.poke(func(w writer) {
+		sub.adminFreezeWindow.set(w, record.AdminFreezeWindow)
+		sub.tempo.set(w, 2, at.Tempo)
+		sub.lastEpochBlock.set(w, 2, uint64(at.LastEpochBlock))
+		sub.epochIndex.set(w, 2, uint64(at.SubnetEpochIndex))
+		sub.lastMechanismStep.set(w, 2, uint64(at.LastMechanismStepBlock))
+	})
+	for _, step := range record.Steps[1:] {
+		var err error
+		tempo := uint16(400)
+		if fields := strings.Fields(step.Action); len(fields) > 1 {
+			if n, bad := strconv.ParseUint(strings.TrimSuffix(fields[1], ")"), 10, 16); bad == nil {
+				tempo = uint16(n)
+			}
+		}
+		args := map[string]any{"netuid": uint16(2), "tempo": tempo}
+		switch name, _, _ := strings.Cut(step.Action, " "); name {
+		case "block":
+			s.seal(1)
+		case "trigger_epoch":
+			err = s.do(alice, "SubtensorModule.trigger_epoch", map[string]any{"netuid": uint16(2)})
+		case "set_tempo":
+			err = s.do(alice, "SubtensorModule.set_tempo", args)
+		case "sudo_set_tempo":
+			err = s.do(alice, "AdminUtils.sudo_set_tempo", args)
+		case "sudo(sudo_set_tempo":
+			err = s.do(alice, "Sudo.sudo", map[string]any{"call": scale.NewVariant("AdminUtils", scale.VariantValue{
+				Name: "sudo_set_tempo", Fields: scale.Struct{{Name: "netuid", Value: uint16(2)}, {Name: "tempo", Value: tempo}},
+			})})
+		default:
+			t.Fatalf("unknown action %q", step.Action)
+		}
+		switch {
+		case step.Result == nil || step.Result.Ok:
+			if err != nil {
+				t.Errorf("%s: %v", step.Action, err)
+			}
+		default:
+			want, ok := step.Result.Error.(string)
+			if !ok {
+				want = "BadOrigin"
+			}
+			wantError(t, err, want)
+		}
+		view := past{s.state, s.head()}
+		got := step.State
+		got.Block, got.Tempo = s.head(), sub.tempo.get(view, 2)
+		got.LastEpochBlock, got.PendingEpochAt = number(sub.lastEpochBlock.get(view, 2)), number(sub.pendingEpochAt.get(view, 2))
+		got.SubnetEpochIndex, got.LastMechanismStepBlock = number(sub.epochIndex.get(view, 2)), number(sub.lastMechanismStep.get(view, 2))
+		if got != step.State {
+			t.Errorf("%s: got %+v, want %+v", step.Action, got, step.State)
+		}
+	}
+	t.Logf("%d steps", len(record.Steps)-1)
 }
 
 func axonArgs(netuid uint16) map[string]any {
@@ -290,64 +391,5 @@ func TestFeesVector(t *testing.T) {
 	}
 	if t.Logf("%d of %d rows", checked, len(record.Rows)); checked < 23 {
 		t.Fatalf("only %d calls checked", checked)
-	}
-}
-
-// recordedExtrinsic is a case of extrinsics/*.json.gz.
-type recordedExtrinsic struct {
-	ID, Call, GenesisHash, CheckpointHash string
-	Signer                                struct {
-		SS58 string `json:"ss58"`
-	}
-	Nonce, Tip                  number
-	Era                         struct{ BirthBlock *number }
-	ExtrinsicHex, ExtrinsicHash string
-}
-
-// TestRecordedExtrinsicsVector decodes and verifies what was signed for the real runtime: each recorded extrinsic whose
-// call exists here.
-func TestRecordedExtrinsicsVector(t *testing.T) {
-	rt, err := newRuntime(250)
-	if err != nil {
-		t.Fatal(err)
-	}
-	verified := 0
-	for _, name := range []string{"accepted", "failed"} {
-		var record struct{ Cases []recordedExtrinsic }
-		vectors.JSON(t, "subtensor425/extrinsics/"+name+".json.gz", &record)
-		for _, c := range record.Cases {
-			var raw []byte
-			if _, err := fmt.Sscanf(c.ExtrinsicHex, "0x%x", &raw); err != nil {
-				t.Fatal(err)
-			}
-			ext, err := rt.decodeExtrinsic(raw)
-			if err != nil {
-				continue // a call that localnet lacks
-			}
-			if got := ext.call.module.name + "." + ext.call.call.name; got != c.Call {
-				t.Errorf("%s: decoded as %s", c.ID, got)
-			}
-			if keys.EncodeSS58(ext.who) != c.Signer.SS58 || ext.nonce != uint32(c.Nonce) || ext.tip != uint64(c.Tip) ||
-				basilica.Hash(ext.hash).String() != c.ExtrinsicHash {
-				t.Errorf("%s: signer, nonce, tip or hash differ", c.ID)
-			}
-			var genesis, checkpoint basilica.Hash
-			if err := errors.Join(genesis.UnmarshalText([]byte(c.GenesisHash)), checkpoint.UnmarshalText([]byte(c.CheckpointHash))); err != nil {
-				t.Fatal(err)
-			}
-			x := newOverlay(past{newHistory(0), 0})
-			block := uint64(1)
-			if c.Era.BirthBlock != nil {
-				block = uint64(*c.Era.BirthBlock) + 1
-				rt.system.blockHash.set(x, uint32(*c.Era.BirthBlock), account(checkpoint))
-			}
-			if err := rt.verify(ext, x, block, genesis); err != nil {
-				t.Errorf("%s: %v", c.ID, err)
-			}
-			verified++
-		}
-	}
-	if verified < 40 {
-		t.Fatalf("only %d extrinsics of localnet's calls", verified)
 	}
 }
