@@ -7,6 +7,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -17,6 +18,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -498,6 +500,42 @@ func TestStopListRemove(t *testing.T) {
 	}
 	if _, err := e.Inspect(t.Context(), id); basilica.KindOf(err) != basilica.NotFound {
 		t.Errorf("inspect a removed one: %v", err)
+	}
+}
+
+// endsAtOnce is a context that ends right after it was first asked.
+type endsAtOnce struct {
+	context.Context
+	asked atomic.Bool
+	over  chan struct{}
+}
+
+func (e *endsAtOnce) Done() <-chan struct{} { return e.over }
+
+func (e *endsAtOnce) Err() error {
+	if e.asked.CompareAndSwap(false, true) {
+		close(e.over)
+		return nil
+	}
+	return context.Canceled
+}
+
+// TestAStartIsNotCut: an engine goes on with a start that nobody waits for, and a caller who gave up would not know of it.
+func TestAStartIsNotCut(t *testing.T) {
+	t.Parallel()
+	e := engine(t)
+	id := create(t, e, load(t, e, saved(t, nil, nil)), "sh", "-c", "exit 3")
+	wait, err := e.Start(&endsAtOnce{Context: t.Context(), over: make(chan struct{})}, id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if end, err := wait(t.Context()); err != nil || end.ExitCode != 3 {
+		t.Errorf("%+v, %v", end, err)
+	}
+	gone, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := e.Start(gone, id); !errors.Is(err, context.Canceled) {
+		t.Errorf("a start for nobody: %v", err)
 	}
 }
 

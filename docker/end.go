@@ -30,10 +30,14 @@ var pathFault = regexp.MustCompile(`error mounting .* to rootfs at|error during 
 // Start starts a created container and gives the function that waits for its end. An entry point that cannot be executed
 // is Invalid (CONTAINER_START).
 func (e *Engine) Start(ctx context.Context, id string) (wait func(context.Context) (basilica.ContainerEnd, error), err error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
 	// The wait is registered before the start, else a short container could end unseen.
 	waiting, stopWaiting := context.WithCancel(context.WithoutCancel(ctx))
 	exit := e.api.ContainerWait(waiting, id, client.ContainerWaitOptions{Condition: container.WaitConditionNextExit})
-	starting, cancel := context.WithTimeout(ctx, callTimeout)
+	// The engine does not leave a start undone when nobody waits for it any more: who cancels learns what came of it.
+	starting, cancel := context.WithTimeout(context.WithoutCancel(ctx), callTimeout)
 	defer cancel()
 	if _, err := e.api.ContainerStart(starting, id, client.ContainerStartOptions{}); err != nil {
 		stopWaiting()

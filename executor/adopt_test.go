@@ -3,6 +3,7 @@ package executor
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"os"
 	"path/filepath"
 	"testing"
@@ -339,5 +340,47 @@ func TestAStartUnderWayIsWaitedFor(t *testing.T) {
 		if _, err := e.settled(t.Context(), a, "c"); err != nil || engine.looks != 1 {
 			t.Errorf("%s: %d looks, %v; nothing can be under way", what, engine.looks, err)
 		}
+	}
+}
+
+// deafStart is an engine whose answer to a start does not come in time. It starts the container all the same, or does not.
+type deafStart struct {
+	Engine
+	starts bool
+}
+
+func (d *deafStart) Start(context.Context, string) (func(context.Context) (basilica.ContainerEnd, error), error) {
+	return nil, fmt.Errorf("start container: %w", context.DeadlineExceeded)
+}
+
+func (d *deafStart) Inspect(context.Context, string) (basilica.ContainerState, error) {
+	st := basilica.ContainerState{ID: "c"}
+	if d.starts {
+		st.Started = time.Unix(1000, 0)
+	}
+	return st, nil
+}
+
+func (d *deafStart) Await(context.Context, string) (func(context.Context) (basilica.ContainerEnd, error), error) {
+	return func(context.Context) (basilica.ContainerEnd, error) { return basilica.ContainerEnd{ExitCode: 7}, nil }, nil
+}
+
+// TestAStartWithoutAnAnswerMayHaveBeen: of a container whose start nobody heard of it is never said that it did not run, or
+// its task would be run twice.
+func TestAStartWithoutAnAnswerMayHaveBeen(t *testing.T) {
+	t.Parallel()
+	a := basilica.Attempt{Container: "c", Boot: "this boot"}
+	engine := &deafStart{starts: true}
+	e := &Executor{cfg: Config{Engine: engine, Boot: "this boot"}}
+	wait, _, err := e.startContainer(t.Context(), a)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if end, err := wait(t.Context()); err != nil || end.ExitCode != 7 {
+		t.Errorf("its end: %+v, %v", end, err)
+	}
+	engine.starts = false
+	if _, mayRun, err := e.startContainer(t.Context(), a); err == nil || !mayRun {
+		t.Errorf("not started yet: may run %v, %v", mayRun, err)
 	}
 }

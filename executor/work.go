@@ -136,8 +136,11 @@ func (e *Executor) launch(ctx, following context.Context, log *slog.Logger, l *l
 	if err != nil {
 		return nil, nil, err
 	}
-	wait, err := e.startContainer(ctx, a.Container)
+	wait, mayRun, err := e.startContainer(ctx, *a)
 	if err != nil {
+		if mayRun { // its receipt must not say that it never ran: the miner would have it run again
+			a.Started = e.cfg.Now()
+		}
 		return nil, nil, err
 	}
 	a.Deadline = e.ledgerNow().Add(i.demand.timeout)
@@ -193,19 +196,27 @@ func (e *Executor) create(ctx context.Context, l *life, a *basilica.Attempt, d d
 	}
 }
 
-// startContainer starts a container once: an engine that went away may have started it before.
-func (e *Executor) startContainer(ctx context.Context, id string) (waitFunc, error) {
+// startContainer starts an attempt's container once: an engine that went away, or gave no answer in time, may have started
+// it. mayRun says of an error that nobody knows.
+func (e *Executor) startContainer(ctx context.Context, a basilica.Attempt) (wait waitFunc, mayRun bool, err error) {
 	for {
-		wait, err := e.cfg.Engine.Start(ctx, id)
-		if basilica.CodeOf(err) != "DOCKER_ABSENT" {
-			return wait, err
+		wait, err := e.cfg.Engine.Start(ctx, a.Container)
+		absent := basilica.CodeOf(err) == "DOCKER_ABSENT"
+		if err == nil || !absent && !errors.Is(err, context.DeadlineExceeded) {
+			return wait, false, err
 		}
+		lasting, cancel := e.lasting(ctx)
+		defer cancel()
 		var st basilica.ContainerState
-		if err := e.patiently(ctx, func() (err error) { st, err = e.cfg.Engine.Inspect(ctx, id); return err }); err != nil {
-			return nil, err
+		if serr := e.patiently(lasting, func() (err error) { st, err = e.settled(lasting, a, a.Container); return err }); serr != nil {
+			return nil, basilica.KindOf(serr) != basilica.NotFound, errors.Join(err, serr)
 		}
 		if !st.Started.IsZero() {
-			return e.cfg.Engine.Await(ctx, id)
+			wait, err := e.cfg.Engine.Await(lasting, a.Container)
+			return wait, true, err
+		}
+		if !absent || ctx.Err() != nil { // what the engine has not done by now it may still do
+			return nil, true, err
 		}
 	}
 }
