@@ -18,6 +18,7 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"basilica/internal/vectors"
 	"basilica/node"
 )
 
@@ -44,7 +45,31 @@ func TestCommandLine(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { taken.Close() }) // the scripts run after this function has returned
-	scripts(t, "script", map[string]string{"TAKEN": taken.Addr().String()})
+	scripts(t, "script", map[string]string{"TAKEN": taken.Addr().String(), "VECTORS": oldKeyfiles(t)})
+}
+
+// oldKeyfiles writes key files of older wallets, by //Alice under the password test-Passw0rd, into a directory.
+func oldKeyfiles(t *testing.T) string {
+	t.Helper()
+	var old struct {
+		AnsibleVault struct{ File string }
+		Fernet       struct{ Token string }
+	}
+	vectors.JSON(t, "bittensor/keyfile-legacy.json", &old)
+	var export struct {
+		Vectors []struct {
+			Name string
+			JSON json.RawMessage
+		}
+	}
+	vectors.JSON(t, "bittensor/keyfile-polkadot-js.json", &export)
+	dir := t.TempDir()
+	for name, content := range map[string]string{"vault": old.AnsibleVault.File, "fernet": old.Fernet.Token, "export.json": string(export.Vectors[1].JSON)} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return dir
 }
 
 // TestCommandLineOnNetwork does the same, and what should work, on a running network.
@@ -179,7 +204,7 @@ func TestValidatorWithoutPermit(t *testing.T) {
 	}
 	defer chain.Stop()
 	url := "ws://" + chain.Addrs()["rpc"]
-	if said, err := basilicaCommand(t.Context(), nil, "subnet", "register", "--chain", url, "--netuid", "39", "--coldkey", "//Eve", "--hotkey", "//Eve//v", "--max-burn", "10").CombinedOutput(); err != nil {
+	if said, err := basilicaCommand(t.Context(), nil, "subnet", "register", "--network", url, "--netuid", "39", "--coldkey", "//Eve", "--hotkey", "//Eve//v", "--max-burn", "10", "--yes").CombinedOutput(); err != nil {
 		t.Fatalf("register: %v: %s", err, said)
 	}
 	config := write("validator.toml", "[chain]\nurl = '"+url+"'\nnetuid = 39\nallow_private = true\n[validator]\nhotkey = '//Eve//v'\napi_listen = '127.0.0.1:0'\nround_blocks = 4\nslots = 1\ndata_dir = '"+dir+"'\n")
