@@ -73,11 +73,7 @@ func readReveal(r *scale.Reader) reveal {
 }
 
 func (v reveal) hash(who account, index uint16) account {
-	b := scale.AppendU16(append([]byte{}, who[:]...), index)
-	for _, list := range [][]uint16{v.uids, v.values, v.salt} {
-		b = listOf(cU16).encode(b, list)
-	}
-	return pallet.Blake2b256(scale.AppendU64(b, v.key))
+	return pallet.CommitHash(who, index, v.uids, v.values, v.salt, v.key)
 }
 
 // epochAhead is the subnet's epoch as commits count it: an epoch that this block has yet to run counts already.

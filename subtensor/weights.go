@@ -21,11 +21,8 @@ type Target struct {
 	Mechanism uint8
 }
 
-// mechanisms is by how much the chain's storage index of a mechanism's rows grows with each one.
-const mechanisms = 4096
-
 // index is the number under which the chain keeps the weights of the target.
-func (t Target) index() uint16 { return uint16(t.Mechanism)*mechanisms + uint16(t.NetUID) }
+func (t Target) index() uint16 { return pallet.NetUIDIndex(uint16(t.NetUID), t.Mechanism) }
 
 // vector is a weight vector with the version key that goes with it.
 type vector struct {
@@ -134,7 +131,11 @@ func (c *Client) PlanWeights(ctx context.Context, to Target, hotkey keys.Signer,
 		return nil, err
 	}
 	if version == timelockVersion && v.named(to, "commit_timelocked_weights", "commit_timelocked_mechanism_weights") != "" {
-		return v.timelocked(ctx, to, hotkey, w.upscaled(), when, head.Number)
+		p, err := v.timelocked(ctx, to, hotkey, w.upscaled(), when, head.Number, e.Tempo)
+		if p != nil || err != nil {
+			return p, err
+		}
+		c.log.Warn("the chain's beacon is ahead of its time: weights are committed behind a salt instead", "netuid", to.NetUID)
 	}
 	return v.salted(to, hotkey, w.upscaled(), when)
 }
@@ -173,9 +174,10 @@ func (v *view) open(to Target, w vector) (*WeightsPlan, error) {
 	return v.plan(to, "set_weights", "set_mechanism_weights", map[string]any{"dests": w.uids, "weights": w.values, "version_key": w.version})
 }
 
-// timelocked seals weights to the round of the chain's beacon that comes when their epoch does.
-func (v *view) timelocked(ctx context.Context, to Target, hotkey keys.Signer, w vector, when timelock.Plan, head basilica.BlockNumber) (*WeightsPlan, error) {
-	beacon, now, err := v.beacon(ctx)
+// timelocked seals weights to the round of the chain's beacon that comes when their epoch does, or to the first one that the
+// chain can still store, where somebody has put its beacon ahead. nil where none of these comes before the epoch is over.
+func (v *view) timelocked(ctx context.Context, to Target, hotkey keys.Signer, w vector, when timelock.Plan, head basilica.BlockNumber, tempo uint16) (*WeightsPlan, error) {
+	beacon, now, last, err := v.beacon(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -187,7 +189,11 @@ func (v *view) timelocked(ctx context.Context, to Target, hotkey keys.Signer, w 
 	if err != nil {
 		return nil, fmt.Errorf("the chain's beacon: %w", err)
 	}
-	round := when.Round(beacon, now, uint64(head), pace)
+	round := max(when.Round(beacon, now, uint64(head), pace), last+1)
+	over := now.Add(time.Duration(when.FirstReveal+uint64(tempo)-uint64(head)-1) * pace)
+	if round > beacon.RoundAt(over) && last+1 == round {
+		return nil, nil
+	}
 	who := hotkey.PublicKey()
 	sealed, err := timelock.Encrypt(key, round, timelock.Weights{Hotkey: who[:], UIDs: w.uids, Values: w.values, VersionKey: w.version}.Encode(), rand.Reader)
 	if err != nil {
@@ -204,12 +210,12 @@ func (v *view) timelocked(ctx context.Context, to Target, hotkey keys.Signer, w 
 	return p, nil
 }
 
-// beacon reads the chain's beacon, and the chain's own time: its rounds are counted by that, not by this machine's clock.
-func (v *view) beacon(ctx context.Context) (timelock.Beacon, time.Time, error) {
-	var b timelock.Beacon
-	values, err := v.read(ctx, item{"Drand", "BeaconConfig", nil}, item{"Timestamp", "Now", nil})
+// beacon reads the chain's beacon, the last of its rounds that the chain has, and the chain's own time: rounds are counted by
+// that, not by this machine's clock.
+func (v *view) beacon(ctx context.Context) (b timelock.Beacon, now time.Time, last uint64, err error) {
+	values, err := v.read(ctx, item{"Drand", "BeaconConfig", nil}, item{"Timestamp", "Now", nil}, item{"Drand", "LastStoredRound", nil})
 	if err != nil {
-		return b, time.Time{}, fmt.Errorf("the chain's beacon: %w", err)
+		return b, now, 0, fmt.Errorf("the chain's beacon: %w", err)
 	}
 	var p picker
 	config, ok := values[0].(scale.Struct)
@@ -226,8 +232,8 @@ func (v *view) beacon(ctx context.Context) (timelock.Beacon, time.Time, error) {
 	if p.err == nil && b.Period < 1 {
 		p.fail("period", field("period"))
 	}
-	ms := p.number("Timestamp.Now", values[1])
-	return b, time.UnixMilli(int64(ms)), p.err
+	ms, last := p.number("Timestamp.Now", values[1]), p.number("LastStoredRound", values[2])
+	return b, time.UnixMilli(int64(ms)), last, p.err
 }
 
 // saltLength is how many numbers of two bytes hide a commit: 256 bits.
@@ -253,16 +259,9 @@ func (v *view) salted(to Target, hotkey keys.Signer, w vector, when timelock.Pla
 	return p, nil
 }
 
-// saltHash is what commit_weights commits to: blake2-256 of SCALE(account, storage index, uids, values, salt, version key).
+// saltHash is what commit_weights commits to.
 func saltHash(who [32]byte, to Target, w vector, salt []uint16) basilica.Hash {
-	b := scale.AppendU16(who[:], to.index())
-	for _, list := range [][]uint16{w.uids, w.values, salt} {
-		b = scale.AppendCompact(b, uint64(len(list)))
-		for _, n := range list {
-			b = scale.AppendU16(b, n)
-		}
-	}
-	return pallet.Blake2b256(scale.AppendU64(b, w.version))
+	return pallet.CommitHash(who, to.index(), w.uids, w.values, salt, w.version)
 }
 
 // RevealWeights opens a commit of kind salt.
