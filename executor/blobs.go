@@ -28,7 +28,8 @@ func (e *Executor) keepBlob(ctx context.Context, blob basilica.Blob, content io.
 	if err != nil {
 		return err
 	}
-	return e.cfg.Attempts.SawBlob(ctx, blob.SHA256, e.ledgerNow())
+	// A caller that is gone by now leaves content behind, and without its record nobody would remove it.
+	return e.cfg.Attempts.SawBlob(context.WithoutCancel(ctx), blob.SHA256, e.ledgerNow())
 }
 
 // GetBlob implements basilica.Executor.

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -362,5 +363,35 @@ func TestRegistryLogin(t *testing.T) {
 	}
 	if l := engine.login.Load(); l == nil || l.Password != "hunter22" || l.Server != "reg.example" {
 		t.Errorf("login %v", l)
+	}
+}
+
+// goneAtEnd is content whose sender is gone when the last byte is in.
+type goneAtEnd struct {
+	io.Reader
+	leave context.CancelFunc
+}
+
+func (g goneAtEnd) Read(p []byte) (int, error) {
+	n, err := g.Reader.Read(p)
+	if err != nil {
+		g.leave()
+	}
+	return n, err
+}
+
+// TestContentOfASenderThatIsGoneIsOnRecord: content without a record is found by nobody before the next start.
+func TestContentOfASenderThatIsGoneIsOnRecord(t *testing.T) {
+	t.Parallel()
+	b := newBox(t, nil)
+	content := "of somebody who is gone " + t.Name()
+	blob := basilica.Blob{SHA256: sha256.Sum256([]byte(content)), Size: int64(len(content))}
+	ctx, leave := context.WithCancel(t.Context())
+	if err := b.PutBlob(ctx, blob, goneAtEnd{strings.NewReader(content), leave}); err != nil {
+		t.Fatal(err)
+	}
+	unknown, err := b.cfg.Attempts.UnknownBlobs(t.Context(), []basilica.Digest{blob.SHA256})
+	if err != nil || len(unknown) != 0 {
+		t.Errorf("without a record: %v, %v", unknown, err)
 	}
 }

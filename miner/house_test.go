@@ -34,6 +34,7 @@ type chainDouble struct {
 	served []basilica.Axon
 	err    error
 	heads  chan basilica.Header
+	kept   func() (*basilica.Metagraph, time.Time) // what an earlier process read; nil: nothing
 }
 
 func (c *chainDouble) WatchHeads(ctx context.Context, f func(basilica.Header) error) error {
@@ -58,6 +59,14 @@ func (c *chainDouble) Metagraph(context.Context, basilica.NetUID) (*basilica.Met
 	g := c.graph
 	g.Neurons = append([]basilica.Neuron(nil), g.Neurons...)
 	return &g, nil
+}
+
+func (c *chainDouble) LastMetagraph(basilica.NetUID) (*basilica.Metagraph, time.Time, error) {
+	if c.kept == nil {
+		return nil, time.Time{}, basilica.E(basilica.NotFound, "SNAPSHOT_NONE", "none", "wait")
+	}
+	graph, at := c.kept()
+	return graph, at, nil
 }
 
 func (c *chainDouble) ServeAxon(_ context.Context, _ basilica.NetUID, _ keys.Signer, a basilica.Axon) (basilica.Inclusion, error) {

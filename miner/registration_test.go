@@ -7,6 +7,7 @@ import (
 	"errors"
 	"log/slog"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"golang.org/x/crypto/ssh"
@@ -190,4 +191,32 @@ func TestHeartbeatBounds(t *testing.T) {
 	wantCode(t, err, "EXECUTOR_UNKNOWN")
 	_, err = h.miner.Heartbeat(context.Background(), "nobody", basilica.Heartbeat{GPUs: make([]basilica.GPU, 100)})
 	wantCode(t, err, "HEARTBEAT_SIZE")
+}
+
+// TestANodeThatIsAwayAtTheStart: a miner that starts while no node answers goes by the metagraph that was read before, for as
+// long as that is young enough, and no longer.
+func TestANodeThatIsAwayAtTheStart(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		hotkey, err := keys.FromURI(keys.Sr25519, "//Bob//miner")
+		must(t, err)
+		graph := basilica.Metagraph{NetUID: netuid, Neurons: []basilica.Neuron{{Hotkey: basilica.Hotkey(hotkey.SS58())}, {UID: 1, Hotkey: validator, ValidatorPermit: true}}}
+		read := time.Now()
+		chain := &chainDouble{
+			err:  basilica.E(basilica.Unavailable, "CHAIN_UNREACHABLE", "no node answers", "wait"),
+			kept: func() (*basilica.Metagraph, time.Time) { return &graph, read },
+		}
+		<-time.After(4 * time.Minute)
+		m := miner.New(miner.Config{NetUID: netuid}, miner.Parts{Hotkey: hotkey, Chain: chain, Now: time.Now, Log: slog.New(slog.DiscardHandler)})
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() { done <- m.Run(ctx) }()
+		synctest.Wait()
+		must(t, m.MayValidate(ctx, validator))
+		<-time.After(2 * time.Minute)
+		wantCode(t, m.MayValidate(ctx, validator), "CHAIN_STALE")
+		cancel()
+		if err := <-done; !errors.Is(err, context.Canceled) {
+			t.Errorf("run: %v", err)
+		}
+	})
 }

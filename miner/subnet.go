@@ -15,6 +15,8 @@ import (
 type Chain interface {
 	WatchHeads(ctx context.Context, f func(basilica.Header) error) error
 	Metagraph(ctx context.Context, netuid basilica.NetUID) (*basilica.Metagraph, error)
+	// LastMetagraph is the one that was read last, also by the process before this one, and when.
+	LastMetagraph(netuid basilica.NetUID) (*basilica.Metagraph, time.Time, error)
 	ServeAxon(ctx context.Context, netuid basilica.NetUID, hotkey keys.Signer, axon basilica.Axon) (basilica.Inclusion, error)
 }
 
@@ -61,10 +63,29 @@ func (m *Miner) join(ctx context.Context) error {
 			return err
 		}
 		m.Log.WarnContext(ctx, "the chain is away", "err", err)
+		m.recall(ctx)
 		if err := rest(ctx, m.cfg.RefreshEvery); err != nil {
 			return err
 		}
 	}
+}
+
+// recall takes the metagraph that the last process read, for as long as it is young enough to decide about anybody's access.
+func (m *Miner) recall(ctx context.Context) {
+	if last, _ := m.subnet.read(); last != nil {
+		return
+	}
+	graph, at, err := m.Chain.LastMetagraph(m.cfg.NetUID)
+	if err != nil {
+		m.Log.DebugContext(ctx, "no metagraph is kept", "err", err)
+		return
+	}
+	age := m.Now().Sub(at)
+	if age < 0 || age > maxSnapshotAge {
+		return
+	}
+	m.Log.InfoContext(ctx, "going by the metagraph that was read before the restart", "block", graph.Block, "age_seconds", int(age.Seconds()))
+	m.subnet.write(graph, at)
 }
 
 func (m *Miner) refresh(ctx context.Context) (*basilica.Metagraph, error) {

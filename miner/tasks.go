@@ -324,7 +324,8 @@ func (m *Miner) PutBlob(ctx context.Context, caller basilica.Hotkey, blob basili
 	if err := m.Blobs.Finish(caller, blob); err != nil {
 		return err
 	}
-	return m.Store.OwnBlob(ctx, caller, blob)
+	// A caller that is gone by now leaves content behind, and without its record nobody would remove it.
+	return m.Store.OwnBlob(context.WithoutCancel(ctx), caller, blob)
 }
 
 // coming counts each client's uploads under way, with the bytes that they will have: many at once must not pass its
