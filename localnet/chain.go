@@ -15,7 +15,7 @@ import (
 	"basilica/scale"
 )
 
-// keptStates is for how many blocks state and extrinsics can be read; hashes are kept for all.
+// keptStates is for how many blocks state, headers and extrinsics can be read.
 const keptStates = 4096
 
 // Chain is the development chain. Its methods are safe for concurrent use.
@@ -27,8 +27,7 @@ type Chain struct {
 
 	mu      sync.RWMutex
 	state   *history
-	hashes  []basilica.Hash // by number, of every block since genesis
-	numbers map[basilica.Hash]uint64
+	hashes  hashLine
 	blocks  map[uint64]block // the last keptStates
 	pool    *pool
 	grown   chan struct{} // closed and replaced when a block is sealed
@@ -54,7 +53,7 @@ func New(cfg Config) (*Chain, error) {
 	}
 	c := &Chain{
 		config: cfg, rt: rt, log: cfg.Log, author: devAccount("//One"),
-		state: newHistory(0), numbers: map[basilica.Hash]uint64{}, blocks: map[uint64]block{},
+		state: newHistory(0), blocks: map[uint64]block{},
 		pool: newPool(), grown: make(chan struct{}),
 	}
 	if cfg.Path != "" {
@@ -62,15 +61,25 @@ func New(cfg Config) (*Chain, error) {
 		if err != nil {
 			return nil, err
 		}
+		if restored && cfg.Genesis != nil {
+			err := basilica.E(basilica.Conflict, "GENESIS_CHAIN_EXISTS", cfg.Path+" keeps a chain already, which has a genesis",
+				"leave --genesis out to go on with it, or choose another data directory")
+			return nil, errors.Join(err, c.Close())
+		}
 		if restored {
 			if !rt.subnets.networksAdded.get(past{c.state, c.head()}, cfg.NetUID) {
-				err := errJournal(cfg.Path, fmt.Sprintf("keeps a chain without subnet %d", cfg.NetUID), nil)
+				err := basilica.E(basilica.Invalid, "LOCALNET_FILE", fmt.Sprintf("%s keeps a chain without subnet %d", cfg.Path, cfg.NetUID),
+					"name a subnet that it has by --netuid, or choose another data directory")
 				return nil, errors.Join(err, c.Close())
 			}
 			return c, nil
 		}
 	}
-	changes, header := rt.genesis(cfg)
+	genesis, err := cfg.genesisOf()
+	if err != nil {
+		return nil, errors.Join(err, c.Close())
+	}
+	changes, header := rt.genesis(cfg, genesis)
 	if err := c.adopt(0, block{header: header}, changes); err != nil {
 		return nil, errors.Join(err, c.Close())
 	}
@@ -125,15 +134,23 @@ func (c *Chain) adopt(number uint64, b block, changes map[string][]byte) error {
 }
 
 func (c *Chain) index(number uint64, hash basilica.Hash, b block) {
-	c.hashes = append(c.hashes, hash)
-	c.numbers[hash] = number
+	c.hashes.push(hash)
 	c.blocks[number] = b
 	if number >= keptStates {
 		delete(c.blocks, number-keptStates)
 	}
 }
 
-func (c *Chain) head() uint64 { return uint64(len(c.hashes) - 1) }
+func (c *Chain) head() uint64 { return c.hashes.next() - 1 }
+
+// hash is that of a block that is still known.
+func (c *Chain) hash(number uint64) basilica.Hash {
+	h, known := c.hashes.at(number)
+	if !known {
+		panic(fmt.Sprintf("localnet: the hash of block %d is gone", number))
+	}
+	return h
+}
 
 // next begins the block after the head: what the runtime's initialisation stores.
 func (c *Chain) next() *execution {
@@ -141,8 +158,8 @@ func (c *Chain) next() *execution {
 	x := &execution{overlay: newOverlay(past{c.state, head}), rt: c.rt, block: head + 1, author: c.author, phase: phaseInitialization}
 	s := c.rt.system
 	s.number.set(x, uint32(x.block))
-	s.parentHash.set(x, account(c.hashes[head]))
-	s.blockHash.set(x, uint32(head), account(c.hashes[head]))
+	s.parentHash.set(x, account(c.hash(head)))
+	s.blockHash.set(x, uint32(head), account(c.hash(head)))
 	if head >= blockHashCount {
 		s.blockHash.del(x, uint32(head-blockHashCount))
 	}
@@ -175,7 +192,7 @@ func (c *Chain) Seal() (basilica.Header, error) {
 	x.phase = phaseFinalization
 	c.rt.system.events.set(x, x.events)
 	c.rt.system.eventCount.set(x, uint32(len(x.events)))
-	parent := c.hashes[c.head()]
+	parent := c.hash(c.head())
 	b.header = pallet.Header{
 		Parent: parent, Number: x.block, StateRoot: stateRoot(parent, x.changes()),
 		ExtrinsicsRoot: extrinsicsRoot(b.extrinsics), Digest: digest,
@@ -183,7 +200,7 @@ func (c *Chain) Seal() (basilica.Header, error) {
 	if err := c.adopt(x.block, b, x.changes()); err != nil {
 		return basilica.Header{}, err
 	}
-	hash := c.hashes[x.block]
+	hash := c.hash(x.block)
 	close(c.grown)
 	c.grown = make(chan struct{})
 	for _, t := range dropped {
@@ -219,7 +236,7 @@ func extrinsicsRoot(extrinsics [][]byte) [32]byte {
 func (c *Chain) Genesis() basilica.Hash {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
-	return c.hashes[0]
+	return c.hashes.genesis
 }
 
 // Head is the last block, which is final.
@@ -230,9 +247,9 @@ func (c *Chain) Head() basilica.Header {
 }
 
 func (c *Chain) headerAt(number uint64) basilica.Header {
-	h := basilica.Header{Number: basilica.BlockNumber(number), Hash: c.hashes[number]}
+	h := basilica.Header{Number: basilica.BlockNumber(number), Hash: c.hash(number)}
 	if number > 0 {
-		h.Parent = c.hashes[number-1]
+		h.Parent = c.hash(number - 1)
 	}
 	return h
 }
@@ -255,21 +272,18 @@ func (c *Chain) NextHead(ctx context.Context, after basilica.BlockNumber) (basil
 	}
 }
 
-// BlockHash is the hash of a block by its number.
+// BlockHash is the hash of a block by its number, as long as it is kept; that of block 0 always is.
 func (c *Chain) BlockHash(number basilica.BlockNumber) (basilica.Hash, bool) {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
-	if uint64(number) > c.head() {
-		return basilica.Hash{}, false
-	}
-	return c.hashes[number], true
+	return c.hashes.at(uint64(number))
 }
 
 // Block is a block's header and its extrinsics with their length prefixes, as long as they are kept.
 func (c *Chain) Block(at basilica.Hash) (header pallet.Header, extrinsics [][]byte, ok bool) {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
-	number, known := c.numbers[at]
+	number, known := c.hashes.number(at)
 	if !known {
 		return pallet.Header{}, nil, false
 	}
@@ -279,7 +293,7 @@ func (c *Chain) Block(at basilica.Hash) (header pallet.Header, extrinsics [][]by
 
 // at finds the state after a block; c.mu is held.
 func (c *Chain) at(hash basilica.Hash) (past, error) {
-	number, known := c.numbers[hash]
+	number, known := c.hashes.number(hash)
 	if !known {
 		return past{}, &Rejection{4003, "Client error: UnknownBlock: Header was not found in the database: " + hash.String(), ""}
 	}
@@ -341,7 +355,7 @@ func (c *Chain) Submit(raw []byte, status func(state string, block basilica.Hash
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	x := c.next()
-	if err := c.rt.verify(ext, x, x.block, c.hashes[0]); err != nil {
+	if err := c.rt.verify(ext, x, x.block, c.hashes.genesis); err != nil {
 		return basilica.Hash{}, err
 	}
 	return basilica.Hash(ext.hash), c.pool.add(x, ext, status)

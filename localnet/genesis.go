@@ -1,6 +1,7 @@
 package localnet
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"fmt"
 	"log/slog"
@@ -25,6 +26,9 @@ type Config struct {
 	// Owner is the secret URI of the subnet's owner coldkey, whose own miners earn nothing; "//Alice" where empty. Its
 	// owner hotkey, Owner + "//hot", has uid 0.
 	Owner string
+	// Genesis is what a new chain begins with. nil: the development accounts and the one subnet that the fields above
+	// describe; with it they say nothing. A chain that is continued has its genesis already and takes none.
+	Genesis *Genesis
 	// Path of the file that keeps the chain, made where it does not exist. Empty: nothing outlives the process.
 	Path string
 	// Clock gives the time for Timestamp.Now; time.Now where nil. It also salts the genesis of a new chain.
@@ -55,12 +59,26 @@ func (c Config) withDefaults() (Config, error) {
 	if c.BlockTime < 20*time.Millisecond || c.BlockTime > time.Minute || c.BlockTime%time.Millisecond != 0 {
 		return c, fmt.Errorf("localnet: block time %s is not a whole number of milliseconds from 20 ms to 1 min", c.BlockTime)
 	}
-	for _, uri := range []string{c.Owner, c.Owner + "//hot"} {
-		if _, err := keys.FromURI(keys.Sr25519, uri); err != nil {
-			return c, fmt.Errorf("localnet: the owner is not a secret URI: %w", err)
-		}
-	}
 	return c, nil
+}
+
+// genesisOf is the genesis of a new chain, checked.
+func (c Config) genesisOf() (*Genesis, error) {
+	g := &Genesis{
+		Accounts: devBalances,
+		Subnets: []GenesisSubnet{{
+			NetUID: c.NetUID, Owner: c.Owner, OwnerHotkey: c.Owner + "//hot",
+			Hyperparameters: map[string]any{"tempo": int64(c.Tempo)},
+		}},
+	}
+	if c.Genesis != nil {
+		clone := *c.Genesis
+		g = &clone
+	}
+	if len(g.Accounts) == 0 {
+		g.Accounts = devBalances
+	}
+	return g, g.check()
 }
 
 // devAccount is the sr25519 account of a URI that is known to be good.
@@ -72,38 +90,26 @@ func devAccount(uri string) account {
 	return account(pair.PublicKey())
 }
 
-// devBalances are the development accounts with their TAO in rao, as the localnet of subtensor has them.
-var devBalances = []struct {
-	uri string
-	rao uint64
-}{
-	{"//Alice", 1e15},
-	{"//Bob", 1e15},
-	{"//Charlie", 1e15},
-	{"//Dave", 2e12},
-	{"//Eve", 2e12},
-	{"//Ferdie", 2e12},
-	{"//One", 2e12},
-	{"//Two", 2e12},
-	{"//Three", 2e12},
+// devBalances are the development accounts with their TAO, as the localnet of subtensor has them.
+var devBalances = []GenesisAccount{
+	{"//Alice", "1000000"},
+	{"//Bob", "1000000"},
+	{"//Charlie", "1000000"},
+	{"//Dave", "2000"},
+	{"//Eve", "2000"},
+	{"//Ferdie", "2000"},
+	{"//One", "2000"},
+	{"//Two", "2000"},
+	{"//Three", "2000"},
 }
 
 // genesis is the state of block 0 and its header. The header's digest has the metadata's hash and the time, so that
 // two chains, or two versions of one, are never taken for each other.
-func (rt *runtime) genesis(cfg Config) (changes map[string][]byte, header pallet.Header) {
+func (rt *runtime) genesis(cfg Config, g *Genesis) (changes map[string][]byte, header pallet.Header) {
 	x := &execution{overlay: newOverlay(past{newHistory(0), 0}), rt: rt}
-	var issuance uint64
-	for _, dev := range devBalances {
-		rt.system.account.set(x, devAccount(dev.uri), accountInfo{providers: 1, free: dev.rao, flags: newLogic})
-		issuance += dev.rao
-	}
-	rt.balances.totalIssuance.set(x, issuance)
-	rt.subnets.totalIssuance.set(x, issuance)
 	rt.payment.multiplier.set(x, [2]uint64{0, 1e18})
 	rt.aura.authorities.set(x, []account{devAccount("//One")})
-	rt.sudo.key.set(x, devAccount("//Alice"))
-	rt.foundRoot(x)
-	rt.foundSubnet(x, cfg)
+	rt.found(x, g)
 	salt := sha256.Sum256(append(append([]byte{}, rt.v15...), u64(uint64(cfg.Clock().UnixNano()))...))
 	other := scale.AppendBytes([]byte{0}, salt[:])
 	changes = x.changes()
@@ -121,15 +127,14 @@ func (rt *runtime) foundRoot(x *execution) {
 	s.subtokenEnabled.set(x, rootNetuid, true)
 }
 
-// foundSubnet makes the subnet as register_network and start_call would leave it, with the limits of a development
-// chain: commit-reveal off, a short tempo, low prices and small rate limits.
-func (rt *runtime) foundSubnet(x *execution, cfg Config) {
-	s, netuid := rt.subnets, cfg.NetUID
-	owner, hotkey := devAccount(cfg.Owner), devAccount(cfg.Owner+"//hot")
-	s.totalNetworks.set(x, 2)
-	s.adminFreezeWindow.set(x, 0) // a short tempo would lie in it for most of the time
+// foundSubnet makes a subnet as register_network and start_call would leave it, with the limits of a development
+// chain where the genesis says nothing else: commit-reveal off, a short tempo, low prices and small rate limits. It
+// gives the TAO in the subnet's pool.
+func (rt *runtime) foundSubnet(x *execution, f *founding, n GenesisSubnet) (issued uint64) {
+	s, netuid := rt.subnets, n.NetUID
+	owner, hotkey := f.account("", n.Owner, "//Alice"), f.account("", n.OwnerHotkey, "//Alice//hot")
 	s.networksAdded.set(x, netuid, true)
-	s.tempo.set(x, netuid, cfg.Tempo)
+	s.tempo.set(x, netuid, 20)
 	s.mechanism.set(x, netuid, 0)
 	s.maxAllowedUids.set(x, netuid, 256)
 	s.maxValidators.set(x, netuid, 64)
@@ -147,12 +152,38 @@ func (rt *runtime) foundSubnet(x *execution, cfg Config) {
 	s.firstEmission.set(x, netuid, 1)
 	s.subnetOwner.set(x, netuid, owner)
 	s.subnetOwnerHotkey.set(x, netuid, hotkey)
-	s.tokenSymbol.set(x, netuid, []byte("β"))
+	s.tokenSymbol.set(x, netuid, []byte(cmp.Or(n.Symbol, "β")))
 	s.subnetworkN.set(x, netuid, 0)
-	if err := rt.ownHotkey(x, owner, hotkey); err != nil {
-		panic("localnet: genesis: " + err.Error()) // nothing else owns a hotkey yet
+	for _, name := range slices.Sorted(maps.Keys(n.Hyperparameters)) {
+		h := genesisHyperparams[name]
+		v, err := h.read(n.Hyperparameters[name])
+		if err != nil {
+			panic("localnet: a checked genesis: " + err.Error())
+		}
+		h.store(s, x, netuid, v)
 	}
+	if n.Name != "" {
+		texts := make([][]byte, 8)
+		texts[0] = []byte(n.Name)
+		s.subnetIdentitiesV3.set(x, netuid, texts)
+	}
+	if n.PoolTAO != "" {
+		issued = f.rao("", n.PoolTAO)
+		s.mechanism.set(x, netuid, dynamicMech)
+		s.subnetTAO.set(x, netuid, issued)
+		rt.fillVault(x, netuid, issued)
+		s.subnetAlphaIn.set(x, netuid, f.rao("", n.PoolAlpha))
+		s.totalStake.set(x, s.totalStake.get(x)+issued)
+	}
+	rt.mustOwn(x, owner, hotkey)
 	rt.seat(x, netuid, 0, hotkey)
+	for i, neuron := range n.Neurons {
+		hotkey := f.account("", neuron.Hotkey, "")
+		rt.mustOwn(x, f.account("", neuron.Coldkey, ""), hotkey)
+		rt.seat(x, netuid, uint16(i+1), hotkey)
+		s.permit.set(x, netuid, replaced(s.permit.get(x, netuid), uint16(i+1), neuron.Permit))
+	}
+	return issued
 }
 
 // stateRoot commits to the whole state through the parent's root: the hash of the parent block and of every change.

@@ -20,10 +20,10 @@ import (
 )
 
 // The file of a chain: a header, then records. A record is its length and its CRC-32 (u32 little endian each) and its
-// bytes. The first record is the base: hashes of all blocks so far, and the state after the last of them. Every
+// bytes. The first record is the base: the hashes of the blocks before, and the state after the last of them. Every
 // further record is a block with what it changed. A torn last record is cut off when the file is opened.
 const (
-	journalMagic  = "basilica localnet 1\n"
+	journalMagic  = "basilica localnet 2\n"
 	maxRecord     = 1 << 30
 	recordPrelude = 8
 )
@@ -65,7 +65,7 @@ func (c *Chain) open(path string) (restored bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	if fresh := append([]byte(journalMagic), frame(c.encodeBase(nil, nil))...); size < int64(len(fresh)) {
+	if fresh := append([]byte(journalMagic), frame(c.encodeBase(&hashLine{}, nil))...); size < int64(len(fresh)) {
 		// A new file, or one whose maker was killed before it held anything.
 		begun := make([]byte, size)
 		if _, err := file.ReadAt(begun, 0); err != nil || !bytes.HasPrefix(fresh, begun) {
@@ -80,7 +80,7 @@ func (c *Chain) open(path string) (restored bool, err error) {
 	if err := c.restore(file, size); err != nil {
 		return false, err
 	}
-	return len(c.hashes) > 0, nil
+	return c.hashes.next() > 0, nil
 }
 
 // restore reads the whole file and cuts off a torn end.
@@ -194,14 +194,10 @@ func readChanges(r *scale.Reader) map[string][]byte {
 	return out
 }
 
-// encodeBase is the first record: the metadata's hash, the hashes of all blocks, the state after the last.
-func (c *Chain) encodeBase(hashes []basilica.Hash, state map[string][]byte) []byte {
+// encodeBase is the first record: the metadata's hash, the hashes of the last blocks, the state after the last.
+func (c *Chain) encodeBase(hashes *hashLine, state map[string][]byte) []byte {
 	meta := pallet.Blake2b256(c.rt.v15)
-	b := scale.AppendCompact(meta[:], uint64(len(hashes)))
-	for _, h := range hashes {
-		b = append(b, h[:]...)
-	}
-	return appendChanges(b, state)
+	return appendChanges(hashes.encode(meta[:]), state)
 }
 
 func (c *Chain) decodeBase(record []byte) error {
@@ -209,17 +205,12 @@ func (c *Chain) decodeBase(record []byte) error {
 	if meta := pallet.Blake2b256(c.rt.v15); !bytes.Equal(r.Raw(32), meta[:]) {
 		return errJournal(c.journal.path, "was made by a localnet with other rules or another block time", nil)
 	}
-	for range r.Count(32) {
-		var h basilica.Hash
-		copy(h[:], r.Raw(32))
-		c.numbers[h] = uint64(len(c.hashes))
-		c.hashes = append(c.hashes, h)
-	}
+	c.hashes = readHashLine(r)
 	state := readChanges(r)
 	if err := r.Done(); err != nil {
 		return errJournal(c.journal.path, "has a beginning that does not decode", err)
 	}
-	if len(c.hashes) > 0 {
+	if c.hashes.next() > 0 {
 		c.state = newHistory(c.head())
 		c.state.apply(c.head(), state)
 	}
@@ -241,10 +232,10 @@ func (c *Chain) replay(record []byte) error {
 	if err := r.Done(); err != nil {
 		return err
 	}
-	if number != uint64(len(c.hashes)) {
-		return fmt.Errorf("block %d after %d blocks", number, len(c.hashes))
+	if number != c.hashes.next() {
+		return fmt.Errorf("block %d after %d blocks", number, c.hashes.next())
 	}
-	if number > 0 && b.header.Parent != c.hashes[number-1] {
+	if number > 0 && b.header.Parent != c.hash(number-1) {
 		return fmt.Errorf("block %d names another parent", number)
 	}
 	c.state.apply(number, changes)
@@ -285,7 +276,7 @@ func (c *Chain) writeCompacted(j *journal, base uint64) error {
 	if _, err := w.WriteString(journalMagic); err != nil {
 		return err
 	}
-	if _, err := w.Write(frame(c.encodeBase(c.hashes[:base+1], c.state.snapshot(base)))); err != nil {
+	if _, err := w.Write(frame(c.encodeBase(c.hashes.until(base), c.state.snapshot(base)))); err != nil {
 		return err
 	}
 	if err := w.Flush(); err != nil {

@@ -283,7 +283,7 @@ func TestSignatureRules(t *testing.T) {
 		{"transaction version", func(x *pallet.Signing) { x.TxVersion++ }, dataBadProof},
 		{"genesis", func(x *pallet.Signing) { x.Genesis[0] ^= 1 }, dataBadProof},
 		{"birth block of another chain", func(x *pallet.Signing) { x.Era, x.BirthHash = pallet.MortalEra(8, 8), [32]byte{1} }, dataBadProof},
-		{"era that is over", func(x *pallet.Signing) { x.Era, x.BirthHash = pallet.MortalEra(4, 4), s.hashes[4] }, dataBadProof},
+		{"era that is over", func(x *pallet.Signing) { x.Era, x.BirthHash = pallet.MortalEra(4, 4), s.hash(4) }, dataBadProof},
 		{"era that has not begun", func(x *pallet.Signing) { x.Era = pallet.Era{Period: 64, Phase: 11} }, dataAncient},
 		{"tip above the balance", func(x *pallet.Signing) { x.Tip = 1e16 }, dataPayment},
 	} {
@@ -337,7 +337,7 @@ func TestPoolOrder(t *testing.T) {
 	submit := func(nonce uint64, era pallet.Era) {
 		t.Helper()
 		x := s.signing(alice.PublicKey())
-		x.Nonce, x.Era, x.BirthHash = nonce, era, s.hashes[era.Birth(8)]
+		x.Nonce, x.Era, x.BirthHash = nonce, era, s.hash(era.Birth(8))
 		if _, err := s.Submit(s.sign(call, x, alice), func(state string, _ basilica.Hash) { states[nonce] = append(states[nonce], state) }); err != nil {
 			t.Fatal(err)
 		}
@@ -399,7 +399,7 @@ func TestRestart(t *testing.T) {
 	if basilica.CodeOf(err) != "LOCALNET_FILE_IN_USE" {
 		t.Errorf("second chain on the file: %v", err)
 	}
-	head, genesis, events := first.Head(), first.Genesis(), first.raw(first.hashes[1], "System", "Events")
+	head, genesis, events := first.Head(), first.Genesis(), first.raw(first.hash(1), "System", "Events")
 	state := first.state.snapshot(first.head())
 	if err := first.Close(); err != nil {
 		t.Fatal(err)
@@ -409,7 +409,7 @@ func TestRestart(t *testing.T) {
 	if again.Head() != head || again.Genesis() != genesis {
 		t.Fatalf("head %v, want %v", again.Head(), head)
 	}
-	if string(again.raw(again.hashes[1], "System", "Events")) != string(events) {
+	if string(again.raw(again.hash(1), "System", "Events")) != string(events) {
 		t.Error("the events of block 1 are gone")
 	}
 	if !maps.EqualFunc(state, again.state.snapshot(again.head()), func(a, b []byte) bool { return string(a) == string(b) }) {
@@ -498,7 +498,7 @@ func FuzzRestore(f *testing.F) {
 	if _, err := c.Seal(); err != nil {
 		f.Fatal(err)
 	}
-	base := c.encodeBase(c.hashes, map[string][]byte{"k": {1}})
+	base := c.encodeBase(&c.hashes, map[string][]byte{"k": {1}})
 	if err := c.Close(); err != nil {
 		f.Fatal(err)
 	}
@@ -507,11 +507,11 @@ func FuzzRestore(f *testing.F) {
 	f.Add([]byte{0, 0}, append(make([]byte, 8+96), 0, 0, 0))
 	f.Add([]byte{4, 1}, []byte{1, 0})
 	f.Fuzz(func(t *testing.T, base, record []byte) {
-		c := &Chain{rt: c.rt, numbers: map[basilica.Hash]uint64{}, blocks: map[uint64]block{}, state: newHistory(0), journal: &journal{path: "x"}}
+		c := &Chain{rt: c.rt, blocks: map[uint64]block{}, state: newHistory(0), journal: &journal{path: "x"}}
 		if c.decodeBase(append(slices.Clone(meta[:]), base...)) != nil {
 			return
 		}
-		if err := c.replay(record); err == nil && len(c.hashes) == 0 {
+		if err := c.replay(record); err == nil && c.hashes.next() == 0 {
 			t.Error("a block was taken and is not there")
 		}
 	})
@@ -588,15 +588,15 @@ func TestHistoryProperty(t *testing.T) {
 func TestOldStatesGo(t *testing.T) {
 	s := newSim(t, Config{Tempo: 60000})
 	s.seal(keptStates + 2)
-	_, _, err := s.Storage(s.hashes[1], []byte{1})
+	_, _, err := s.Storage(s.hash(1), []byte{1})
 	var refused *Rejection
-	if !errors.As(err, &refused) || refused.Code != 4003 || !strings.HasSuffix(refused.Message, "State already discarded for "+s.hashes[1].String()) {
+	if !errors.As(err, &refused) || refused.Code != 4003 || !strings.HasSuffix(refused.Message, "State already discarded for "+s.hash(1).String()) {
 		t.Errorf("state of block 1: %v", err)
 	}
-	if _, _, err := s.Storage(s.hashes[2], []byte{1}); err != nil {
+	if _, _, err := s.Storage(s.hash(2), []byte{1}); err != nil {
 		t.Errorf("state of block 2: %v", err)
 	}
-	if _, _, ok := s.Block(s.hashes[1]); ok {
+	if _, _, ok := s.Block(s.hash(1)); ok {
 		t.Error("block 1 is still there")
 	}
 	if _, found := s.Chain.rt.system.blockHash.find(past{s.state, s.head()}, uint32(s.head()-blockHashCount-1)); found {

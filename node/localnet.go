@@ -38,6 +38,9 @@ type LocalnetConfig struct {
 	Tempo uint16 `toml:"tempo"`
 	// NetUID numbers the subnet in the genesis. A chain that is continued must have that subnet.
 	NetUID basilica.NetUID `toml:"netuid"`
+	// Genesis is a TOML file that says what a new chain begins with, in place of tempo and netuid: accounts, subnets with their
+	// hyperparameters and neurons, stakes. Empty: development accounts and one subnet. localnet/README.md describes it.
+	Genesis string `toml:"genesis"`
 }
 
 // Validate checks what can be checked without a machine.
@@ -85,6 +88,15 @@ func NewLocalnet(ctx context.Context, cfg LocalnetConfig, deps Deps) (_ *Localne
 		}
 	}
 	made := localnet.Config{NetUID: uint16(cfg.NetUID), BlockTime: time.Duration(cfg.BlockTime), Tempo: cfg.Tempo, Clock: deps.Now, Log: deps.Log}
+	if cfg.Genesis != "" {
+		path, err := expandHome(cfg.Genesis)
+		if err != nil {
+			return nil, err
+		}
+		if made.Genesis, err = localnet.ReadGenesis(path); err != nil {
+			return nil, err
+		}
+	}
 	if cfg.DataDir != "" {
 		data, err := expandHome(cfg.DataDir)
 		if err != nil {

@@ -13,6 +13,7 @@ import (
 func localnetCommand() *cobra.Command {
 	var (
 		listen, data string
+		genesis      string
 		blockTime    time.Duration
 		netuid       uint16
 		manual       bool
@@ -39,6 +40,9 @@ the others are known to everybody. With --manual it makes a block only when a cl
 			if given("netuid") {
 				cfg.Localnet.NetUID = basilica.NetUID(netuid)
 			}
+			if given("genesis") {
+				cfg.Localnet.Genesis = genesis
+			}
 			if given("manual") {
 				cfg.Localnet.Manual = manual
 			}
@@ -49,6 +53,7 @@ the others are known to everybody. With --manual it makes a block only when a cl
 	f.StringVar(&data, "data", "", "directory that keeps the chain; default: localnet.data_dir, else none")
 	f.DurationVar(&blockTime, "block-time", 0, "time between two blocks, 20ms to 1m; default: localnet.block_time")
 	f.Uint16Var(&netuid, "netuid", 0, "number of the subnet in a new chain; default: localnet.netuid")
+	f.StringVar(&genesis, "genesis", "", "TOML file with what a new chain begins with: accounts, subnets, hyperparameters, neurons, stakes; default: localnet.genesis, else one subnet")
 	f.BoolVar(&manual, "manual", false, "make blocks only when engine_createBlock asks for them")
 	return cmd
 }
