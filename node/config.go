@@ -18,14 +18,19 @@ import (
 
 	"basilica"
 	"basilica/internal/crashpoint"
+	"basilica/subtensor"
 )
 
 const maxConfigBytes = 1 << 20
 
 // ChainConfig is section [chain]: which chain and which subnet of it.
 type ChainConfig struct {
-	// URL of the node's WebSocket JSON-RPC, e.g. ws://127.0.0.1:9944 or wss://… .
+	// URL of the node's WebSocket JSON-RPC, e.g. ws://127.0.0.1:9944 or wss://…, or the name of a network: finney, test,
+	// archive and lite (other public nodes of finney), local. A node of another chain than the named one is refused.
 	URL string `toml:"url"`
+	// Fallbacks are further nodes of the same chain, named as url is. They are asked in this order while url's does not
+	// answer, limits its callers, or finalizes no blocks.
+	Fallbacks []string `toml:"fallbacks"`
 	// NetUID numbers the subnet.
 	NetUID basilica.NetUID `toml:"netuid"`
 	// AllowPrivate lets this process dial addresses that strangers named even where they are loopback or private. Only for
@@ -35,10 +40,21 @@ type ChainConfig struct {
 
 // Validate checks what can be checked without a network.
 func (c *ChainConfig) Validate() error {
-	if !strings.HasPrefix(c.URL, "ws://") && !strings.HasPrefix(c.URL, "wss://") {
-		return invalid("chain.url", fmt.Sprintf("%.80q is not a ws:// or wss:// address", c.URL), `set it, e.g. url = "ws://127.0.0.1:9944"`)
+	if !subtensor.IsEndpoint(c.URL) {
+		return invalid("chain.url", fmt.Sprintf("%.80q is neither a ws:// or wss:// address nor a network's name", c.URL), `set it, e.g. url = "ws://127.0.0.1:9944" or url = "finney"`)
+	}
+	for _, f := range c.Fallbacks {
+		if !subtensor.IsEndpoint(f) {
+			return invalid("chain.fallbacks", fmt.Sprintf("%.80q is neither a ws:// or wss:// address nor a network's name", f), `set it, e.g. fallbacks = ["wss://node.example:443"], or remove it`)
+		}
 	}
 	return nil
+}
+
+// Nodes is the configuration of a chain client for this section. snapshots is the directory in which it keeps the last
+// metagraph; "": it keeps none.
+func (c *ChainConfig) Nodes(snapshots string) subtensor.Config {
+	return subtensor.Config{URL: c.URL, Fallbacks: c.Fallbacks, Snapshots: snapshots}
 }
 
 // ByteSize is a number of bytes; as text a whole number with an optional unit: Ki, Mi, Gi, Ti (powers of 1024) or k, M,

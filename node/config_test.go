@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -79,14 +80,19 @@ func TestLoadConfigRefusals(t *testing.T) {
 	if err := LoadConfig("/does/not/exist", nil, new(sampleConfig)); basilica.CodeOf(err) != "CONFIG_UNREADABLE" {
 		t.Fatalf("absent file: %v", err)
 	}
-	if err := (&ChainConfig{URL: "http://x"}).Validate(); basilica.CodeOf(err) != "CONFIG_VALUE" {
-		t.Fatalf("http url: %v", err)
+	for _, c := range []ChainConfig{{URL: "http://x"}, {URL: "mainnet"}, {URL: "ws://x", Fallbacks: []string{"x"}}} {
+		if err := c.Validate(); basilica.CodeOf(err) != "CONFIG_VALUE" {
+			t.Errorf("%+v: %v", c, err)
+		}
+	}
+	if c := (ChainConfig{URL: "finney", Fallbacks: []string{"wss://x"}}); c.Validate() != nil || c.Nodes("d").Snapshots != "d" || len(c.Nodes("").Fallbacks) != 1 {
+		t.Errorf("%+v: %v", c, c.Validate())
 	}
 }
 
 func TestWrittenConfigLoadsAgain(t *testing.T) {
 	var c, again sampleConfig
-	c.Chain = ChainConfig{URL: "ws://x:1", NetUID: 39, AllowPrivate: true}
+	c.Chain = ChainConfig{URL: "ws://x:1", Fallbacks: []string{"finney", "wss://y:443"}, NetUID: 39, AllowPrivate: true}
 	c.Box.Every, c.Box.Resources.MaxMemory, c.Box.Names = Duration(time.Minute), 8<<30, []string{"a"}
 	path := filepath.Join(t.TempDir(), "c.toml")
 	for range 2 {
@@ -100,7 +106,7 @@ func TestWrittenConfigLoadsAgain(t *testing.T) {
 	if err := LoadConfig(path, nil, &again); err != nil {
 		t.Fatal(err)
 	}
-	if again.Chain != c.Chain || again.Box.Every != c.Box.Every || again.Box.Resources != c.Box.Resources {
+	if !reflect.DeepEqual(again.Chain, c.Chain) || again.Box.Every != c.Box.Every || again.Box.Resources != c.Box.Resources {
 		t.Fatalf("wrote %+v, read %+v", c, again)
 	}
 }

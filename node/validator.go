@@ -163,7 +163,7 @@ func NewValidator(ctx context.Context, cfg ValidatorConfig, deps Deps) (_ *Valid
 		return nil, err
 	}
 	n.closers.add(closeListener(n.door))
-	chain := subtensor.New(subtensor.Config{URL: cfg.Chain.URL}, deps.Log.With("room", "subtensor"))
+	chain := subtensor.New(cfg.Chain.Nodes(cfg.DataDir), deps.Log.With("room", "subtensor"))
 	n.closers.add(chain.Close)
 	genesis, err := chain.Genesis(ctx)
 	if err != nil {
@@ -275,12 +275,14 @@ var (
 	validatorExecutors = prometheus.NewDesc("basilica_validator_executors", "Executors of the last round by what became of their GPU proof.", []string{"passed"}, nil)
 	validatorWeights   = prometheus.NewDesc("basilica_validator_weights_block", "Block whose events confirmed the last weights; absent before the first.", nil, nil)
 	validatorState     = prometheus.NewDesc("basilica_validator_state", "1 for the code of what the validator is doing or waiting for.", []string{"code"}, nil)
+	validatorSealed    = prometheus.NewDesc("basilica_validator_commits_awaited", "Commits of weights whose reveal is awaited.", nil, nil)
+	validatorLost      = prometheus.NewDesc("basilica_validator_commits_lost_total", "Commits of weights that were lost since the start.", nil, nil)
 	validatorRefused   = prometheus.NewDesc("basilica_validator_weights_refused", "1 while the last attempt to set weights failed.", nil, nil)
 )
 
 // Describe implements prometheus.Collector.
 func (m validatorMetrics) Describe(out chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{validatorHead, validatorRounds, validatorExecutors, validatorWeights, validatorState, validatorRefused} {
+	for _, d := range []*prometheus.Desc{validatorHead, validatorRounds, validatorExecutors, validatorWeights, validatorState, validatorSealed, validatorLost, validatorRefused} {
 		out <- d
 	}
 }
@@ -296,6 +298,8 @@ func (m validatorMetrics) Collect(out chan<- prometheus.Metric) {
 	gauge(validatorExecutors, float64(s.Passed), "true")
 	gauge(validatorExecutors, float64(s.Executors-s.Passed), "false")
 	gauge(validatorState, 1, s.Code)
+	gauge(validatorSealed, float64(len(s.Commits)))
+	out <- prometheus.MustNewConstMetric(validatorLost, prometheus.CounterValue, float64(s.CommitsLost))
 	refused := 0.0
 	if s.LastError != nil {
 		refused = 1

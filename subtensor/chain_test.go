@@ -187,9 +187,6 @@ func TestChainRegisterServeWeigh(t *testing.T) {
 	if _, err := n.client.Metagraph(n.ctx, 999); basilica.CodeOf(err) != "SUBNET_UNKNOWN" {
 		t.Errorf("an unknown subnet: %v", err)
 	}
-	if _, err := n.client.SetWeights(n.ctx, 0, validator, weights, 0, nil); basilica.CodeOf(err) != "COMMIT_REVEAL" {
-		t.Errorf("a subnet with commit-reveal: %v", err)
-	}
 }
 
 // waitBlocks waits until n more blocks are final.

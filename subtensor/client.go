@@ -61,8 +61,9 @@ type Client struct {
 	cur      *conn
 	closed   bool
 	genesis  *basilica.Hash
-	runtimes map[uint32]*runtimeVersion // by spec version
-	queues   map[[32]byte]chan struct{} // one submission at a time for each key
+	runtimes map[uint32]*runtimeVersion    // by spec version
+	queues   map[[32]byte]chan struct{}    // one submission at a time for each key
+	kept     map[basilica.NetUID]time.Time // when the snapshot of a subnet was written last
 }
 
 var _ basilica.Chain = (*Client)(nil)
@@ -72,6 +73,7 @@ func New(cfg Config, log *slog.Logger) *Client {
 	c := &Client{
 		cfg: cfg.withDefaults(), log: log, dialing: make(chan struct{}, 1),
 		runtimes: make(map[uint32]*runtimeVersion), queues: make(map[[32]byte]chan struct{}),
+		kept: make(map[basilica.NetUID]time.Time),
 	}
 	c.nodes, c.genesis = endpoints(cfg)
 	c.dialing <- struct{}{}

@@ -229,7 +229,7 @@ func (f *following) salted(ctx context.Context, v *view, head basilica.BlockNumb
 
 // ended finds the block that took the commit off the chain's list, and reads there whether it took effect.
 func (f *following) ended(ctx context.Context, v *view, head basilica.BlockNumber) error {
-	at, before, err := f.removal(ctx, head)
+	at, gone, err := f.removal(ctx, head)
 	if discarded(err) {
 		return f.byRow(ctx, v, head)
 	}
@@ -249,7 +249,7 @@ func (f *following) ended(ctx context.Context, v *view, head basilica.BlockNumbe
 	}
 	opened, mine := f.reveals(events)
 	switch {
-	case f.commit.Kind == basilica.CommitSalt && mine, f.commit.Kind == basilica.CommitTimelock && opened > 0 && opened >= len(before):
+	case f.commit.Kind == basilica.CommitSalt && mine, f.commit.Kind == basilica.CommitTimelock && opened > 0 && opened >= gone:
 		f.revealed(at)
 	case f.commit.Kind == basilica.CommitSalt && opened > 0:
 		f.commit.State, f.commit.Revealed = basilica.CommitReplaced, at
@@ -265,15 +265,15 @@ func (f *following) ended(ctx context.Context, v *view, head basilica.BlockNumbe
 	return nil
 }
 
-// removal is the first block at whose end the chain does not list the commit any more, and what it listed of the hotkey
-// before. A commit is listed from its block on, without a break.
-func (f *following) removal(ctx context.Context, head basilica.BlockNumber) (at basilica.BlockNumber, before []entry, err error) {
+// removal is the first block at whose end the chain does not list the commit any more, and how many of the hotkey's it took
+// off its list with it. A commit is listed from its block on, without a break.
+func (f *following) removal(ctx context.Context, head basilica.BlockNumber) (at basilica.BlockNumber, gone int, err error) {
 	low, high := max(f.commit.Block, f.commit.Seen), head
 	for low+1 < high {
 		middle := low + (high-low)/2
 		list, err := f.sealedAt(ctx, middle)
 		if err != nil {
-			return 0, nil, err
+			return 0, 0, err
 		}
 		if f.holds(list) {
 			low = middle
@@ -281,8 +281,17 @@ func (f *following) removal(ctx context.Context, head basilica.BlockNumber) (at 
 			high = middle
 		}
 	}
-	before, err = f.sealedAt(ctx, low)
-	return high, before, err
+	before, err := f.sealedAt(ctx, low)
+	if err != nil {
+		return 0, 0, err
+	}
+	after, err := f.sealedAt(ctx, high)
+	for _, e := range before {
+		if !slices.Contains(after, e) {
+			gone++
+		}
+	}
+	return high, gone, err
 }
 
 func (f *following) sealedAt(ctx context.Context, n basilica.BlockNumber) ([]entry, error) {

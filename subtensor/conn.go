@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/url"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/coder/websocket"
@@ -83,6 +84,7 @@ type conn struct {
 	stop context.CancelFunc
 	wg   sync.WaitGroup
 	done chan struct{} // closed when the connection has ended
+	left atomic.Bool   // given up: nothing new is asked here
 
 	mu      sync.Mutex // guards what follows
 	next    uint64
@@ -142,6 +144,9 @@ func (c *conn) close() {
 }
 
 func (c *conn) alive() bool {
+	if c.left.Load() {
+		return false
+	}
 	select {
 	case <-c.done:
 		return false
@@ -300,6 +305,7 @@ func (c *conn) ask(ctx context.Context, sub *subscription, method string, params
 		if ctx.Err() != nil {
 			return nil, fmt.Errorf("%s: %w", method, ctx.Err())
 		}
+		c.left.Store(true) // whoever reads may notice later
 		return nil, fmt.Errorf("%s: %w: %w", method, errLost, err)
 	}
 	select {

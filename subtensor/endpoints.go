@@ -160,6 +160,7 @@ func (c *Client) leave(cur *conn, why error) {
 	}
 	cur.node.failed(time.Now())
 	c.log.Warn("leaving the chain's node for another one", "node", nodeName(cur.node.url), "err", why)
+	cur.left.Store(true)
 	cur.stop() // its goroutines end; who dials next waits for them
 }
 

@@ -188,6 +188,7 @@ func (c *Client) metagraph(ctx context.Context, netuid basilica.NetUID) (*basili
 		return nil, err
 	}
 	m.Genesis, m.Block, m.BlockHash = genesis, head.Number, head.Hash
+	c.keep(m)
 	return m, nil
 }
 
@@ -371,13 +372,26 @@ func (p *picker) certificate(v any) []byte {
 
 // Weights reads the stored weight row of one neuron at the finalized head.
 func (c *Client) Weights(ctx context.Context, netuid basilica.NetUID, uid basilica.UID) ([]basilica.Weight, error) {
+	return c.MechanismWeights(ctx, Target{NetUID: netuid}, uid)
+}
+
+// MechanismWeights is Weights for any mechanism of a subnet.
+func (c *Client) MechanismWeights(ctx context.Context, of Target, uid basilica.UID) ([]basilica.Weight, error) {
 	v, _, err := c.head(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("fetch weights: %w", err)
 	}
-	row, err := v.one(ctx, "Weights", netuid, uid)
+	row, err := v.weights(ctx, of, uid)
 	if err != nil {
 		return nil, fmt.Errorf("fetch weights: %w", err)
+	}
+	return row, nil
+}
+
+func (v *view) weights(ctx context.Context, of Target, uid basilica.UID) ([]basilica.Weight, error) {
+	row, err := v.one(ctx, "Weights", of.index(), uid)
+	if err != nil {
+		return nil, err
 	}
 	var p picker
 	var out []basilica.Weight
@@ -389,8 +403,5 @@ func (c *Client) Weights(ctx context.Context, netuid basilica.NetUID, uid basili
 		}
 		out = append(out, basilica.Weight{UID: basilica.UID(p.number("uid", pair[0])), Value: uint16(p.number("weight", pair[1]))})
 	}
-	if p.err != nil {
-		return nil, fmt.Errorf("fetch weights: %w", p.err)
-	}
-	return out, nil
+	return out, p.err
 }

@@ -33,6 +33,7 @@ type sent struct {
 	next  basilica.BlockNumber // first block that was not searched yet
 	death basilica.BlockNumber // first block that cannot hold it any more
 	inner *sent                // what this one carries sealed; nil where it is the call itself
+	again bool                 // the node may not have it: it is sent once more at the next look
 }
 
 // effect is the transaction that brings the call about.
@@ -66,7 +67,10 @@ func (c *Client) submit(ctx context.Context, signer keys.Signer, palletName, cal
 		}
 		r, err := c.send(ctx, x)
 		if err == nil && x.inner != nil {
-			r, err = c.opened(ctx, x.inner, r)
+			carrier := r.events // which names the fee of the carrier
+			if r, err = c.opened(ctx, x.inner, r); err == nil {
+				r.events = append(r.events, carrier...)
+			}
 		}
 		switch code := basilica.CodeOf(err); {
 		case attempt == 3:
@@ -194,16 +198,48 @@ func (c *Client) send(ctx context.Context, x *sent) (*receipt, error) {
 	case errors.As(err, &refused) && refused.Code == codeAlreadyImported:
 	case unanswered(ctx, err):
 		c.log.Warn("no answer to a transaction that was sent, sending the same one again", "extrinsic", x.hash, "err", err)
-		// The same bytes cannot take effect twice. Whatever the node answers,
-		// the chain decides: it may have the first copy already.
-		if err := c.call(ctx, nil, "author_submitExtrinsic", x.bytes); err != nil && !errors.As(err, &refused) {
-			return nil, err
-		}
+		x.again = true
 	default:
 		return nil, poolError(err)
 	}
 	hash, err := c.search(ctx, x)
 	return c.settle(ctx, x, hash, err)
+}
+
+// resend gives the node the same bytes again: they cannot take effect twice. Whatever it answers, the chain decides, for it
+// may have the first copy already.
+func (c *Client) resend(ctx context.Context, x *sent) error {
+	var refused *rpcError
+	if err := c.call(ctx, nil, "author_submitExtrinsic", x.bytes); err != nil && !errors.As(err, &refused) {
+		return err
+	}
+	x.again = false
+	return nil
+}
+
+// awayPatience is for how long no node may answer about a transaction that was sent, until that is an error: as long as it may
+// wait for its block, and a little more.
+const awayPatience = 15 * time.Minute
+
+// patiently repeats a question about a transaction that was sent while no node answers it.
+func patiently[T any](ctx context.Context, c *Client, ask func() (T, error)) (T, error) {
+	for began := time.Now(); ; {
+		v, err := ask()
+		switch basilica.CodeOf(err) {
+		case "CHAIN_UNREACHABLE", codeBusy, "BLOCK_UNKNOWN":
+		default:
+			return v, err
+		}
+		if ctx.Err() != nil || time.Since(began) > awayPatience {
+			return v, err
+		}
+		c.log.Debug("waiting for a node that says what became of a transaction", "err", err)
+		select {
+		case <-ctx.Done():
+			return v, err
+		case <-time.After(c.cfg.PollInterval):
+		}
+	}
 }
 
 // unanswered tells whether the node may have taken what an error leaves open: the connection went, or the answer did
@@ -216,7 +252,7 @@ func (c *Client) settle(ctx context.Context, x *sent, hash *basilica.Hash, err e
 	if err != nil {
 		return nil, err
 	}
-	return c.outcome(ctx, x, *hash)
+	return patiently(ctx, c, func() (*receipt, error) { return c.outcome(ctx, x, *hash) })
 }
 
 // follow reads the node's notices, and looks at the chain itself now and then,
@@ -230,11 +266,16 @@ func (c *Client) follow(ctx context.Context, sub *subscription, x *sent) (*basil
 		case <-ctx.Done():
 			return nil, ctx.Err()
 		case <-look.C:
-			if hash, err := c.scan(ctx, x); err != nil || hash != nil {
+			hash, err := c.scan(ctx, x)
+			if basilica.KindOf(err) == basilica.Unavailable && basilica.CodeOf(err) != codeLost {
+				return nil, nil // the search goes on with it
+			}
+			if err != nil || hash != nil {
 				return hash, err
 			}
 		case raw, ok := <-sub.ch:
 			if !ok {
+				x.again = true
 				return nil, nil
 			}
 			final, over, err := readStatus(raw)
@@ -275,10 +316,20 @@ func readStatus(raw json.RawMessage) (final *basilica.Hash, over bool, err error
 	return status.Finalized, status.FinalityTimeout != nil, nil
 }
 
-// search scans until x is found or dead.
+// search scans until x is found or dead. A node that was away may have lost what it had in its pool.
 func (c *Client) search(ctx context.Context, x *sent) (*basilica.Hash, error) {
 	for {
-		if hash, err := c.scan(ctx, x); err != nil || hash != nil {
+		hash, err := patiently(ctx, c, func() (*basilica.Hash, error) {
+			if x.again {
+				if err := c.resend(ctx, x); err != nil {
+					return nil, err
+				}
+			}
+			hash, err := c.scan(ctx, x)
+			x.again = x.again || basilica.KindOf(err) == basilica.Unavailable && basilica.CodeOf(err) != codeLost
+			return hash, err
+		})
+		if err != nil || hash != nil {
 			return hash, err
 		}
 		select {
@@ -524,6 +575,24 @@ func fixFor(name string) string {
 		return "announce an address that others can reach; the chain refuses 127.0.0.1"
 	case "NonAssociatedColdKey":
 		return "sign with the coldkey that owns the hotkey"
+	case "SubtokenDisabled":
+		return "wait until its owner starts it (basilica subnet start)"
+	case "HotKeyAccountNotExists":
+		return "check the address; a hotkey is known once it has been registered on a subnet"
+	case "SlippageTooHigh", "PriceLimitExceeded":
+		return "allow a worse price (--tolerance, --limit), less at a time, or a part of it (--allow-partial)"
+	case "RegistrationNotPermittedOnRootSubnet":
+		return "use basilica subnet register --root"
+	case "AmountTooLow":
+		return "take more at a time; the chain moves no stake under 0.002 TAO"
+	case "NotEnoughStakeToSetChildkeys":
+		return "stake more on the parent hotkey"
+	case "TempoOutOfBounds":
+		return "choose 360 to 50400 blocks"
+	case "CannotAffordLockCost":
+		return "see with basilica subnet create --dry-run what a subnet costs, and send as much to the signing coldkey"
+	case "NeedWaitingMoreBlocksToStarCall":
+		return "wait some more blocks after the subnet's making and try again"
 	}
 	return ""
 }
