@@ -11,6 +11,7 @@ import (
 	"basilica/keys"
 	"basilica/pallet"
 	"basilica/scale"
+	"basilica/shield"
 )
 
 // Action is one call of the chain that a person may want, made by a builder such as RegisterLimit. It knows what it costs
@@ -33,14 +34,15 @@ func (a Action) Words() string { return a.words }
 
 // Quote says what an action would cost, by the state of the finalized head. All amounts are in rao.
 type Quote struct {
-	Action  string       `json:"action"` // in plain words
-	Call    string       `json:"call"`   // Pallet.call
-	Signer  string       `json:"signer"` // SS58 address of who signs and pays
-	Balance basilica.Rao `json:"balance"`
-	Fee     basilica.Rao `json:"fee"`           // 0 where the chain takes none of this call
-	Cost    basilica.Rao `json:"cost"`          // what leaves the balance beside the fee
-	Use     string       `json:"use,omitempty"` // what becomes of the cost: burned, locked, staked
-	Notes   []string     `json:"notes"`         // plain sentences
+	Action   string       `json:"action"` // in plain words
+	Call     string       `json:"call"`   // Pallet.call
+	Signer   string       `json:"signer"` // SS58 address of who signs and pays
+	Balance  basilica.Rao `json:"balance"`
+	Fee      basilica.Rao `json:"fee"`           // 0 where the chain takes none of this call
+	Cost     basilica.Rao `json:"cost"`          // what leaves the balance beside the fee
+	Use      string       `json:"use,omitempty"` // what becomes of the cost: burned, locked, staked
+	Notes    []string     `json:"notes"`         // plain sentences
+	Shielded bool         `json:"shielded"`      // it goes sealed through MevShield, whose carrier\'s fee is in Fee
 }
 
 // Note adds a plain sentence.
@@ -101,16 +103,16 @@ type Done struct {
 
 // Quote reads fee, cost and balance before anything is sent, and refuses with the chain's own name of the error what the
 // chain would refuse at its finalized head. signer signs nothing here.
-func (c *Client) Quote(ctx context.Context, a Action, signer keys.Signer) (Quote, error) {
-	q, err := c.quote(ctx, a, signer)
+func (c *Client) Quote(ctx context.Context, a Action, signer keys.Signer, opts ...SubmitOption) (Quote, error) {
+	q, err := c.quote(ctx, a, signer, optionsOf(opts))
 	if err != nil {
 		return Quote{}, fmt.Errorf("%s: %w", a.words, err)
 	}
 	return q, nil
 }
 
-func (c *Client) quote(ctx context.Context, a Action, signer keys.Signer) (Quote, error) {
-	q := Quote{Action: a.words, Call: a.pallet + "." + a.call, Signer: signer.SS58(), Notes: []string{}}
+func (c *Client) quote(ctx context.Context, a Action, signer keys.Signer, opts submitOptions) (Quote, error) {
+	q := Quote{Action: a.words, Call: a.pallet + "." + a.call, Signer: signer.SS58(), Notes: []string{}, Shielded: opts.shield}
 	args, err := a.make()
 	if err != nil {
 		return q, err
@@ -130,7 +132,7 @@ func (c *Client) quote(ctx context.Context, a Action, signer keys.Signer) (Quote
 			return q, err
 		}
 	}
-	if q.Fee, err = v.fee(ctx, signer, a.pallet, a.call, args); err != nil {
+	if q.Fee, err = v.fee(ctx, signer, a.pallet, a.call, args, opts); err != nil {
 		return q, err
 	}
 	if need := q.Fee + q.Cost; q.Balance < need {
@@ -165,7 +167,7 @@ type forQuotes struct{ keys.Signer }
 func (forQuotes) Sign([]byte) ([]byte, error) { return make([]byte, keys.SignatureSize), nil }
 
 // fee asks the node what a call costs its signer.
-func (v *view) fee(ctx context.Context, signer keys.Signer, palletName, call string, args map[string]any) (basilica.Rao, error) {
+func (v *view) fee(ctx context.Context, signer keys.Signer, palletName, call string, args map[string]any, opts submitOptions) (basilica.Rao, error) {
 	data, err := v.rt.words.Call(palletName, call, args)
 	if err != nil {
 		return 0, err
@@ -179,7 +181,22 @@ func (v *view) fee(ctx context.Context, signer keys.Signer, palletName, call str
 	if err != nil {
 		return 0, err
 	}
-	return v.feeOf(ctx, inner)
+	total, err := v.feeOf(ctx, inner)
+	if err != nil || !opts.shield {
+		return total, err
+	}
+	if !v.rt.words.HasCall("MevShield", "submit_encrypted") {
+		return 0, shieldMissing()
+	}
+	carrier, err := v.rt.words.Call("MevShield", "submit_encrypted", map[string]any{"ciphertext": make([]byte, shield.Overhead+len(inner))})
+	if err != nil {
+		return 0, err
+	}
+	if carrier, err = v.rt.words.Sign(carrier, s, forQuotes{signer}); err != nil {
+		return 0, err
+	}
+	more, err := v.feeOf(ctx, carrier)
+	return total + more, err
 }
 
 // feeOf decodes query_info's answer as every runtime of Substrate lays it out, for metadata of version 14 names no runtime

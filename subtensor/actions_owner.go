@@ -119,7 +119,7 @@ func (v *view) children(ctx context.Context, netuid basilica.NetUID, hotkey basi
 	list := func(value any) []Child {
 		out := []Child{}
 		for _, x := range p.list("children", value) {
-			pair := append(p.list("child", x), nil, nil)
+			pair := p.tuple("child", x, 2)
 			out = append(out, Child{basilica.Hotkey(keys.EncodeSS58(p.account("child", pair[1]))), p.number("proportion", pair[0])})
 		}
 		return out

@@ -176,7 +176,7 @@ func (c *Client) Register(ctx context.Context, netuid basilica.NetUID, hotkey ba
 
 // quoted refuses what a quote refuses, and sends the rest.
 func (c *Client) quoted(ctx context.Context, a Action, signer keys.Signer, opts ...SubmitOption) (Done, error) {
-	if _, err := c.Quote(ctx, a, signer); err != nil {
+	if _, err := c.Quote(ctx, a, signer, opts...); err != nil {
 		return Done{}, err
 	}
 	return c.Do(ctx, a, signer, opts...)

@@ -182,6 +182,30 @@ func (c *Client) AlphaPrice(ctx context.Context, netuid basilica.NetUID) (basili
 	return price, nil
 }
 
+// StakeOf is what a coldkey has on a hotkey of a subnet, in rao of alpha.
+func (c *Client) StakeOf(ctx context.Context, netuid basilica.NetUID, hotkey basilica.Hotkey, coldkey basilica.Coldkey) (basilica.Rao, error) {
+	hot, err := account(string(hotkey))
+	if err != nil {
+		return 0, err
+	}
+	cold, err := account(string(coldkey))
+	if err != nil {
+		return 0, err
+	}
+	v, _, err := c.head(ctx)
+	if err != nil {
+		return 0, fmt.Errorf("read stake: %w", err)
+	}
+	if err := v.exists(ctx, netuid); err != nil {
+		return 0, err
+	}
+	stake, err := v.stakeOf(ctx, hot, cold, netuid)
+	if err != nil {
+		return 0, fmt.Errorf("read stake: %w", err)
+	}
+	return stake, nil
+}
+
 // stakeOf is what a coldkey's stake on a hotkey is worth, in rao of alpha: by the runtime's own reckoning, or by its
 // shares of the hotkey's pool.
 func (v *view) stakeOf(ctx context.Context, hotkey, coldkey [32]byte, netuid basilica.NetUID) (basilica.Rao, error) {

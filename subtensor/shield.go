@@ -21,7 +21,7 @@ const (
 // signShielded signs a call at the nonce after the next one and seals it into a MevShield.submit_encrypted at the next one.
 func (c *Client) signShielded(ctx context.Context, rt *runtimeVersion, signer keys.Signer, data []byte, nonce uint64) (*sent, error) {
 	if !rt.words.HasCall("MevShield", "submit_encrypted") {
-		return nil, basilica.E(basilica.Invalid, "SHIELD_MISSING", "this chain has no MevShield", "send it without --shield: everybody reads it before it takes effect")
+		return nil, shieldMissing()
 	}
 	// Eight blocks are less than finality may take: both are born at the parent of the last block.
 	var hash basilica.Hash
@@ -60,6 +60,10 @@ func (c *Client) signShielded(ctx context.Context, rt *runtimeVersion, signer ke
 	}
 	x.inner = inner
 	return x, nil
+}
+
+func shieldMissing() error {
+	return basilica.E(basilica.Invalid, "SHIELD_MISSING", "this chain has no MevShield", "send it without --shield: everybody reads it before it takes effect")
 }
 
 // shieldKey is the key that the chain announced last.
