@@ -23,7 +23,6 @@ var chainCodes = []Explanation{
 	{"EXTENSION_UNKNOWN", "the chain's runtime wants something signed that this version does not know", "the runtime was upgraded with a transaction extension that carries data", "install a newer version of this program"},
 	{"GENESIS_CHAIN_EXISTS", "a chain that exists already takes no genesis", "a genesis is what a new chain begins with", "leave --genesis out to go on with the chain, or choose another data directory"},
 	{"GENESIS_FILE", "the file with a localnet's genesis is wrong", "its keys, accounts and amounts are read strictly", "correct what the failure names; localnet/README.md shows a whole file"},
-	{"KEY_NAME", "a wallet or hotkey cannot have this name", "it would lead out of the wallets' directory, or hide in it", "give names without slashes, or the path of a key file"},
 	{"NOT_CONFIRMED", "a command that writes to the chain was told not to go on", "the answer was not y", "repeat it and answer y, or give --yes"},
 	{"REGISTRATION_CAP", "a registration needs a highest price that the chain can hold to", "the price moves between asking and paying", "give the highest price that you are ready to pay, and use a node of a runtime that can cap it"},
 	{"SHIELD_INACTIVE", "the chain announces no key of MevShield now", "its authors are not taking sealed transactions", "try again in some blocks, or send it without --shield"},

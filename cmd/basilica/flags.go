@@ -19,7 +19,7 @@ import (
 type commonFlags struct {
 	config   string
 	logLevel string
-	chain    string
+	network  string
 	netuid   uint16
 }
 
@@ -30,7 +30,7 @@ func (f *commonFlags) register(cmd *cobra.Command) {
 
 func (f *commonFlags) registerChain(cmd *cobra.Command) {
 	f.register(cmd)
-	cmd.Flags().StringVar(&f.chain, "chain", "", "address of a chain node, ws:// or wss://; default: chain.url")
+	cmd.Flags().StringVar(&f.network, "network", "", "network (finney, test, local) or address of a node, ws:// or wss://; default: chain.url")
 	cmd.Flags().Uint16Var(&f.netuid, "netuid", 0, "number of the subnet; default: chain.netuid")
 }
 
@@ -47,8 +47,8 @@ func (f *commonFlags) load(cmd *cobra.Command) (node.Config, node.Deps, error) {
 	if err := node.LoadConfig(f.config, os.Environ(), &cfg); err != nil {
 		return node.Config{}, node.Deps{}, err
 	}
-	if cmd.Flags().Changed("chain") {
-		cfg.Chain.URL = f.chain
+	if cmd.Flags().Changed("network") {
+		cfg.Chain.URL = f.network
 	}
 	if cmd.Flags().Changed("netuid") {
 		cfg.Chain.NetUID = basilica.NetUID(f.netuid)
@@ -103,6 +103,21 @@ func (f *clientFlags) apply(cfg *node.ClientConfig) {
 	if f.data != "" {
 		cfg.DataDir = f.data
 	}
+}
+
+// oneOf refuses a command line that has more than one of the named flags.
+func oneOf(cmd *cobra.Command, names ...string) error {
+	given := ""
+	for _, name := range names {
+		if !cmd.Flags().Changed(name) {
+			continue
+		}
+		if given != "" {
+			return wrongUsage(cmd, fmt.Errorf("--%s and --%s exclude each other", given, name))
+		}
+		given = name
+	}
+	return nil
 }
 
 // parseTAO reads an amount of TAO with at most nine decimals.

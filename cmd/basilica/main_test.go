@@ -12,7 +12,7 @@ func TestInterruptedQuietly(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	var out, errs bytes.Buffer
-	code := run(ctx, []string{"ls", "--chain", "ws://127.0.0.1:1", "--data", t.TempDir()}, strings.NewReader(""), &out, &errs)
+	code := run(ctx, []string{"ls", "--network", "ws://127.0.0.1:1", "--data", t.TempDir()}, strings.NewReader(""), &out, &errs)
 	if code != exitInterrupted || errs.Len() > 0 || out.Len() > 0 {
 		t.Errorf("exit %d, %q, %q", code, out.String(), errs.String())
 	}

@@ -11,6 +11,7 @@ import (
 	"basilica"
 	"basilica/admin"
 	"basilica/internal/provoke"
+	"basilica/internal/pty"
 )
 
 // undone is a miner whose drains somebody undoes at once.
@@ -24,6 +25,11 @@ func (undone) Member(_ context.Context, id basilica.ExecutorID) (basilica.Member
 
 func TestRefusals(t *testing.T) {
 	provoke.Each(t, map[string]func(*testing.T) error{
+		"CONFIRMATION_NEEDED": func(*testing.T) error {
+			cmd := subnetRegisterCommand()
+			cmd.SetIn(&bytes.Buffer{})
+			return (&actFlags{}).confirm(cmd)
+		},
 		"DRAIN_UNDONE": func(t *testing.T) error {
 			dir := t.TempDir()
 			ln, err := admin.Listen(dir)
@@ -43,6 +49,17 @@ func TestRefusals(t *testing.T) {
 			cmd.SetOut(&bytes.Buffer{})
 			cmd.SetArgs([]string{"drain", "box", "--wait", "--data", dir})
 			return cmd.ExecuteContext(t.Context())
+		},
+		"NOT_CONFIRMED": func(t *testing.T) error {
+			person, program := pty.Open(t)
+			if _, err := person.WriteString("n\n"); err != nil {
+				t.Fatal(err)
+			}
+			cmd := subnetRegisterCommand()
+			cmd.SetContext(t.Context())
+			cmd.SetIn(program)
+			cmd.SetErr(&bytes.Buffer{})
+			return (&actFlags{}).confirm(cmd)
 		},
 		"RECORD_UNREADABLE": func(t *testing.T) error {
 			_, err := judgeFile(filepath.Join(t.TempDir(), "none.gpow1"))

@@ -1,0 +1,220 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"strconv"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"basilica"
+	"basilica/keys"
+	"basilica/subtensor"
+)
+
+func weightsCommand() *cobra.Command {
+	var (
+		at        actFlags
+		uid       int
+		mechanism uint8
+		version   uint64
+		wait      bool
+	)
+	cmd := withJSON(&cobra.Command{
+		Use:   "weights [UID=SHARE…]",
+		Short: "Show the weights of a subnet, or set your own by hand",
+		Long: `Without arguments it shows the stored weights of every validator, or of --uid alone. With them it
+sets the hotkey's weights: shares in any unit, the largest becomes 65535. How they go is the
+subnet's choice: in the open, or as a commit that is opened later. A commit sealed to the chain's
+beacon is opened by the chain itself; one behind a salt is revealed by this command, which
+therefore stays until then. --wait stays in either case. A running validator sets its own weights.`,
+		Example: `  basilica subnet weights --network finney --netuid 39
+  basilica subnet weights --network finney --netuid 39 --wallet main --hotkey validator 4=0.7 9=0.3 --dry-run`,
+		Args: arguments(cobra.ArbitraryArgs),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			weights, err := weightsOf(args)
+			if err != nil {
+				return wrongUsage(cmd, err)
+			}
+			return at.on(cmd, func(ctx context.Context, chain *subtensor.Client, netuid basilica.NetUID) error {
+				to := subtensor.Target{NetUID: netuid, Mechanism: mechanism}
+				if len(args) == 0 {
+					return showWeights(ctx, cmd, chain, to, uid)
+				}
+				if !cmd.Flags().Changed("version-key") {
+					m, err := chain.Metagraph(ctx, netuid)
+					if err != nil {
+						return err
+					}
+					version = m.WeightsVersion
+				}
+				hotkey, err := at.signHotkey()
+				if err != nil {
+					return err
+				}
+				return at.weigh(cmd, chain, to, hotkey, weights, version, wait)
+			})
+		},
+	})
+	at.register(cmd, false, true)
+	f := cmd.Flags()
+	f.IntVar(&uid, "uid", -1, "show the weights of this neuron alone")
+	f.Uint8Var(&mechanism, "mechanism", 0, "mechanism of the subnet")
+	f.Uint64Var(&version, "version-key", 0, "version of the weights' program; default: the one that the subnet wants")
+	f.BoolVar(&wait, "wait", false, "stay until a commit has been opened")
+	return cmd
+}
+
+// weightsOf reads UID=SHARE; the largest share becomes 65535.
+func weightsOf(args []string) ([]basilica.Weight, error) {
+	var (
+		out    []basilica.Weight
+		shares []float64
+		most   float64
+	)
+	for _, a := range args {
+		number, part, _ := strings.Cut(a, "=")
+		uid, err := strconv.ParseUint(number, 10, 16)
+		share, err2 := strconv.ParseFloat(part, 64)
+		if errors.Join(err, err2) != nil || share < 0 || math.IsInf(share, 0) || math.IsNaN(share) {
+			return nil, fmt.Errorf("%.40q is not UID=SHARE, e.g. 4=0.7", a)
+		}
+		out, shares, most = append(out, basilica.Weight{UID: basilica.UID(uid)}), append(shares, share), max(most, share)
+	}
+	if len(args) > 0 && most == 0 {
+		return nil, errors.New("all shares are 0")
+	}
+	for i := range out {
+		out[i].Value = uint16(math.Round(shares[i] / most * math.MaxUint16))
+	}
+	return out, nil
+}
+
+// commitOfWeights is what became of a commit.
+type commitOfWeights struct {
+	basilica.WeightCommit
+	RevealBlock basilica.BlockNumber `json:"reveal_block"` // first that can open it
+}
+
+// weigh plans the weights as the subnet takes them, sends them, and follows a commit where it must be.
+func (f *actFlags) weigh(cmd *cobra.Command, chain *subtensor.Client, to subtensor.Target, hotkey *keys.Pair, weights []basilica.Weight, version uint64, wait bool) error {
+	plan, err := chain.PlanWeights(cmd.Context(), to, hotkey, weights, version)
+	if err != nil {
+		return err
+	}
+	v, err := f.perform(cmd, chain, plan.Action(to, weights), hotkey)
+	if err != nil {
+		return err
+	}
+	if plan.Commit != nil {
+		v.Commit = &commitOfWeights{*plan.Commit.Public(), plan.Reveal}
+	}
+	if v.Result != nil && plan.Commit != nil && (wait || plan.Commit.Kind == basilica.CommitSalt) {
+		fmt.Fprintf(cmd.ErrOrStderr(), "committed in block %d; waiting for block %d, in which it can be opened\n", v.Result.Inclusion.Block, plan.Reveal)
+		commit := *plan.Commit
+		commit.Block = v.Result.Inclusion.Block
+		if commit, err = untilOpened(cmd.Context(), chain, to, hotkey, commit, weights); err != nil {
+			return err
+		}
+		v.Commit.WeightCommit = *commit.Public()
+	}
+	return show(cmd, v, func(w io.Writer) error {
+		if v.Result == nil {
+			fmt.Fprintf(w, "would send: %s\n", weightsText(weights))
+			return nil
+		}
+		describeDone(w, *v.Result)
+		if v.Commit != nil && v.Commit.State == basilica.CommitRevealed {
+			fmt.Fprintf(w, "%-20s block %d\n", "opened", v.Commit.Revealed)
+		}
+		return nil
+	})
+}
+
+var errOpened = errors.New("the commit has been opened")
+
+// untilOpened follows a commit block by block, and reveals one that only its committer can.
+func untilOpened(ctx context.Context, chain *subtensor.Client, to subtensor.Target, hotkey *keys.Pair, commit basilica.WeightCommit, weights []basilica.Weight) (basilica.WeightCommit, error) {
+	err := chain.WatchHeads(ctx, func(h basilica.Header) error {
+		if h.Number < commit.Block {
+			return nil
+		}
+		var err error
+		if commit, err = chain.FollowMechanismCommit(ctx, to, basilica.Hotkey(hotkey.SS58()), commit, weights); err != nil {
+			return err
+		}
+		switch {
+		case commit.State == basilica.CommitDue:
+			_, err := chain.RevealMechanismWeights(ctx, to, hotkey, commit, weights)
+			return err
+		case commit.State == basilica.CommitLost && commit.Reason != nil:
+			return basilica.E(basilica.Unavailable, "COMMIT_LOST", commit.Reason.Sentence, "set the weights again")
+		case !commit.Open():
+			return errOpened
+		}
+		return nil
+	})
+	if errors.Is(err, errOpened) {
+		err = nil
+	}
+	return commit, err
+}
+
+// weightsRow is the stored weights of one neuron.
+type weightsRow struct {
+	UID     basilica.UID      `json:"uid"`
+	Hotkey  basilica.Hotkey   `json:"hotkey"`
+	Updated uint64            `json:"updated"` // block of its last change
+	Weights []basilica.Weight `json:"weights"`
+}
+
+func showWeights(ctx context.Context, cmd *cobra.Command, chain *subtensor.Client, of subtensor.Target, only int) error {
+	m, err := chain.Metagraph(ctx, of.NetUID)
+	if err != nil {
+		return err
+	}
+	all := []weightsRow{}
+	for _, n := range m.Neurons {
+		if only >= 0 && int(n.UID) != only || only < 0 && !n.ValidatorPermit {
+			continue
+		}
+		row, err := chain.MechanismWeights(ctx, of, n.UID)
+		if err != nil {
+			return err
+		}
+		if row == nil {
+			row = []basilica.Weight{}
+		}
+		all = append(all, weightsRow{n.UID, n.Hotkey, uint64(n.LastUpdate), row})
+	}
+	return show(cmd, map[string]any{"netuid": of.NetUID, "mechanism": of.Mechanism, "rows": all}, func(w io.Writer) error {
+		rows := newTable(w, "UID", "HOTKEY", "UPDATED", "TO", "WEIGHT", "SHARE")
+		for _, r := range all {
+			sum := 0
+			for _, x := range r.Weights {
+				sum += int(x.Value)
+			}
+			if sum == 0 {
+				rows.AppendRow(line(r.UID, r.Hotkey, r.Updated, "-", "", ""))
+				continue
+			}
+			for _, x := range r.Weights {
+				rows.AppendRow(line(r.UID, r.Hotkey, r.Updated, x.UID, x.Value, percent(float64(x.Value)/float64(sum))))
+			}
+		}
+		rows.Render()
+		return nil
+	})
+}
+
+func weightsText(weights []basilica.Weight) string {
+	parts := make([]string, len(weights))
+	for i, w := range weights {
+		parts[i] = fmt.Sprintf("%d=%d", w.UID, w.Value)
+	}
+	return strings.Join(parts, " ")
+}
