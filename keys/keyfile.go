@@ -189,13 +189,17 @@ func fromHexSeed(scheme Scheme, text string) (*Pair, error) {
 	return FromSeed(scheme, seed)
 }
 
+// fromHexPrivate reads a privateKey: 64 bytes of sr25519; of ed25519 the seed, with or without the public key behind it.
 func fromHexPrivate(scheme Scheme, text string) (*Pair, error) {
+	if scheme == Ed25519 && len(trimHex(text)) == 64 {
+		return fromHexSeed(scheme, text)
+	}
 	b, err := hexBytes(text, 64)
 	if err != nil {
 		return nil, err
 	}
 	if scheme == Ed25519 {
-		return FromSeed(Ed25519, b[:32]) // ed25519 private keys are seed and public key
+		return FromSeed(Ed25519, b[:32])
 	}
 	return FromExpanded(b)
 }
@@ -236,7 +240,9 @@ func WriteKeyfile(path string, p *Pair, mnemonic string, seal func(plain []byte)
 	if seed := p.Seed(); seed != nil {
 		k.SecretSeed = "0x" + hex.EncodeToString(seed)
 	}
-	if secret := p.expanded(); secret != nil {
+	if secret := p.expanded(); secret == nil {
+		k.PrivateKey = k.SecretSeed // ed25519's is its seed
+	} else {
 		k.PrivateKey = "0x" + hex.EncodeToString(secret)
 	}
 	return writeNew(path, k, seal)

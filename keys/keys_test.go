@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -457,6 +458,17 @@ func TestCryptoType(t *testing.T) {
 		k, err := ParseKeyfile([]byte(`{"secretSeed":"` + seed + `","cryptoType":` + word + `}`))
 		if err != nil || k.Scheme != want || k.Pair.Scheme() != want {
 			t.Errorf("%s: %v, %v", word, k.Scheme, err)
+		}
+	}
+	// The private key of ed25519 is the seed, which btwallet 4.1 writes alone, or the seed and the public key.
+	alice, err := FromURI(Ed25519, "//Alice")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, secret := range [][]byte{alice.Seed(), alice.ed} {
+		k, err := ParseKeyfile(fmt.Appendf(nil, `{"privateKey":"0x%x","cryptoType":0,"ss58Address":%q}`, secret, alice.SS58()))
+		if err != nil || k.SS58() != alice.SS58() {
+			t.Errorf("%d bytes of ed25519: %v", len(secret), err)
 		}
 	}
 	for _, word := range []string{"2", "-1", `"ecdsa"`, "1e9"} {
