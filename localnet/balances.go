@@ -16,6 +16,7 @@ type balancesStore struct{ totalIssuance value[uint64] }
 func (rt *runtime) balancesPallet() module {
 	p := &prefix{pallet: "Balances"}
 	rt.balances = &balancesStore{totalIssuance: newValue(p, "TotalIssuance", cU64, 0)}
+	declareHeldBalances(p)
 	dest := field{"dest", tMultiAddress, "AccountIdLookupOf<T>"}
 	amount := field{"value", compact(tU64), "T::Balance"}
 	who := func(name string) field { return field{name, tAccount, "T::AccountId"} }
@@ -169,6 +170,18 @@ func (rt *runtime) deposit(x *execution, who account, amount uint64) error {
 	x.emit(eventNewAccount, who[:])
 	x.emit(eventEndowed, who[:], u64(amount))
 	return nil
+}
+
+// declareHeldBalances declares what polkadot.js asks of every account: locks and reserves, of which there are none here.
+func declareHeldBalances(p *prefix) {
+	id := array(8, tU8)
+	lock := composite("pallet_balances::types::BalanceLock", []param{{"Balance", &tU64}}, field{"id", id, "LockIdentifier"},
+		field{"amount", tU64, "Balance"}, field{"reasons", enum("pallet_balances::types::Reasons", nil, plainArms("Fee", "Misc", "All")...), "Reasons"})
+	locks := composite("bounded_collections::weak_bounded_vec::WeakBoundedVec", []param{{"T", &lock}, {"S", nil}}, field{"", vec(lock), "Vec<T>"})
+	reserve := composite("pallet_balances::types::ReserveData", []param{{"ReserveIdentifier", &id}, {"Balance", &tU64}},
+		field{"id", id, "ReserveIdentifier"}, field{"amount", tU64, "Balance"})
+	newMap(p, "Locks", byAccount, raw(locks), []byte{0})
+	newMap(p, "Reserves", byAccount, raw(bounded(reserve)), []byte{0})
 }
 
 type paymentStore struct{ multiplier value[[2]uint64] }

@@ -41,6 +41,8 @@ const (
 	dataBadSigner = "Invalid signing address"
 )
 
+var alreadyImported = &Rejection{1013, "Transaction Already Imported", "Transaction is already imported to the pool"}
+
 var errBadSigner = errors.New("not the sudo key")
 
 // extrinsic is a signed extrinsic, decoded but not yet believed.
@@ -70,7 +72,7 @@ func (rt *runtime) decodeExtrinsic(raw []byte) (*extrinsic, error) {
 		if preamble == 0x04 || preamble == 0x05 {
 			return nil, invalid(dataMandatory)
 		}
-		return nil, badFormat("only signed extrinsics of version 4 are known")
+		return nil, badFormat()
 	}
 	x := &extrinsic{raw: raw, hash: pallet.Blake2b256(raw)}
 	x.who = readAddress(r)
@@ -92,21 +94,22 @@ func (rt *runtime) decodeExtrinsic(raw []byte) (*extrinsic, error) {
 	x.mode = r.U8()
 	callStart := r.Pos()
 	if r.Err() != nil {
-		return nil, badFormat(r.Err().Error())
+		return nil, badFormat()
 	}
 	var err error
 	if x.call, err = rt.decodeCall(r); err != nil {
-		return nil, badFormat(err.Error())
+		return nil, badFormat()
 	}
 	if err := r.Done(); err != nil {
-		return nil, badFormat(err.Error())
+		return nil, badFormat()
 	}
 	x.signed = append(append([]byte{}, body[callStart:]...), body[extraStart:callStart]...)
 	return x, nil
 }
 
-func badFormat(detail string) *Rejection {
-	return &Rejection{1002, "Verification Error: Runtime error: Execution failed: the extrinsic does not decode", detail}
+// badFormat refuses what does not decode, in the words of a node, which says no more.
+func badFormat() *Rejection {
+	return &Rejection{1002, "Verification Error: Runtime error: Execution failed", `RuntimeApi("Execution failed")`}
 }
 
 // fee is what the extrinsic pays before it runs, tip included.

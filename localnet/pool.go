@@ -42,7 +42,7 @@ func newPool() *pool {
 // refused.
 func (p *pool) add(x *execution, ext *extrinsic, status func(string, basilica.Hash)) error {
 	if p.hashes[ext.hash] {
-		return &Rejection{1013, "Transaction Already Imported", basilica.Hash(ext.hash).String()}
+		return alreadyImported
 	}
 	future := false
 	if err := x.rt.validate(x, ext); err != nil {

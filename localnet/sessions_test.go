@@ -58,7 +58,7 @@ type recordedSession struct {
 // and decode by this chain's metadata.
 func TestRecordedSessionsVector(t *testing.T) {
 	t.Parallel()
-	s := newSim(t, Config{NetUID: 2})
+	s := newSim(t, Config{Genesis: exampleGenesis(t)})
 	s.seal(30)
 	server := httptest.NewServer(subtensor.NewServer(s.Chain, s.Chain, subtensor.ServerConfig{Seal: s.Seal}, slog.New(slog.DiscardHandler)))
 	defer server.Close()

@@ -251,11 +251,13 @@ type hexBytes []byte
 // MarshalText gives 0x and hex digits.
 func (h hexBytes) MarshalText() ([]byte, error) { return []byte("0x" + hex.EncodeToString(h)), nil }
 
+var errHex = errors.New("invalid hex")
+
 // UnmarshalText reads hex digits with or without 0x.
 func (h *hexBytes) UnmarshalText(text []byte) error {
 	b, err := hex.DecodeString(strings.TrimPrefix(string(text), "0x"))
 	if err != nil {
-		return fmt.Errorf("not hex: %.80q", text)
+		return errHex
 	}
 	*h = b
 	return nil

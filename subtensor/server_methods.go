@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -42,7 +43,9 @@ func (p params) into(i int, v any) error {
 	if !p.present(i) {
 		return invalidParams(fmt.Sprintf("parameter %d is missing", i))
 	}
-	if err := json.Unmarshal(p[i], v); err != nil {
+	if err := json.Unmarshal(p[i], v); errors.Is(err, errHex) {
+		return invalidParams(errHex.Error()) // the words of a node
+	} else if err != nil {
 		return invalidParams(fmt.Sprintf("parameter %d: %.200s", i, err))
 	}
 	return nil
