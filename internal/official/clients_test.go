@@ -8,11 +8,18 @@ import (
 	"time"
 )
 
+// TestWallets: each SDK opens wallets of ours and signs with them, and ours opens what it wrote.
+func TestWallets(t *testing.T) {
+	t.Parallel()
+	for _, sdk := range []string{"sdk11", "sdk10"} {
+		t.Run(sdk, func(t *testing.T) { exchangeWallets(t, startPython(t, sdk), wallets(t)) })
+	}
+}
+
 // TestSDK11: bittensor 11.3.0 with its btcli, against localnet.
 func TestSDK11(t *testing.T) {
 	t.Parallel()
 	p, chain, root := startPython(t, "sdk11"), startNetwork(t, blockTime), wallets(t)
-	exchangeWallets(t, p, root)
 	var connected struct{ Spec int }
 	p.do("connect", map[string]any{"url": chain.url}, &connected)
 	if connected.Spec != 425 {
@@ -54,7 +61,6 @@ func TestSDK11(t *testing.T) {
 func TestSDK10(t *testing.T) {
 	t.Parallel()
 	p, chain, root := startPython(t, "sdk10"), startNetwork(t, blockTime), wallets(t)
-	exchangeWallets(t, p, root)
 	p.do("connect", map[string]any{"url": chain.url}, nil)
 	readBasics(t, p)
 	var hyper map[string]any

@@ -97,24 +97,25 @@ func pair(t testing.TB, uri string) *keys.Pair {
 // fileKey is derived once: that takes 512 MiB and a second.
 var fileKey = sync.OnceValue(func() *keys.FileKey { return keys.DeriveFileKey([]byte(password)) })
 
-// wallets makes wallets of ours, each of a development account with hotkey //NAME//hot: plain, and one that is sealed.
+// wallets makes plain wallets of ours, each of a development account with the hotkey //NAME//hot.
 func wallets(t testing.TB) (root string) {
 	t.Helper()
 	root = t.TempDir()
-	for name, uri := range map[string]string{"alice": "//Alice", "dave": "//Dave", "eve": "//Eve", "sealed": "//Ferdie"} {
-		var seal func([]byte) []byte
-		if name == "sealed" {
-			seal = fileKey().Seal
-		}
-		w := keys.Wallet{Root: root, Name: name}
-		if err := w.CreateColdkey(pair(t, uri), "", seal); err != nil {
-			t.Fatal(err)
-		}
-		if err := w.CreateHotkey("default", pair(t, uri+"//hot"), "", nil); err != nil {
-			t.Fatal(err)
-		}
+	for name, uri := range map[string]string{"alice": "//Alice", "dave": "//Dave", "eve": "//Eve"} {
+		makeWallet(t, root, name, uri, nil)
 	}
 	return root
+}
+
+func makeWallet(t testing.TB, root, name, uri string, seal func([]byte) []byte) {
+	t.Helper()
+	w := keys.Wallet{Root: root, Name: name}
+	if err := w.CreateColdkey(pair(t, uri), "", seal); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.CreateHotkey("default", pair(t, uri+"//hot"), "", nil); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // python is a process that does one step of a script of testdata after the other.
@@ -260,6 +261,7 @@ func btcli(t testing.TB, sdk string, value any, args ...string) {
 // exchangeWallets: the SDK opens wallets of ours, sealed and plain, and signs with them; ours opens what the SDK wrote.
 func exchangeWallets(t *testing.T, p *python, root string) {
 	t.Helper()
+	makeWallet(t, root, "sealed", "//Ferdie", fileKey().Seal)
 	const message = "signed by keys that changed hands"
 	for name, uri := range map[string]string{"dave": "//Dave", "sealed": "//Ferdie"} {
 		var got struct {

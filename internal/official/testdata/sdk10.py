@@ -93,6 +93,11 @@ def metagraph(netuid, lite=True):
     }
 
 
+def count(netuid):
+    """How many neurons a metagraph has: the whole read, and next to nothing of this script."""
+    return len(sub.metagraph(netuid).neurons)
+
+
 def outcome(response):
     if not response.success:
         raise RuntimeError(f"{response.message} {response.error!r}")

@@ -64,6 +64,11 @@ def metagraph(netuid):
     }
 
 
+def count(netuid):
+    """How many neurons a metagraph has: the whole read, and next to nothing of this script."""
+    return len(sub.subnets.metagraph(netuid).neurons)
+
+
 def outcome(result):
     if not result.success:
         raise RuntimeError(f"{result.message} {result.error!r}")
