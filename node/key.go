@@ -54,9 +54,12 @@ func ImportKeyfile(what, path string) (keys.Keyfile, bool, error) {
 }
 
 func keyfileError(what, path string, err error) error {
+	var said *basilica.Error // by who asked for the password; it names the file
 	switch {
-	case err == nil || basilica.CodeOf(err) != "":
-		return err
+	case err == nil:
+		return nil
+	case errors.As(err, &said):
+		return said
 	case errors.Is(err, keys.ErrKeyfileMode):
 		return basilica.E(basilica.Denied, "KEY_MODE", fmt.Sprintf("%s: others than its owner may read the key file %s", what, path), "chmod 600 "+path).With(err)
 	case errors.Is(err, keys.ErrKeyfileCut):
