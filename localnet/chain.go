@@ -4,6 +4,7 @@ package localnet
 
 import (
 	"context"
+	"crypto/mlkem"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -11,6 +12,7 @@ import (
 	"time"
 
 	"basilica"
+	"basilica/keys"
 	"basilica/pallet"
 	"basilica/scale"
 )
@@ -24,6 +26,7 @@ type Chain struct {
 	rt     *runtime
 	log    *slog.Logger
 	author account
+	signer *keys.Pair // the author's
 
 	mu      sync.RWMutex
 	state   *history
@@ -32,6 +35,23 @@ type Chain struct {
 	pool    *pool
 	grown   chan struct{} // closed and replaced when a block is sealed
 	journal *journal      // nil without a file
+
+	beacon     beacon
+	pulsesHeld bool
+	bare       []*bareExtrinsic
+	shieldKeys map[uint64]*mlkem.DecapsulationKey768 // by the block that announced them
+	carriers   [][]byte                              // ciphertexts of the head
+	runtimes   []dated                               // oldest first; the last is rt
+	coming     *dated                                // the runtime that the next block begins with
+	unfinal    []settling
+	forks      uint64 // reorganisations so far
+	delay      uint64
+}
+
+// dated is a runtime and the first block that it makes.
+type dated struct {
+	from uint64
+	rt   *runtime
 }
 
 // block is one sealed block; extrinsics have their length prefixes.
@@ -51,10 +71,14 @@ func New(cfg Config) (*Chain, error) {
 	if err != nil {
 		return nil, err
 	}
+	signer, err := keys.FromURI(keys.Sr25519, "//One")
+	if err != nil {
+		return nil, err
+	}
 	c := &Chain{
-		config: cfg, rt: rt, log: cfg.Log, author: devAccount("//One"),
-		state: newHistory(0), blocks: map[uint64]block{},
-		pool: newPool(), grown: make(chan struct{}),
+		config: cfg, rt: rt, log: cfg.Log, author: signer.PublicKey(), signer: signer,
+		state: newHistory(0), blocks: map[uint64]block{}, shieldKeys: map[uint64]*mlkem.DecapsulationKey768{},
+		pool: newPool(), grown: make(chan struct{}), runtimes: []dated{{0, rt}},
 	}
 	if cfg.Path != "" {
 		restored, err := c.open(cfg.Path)
@@ -72,6 +96,9 @@ func New(cfg Config) (*Chain, error) {
 					"name a subnet that it has by --netuid, or choose another data directory")
 				return nil, errors.Join(err, c.Close())
 			}
+			if err := c.resume(); err != nil {
+				return nil, errors.Join(err, c.Close())
+			}
 			return c, nil
 		}
 	}
@@ -83,7 +110,23 @@ func New(cfg Config) (*Chain, error) {
 	if err := c.adopt(0, block{header: header}, changes); err != nil {
 		return nil, errors.Join(err, c.Close())
 	}
+	if c.beacon, err = c.beaconOf(past{c.state, 0}); err != nil {
+		return nil, errors.Join(err, c.Close())
+	}
 	return c, nil
+}
+
+// resume finds again what a chain from a file goes on with beside its state: the runtime that it was upgraded to, the
+// beacon, and what the head's carriers hold.
+func (c *Chain) resume() (err error) {
+	if err := c.recallUpgrades(); err != nil {
+		return err
+	}
+	if c.beacon, err = c.beaconOf(past{c.state, c.head()}); err != nil {
+		return err
+	}
+	c.recallCarriers()
+	return nil
 }
 
 // Run seals a block at every BlockTime until ctx ends; it returns nil then, or the failure that stopped it.
@@ -171,23 +214,34 @@ func (c *Chain) next() *execution {
 func (c *Chain) Seal() (basilica.Header, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	upgraded := c.takeUpgrade()
 	x := c.next()
 	slot := uint64(c.config.BlockTime / time.Millisecond)
 	now := max(uint64(c.config.Clock().UnixMilli()), c.rt.time.now.get(x)+slot)
 	digest := [][]byte{preRuntime(now / slot)}
+	if upgraded {
+		digest = append(digest, []byte{runtimeUpdated})
+		c.rt.migrate(x)
+	}
+	if c.forks > 0 {
+		digest = append(digest, scale.AppendBytes([]byte{0}, u64(c.forks))) // or the same block would come again
+	}
 	c.rt.system.digest.set(x, digest)
 	c.rt.aura.currentSlot.set(x, now/slot)
 	if err := c.rt.beginBlock(x); err != nil {
 		return basilica.Header{}, err
 	}
-	inherent := timestampInherent(now)
-	x.phase = phaseApply(0)
-	c.rt.time.now.set(x, now)
-	x.emit(eventExtrinsicSuccess, dispatchInfo(weight{refTime: baseWeight}, 2, false))
-	b := block{extrinsics: [][]byte{inherent}}
+	b := block{}
+	if err := c.applyInherents(x, &b, now); err != nil {
+		return basilica.Header{}, err
+	}
+	c.openShielded(x)
 	included, dropped := c.pool.pick(x, func(ext *extrinsic) {
 		x.apply(uint32(len(b.extrinsics)), ext)
 		b.extrinsics = append(b.extrinsics, ext.raw)
+		if ext.call.sealed != nil {
+			c.carriers = append(c.carriers, *ext.call.sealed)
+		}
 	})
 	x.phase = phaseFinalization
 	c.rt.system.events.set(x, x.events)
@@ -201,23 +255,19 @@ func (c *Chain) Seal() (basilica.Header, error) {
 		return basilica.Header{}, err
 	}
 	hash := c.hash(x.block)
-	close(c.grown)
-	c.grown = make(chan struct{})
 	for _, t := range dropped {
 		t.tell("invalid", basilica.Hash{})
 	}
 	for _, t := range included {
 		t.tell("inBlock", hash)
-		t.tell("finalized", hash)
+		c.unfinal = append(c.unfinal, settling{t, x.block, hash})
 	}
+	c.finalize()
+	close(c.grown)
+	c.grown = make(chan struct{})
 	c.pool.promote(c.next())
 	c.log.Debug("block sealed", "block", x.block, "hash", hash, "extrinsics", len(b.extrinsics))
 	return basilica.Header{Number: basilica.BlockNumber(x.block), Hash: hash, Parent: parent}, nil
-}
-
-// timestampInherent is the bare extrinsic with which each block begins.
-func timestampInherent(ms uint64) []byte {
-	return scale.AppendBytes(nil, scale.AppendCompact([]byte{0x05, 2, 0}, ms))
 }
 
 func preRuntime(slot uint64) []byte {
@@ -239,7 +289,7 @@ func (c *Chain) Genesis() basilica.Hash {
 	return c.hashes.genesis
 }
 
-// Head is the last block, which is final.
+// Head is the last block, which is final unless the chain was told to finalize later.
 func (c *Chain) Head() basilica.Header {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
@@ -338,7 +388,7 @@ func (c *Chain) CallAPI(at basilica.Hash, method string, args []byte) ([]byte, e
 	if err != nil {
 		return nil, err
 	}
-	return c.rt.callAPI(view, method, args)
+	return c.runtimeAt(view.block).callAPI(view, method, args)
 }
 
 // Submit puts a signed extrinsic into the pool and returns its hash; the error is a *Rejection. status, which may be
@@ -348,17 +398,23 @@ func (c *Chain) Submit(raw []byte, status func(state string, block basilica.Hash
 	if len(raw) > maxExtrinsic {
 		return basilica.Hash{}, invalid("Transaction would exhaust the block limits")
 	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	x := c.next()
+	if bare, err := c.rt.decodeBare(append([]byte{}, raw...)); bare != nil || err != nil {
+		if err == nil {
+			err = c.addBare(x, bare)
+		}
+		return bare.id(), err
+	}
 	ext, err := c.rt.decodeExtrinsic(append([]byte{}, raw...))
 	if err != nil {
 		return basilica.Hash{}, err
 	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	x := c.next()
 	if err := c.rt.verify(ext, x, x.block, c.hashes.genesis); err != nil {
 		return basilica.Hash{}, err
 	}
-	return basilica.Hash(ext.hash), c.pool.add(x, ext, status)
+	return basilica.Hash(ext.hash), c.pool.add(x, ext, status, x.block+c.delay)
 }
 
 // Pending is every extrinsic in the pool.

@@ -73,6 +73,8 @@ var (
 	eventOwnerHotkeySet         = eventID{7, 94}
 	eventFirstEmissionSet       = eventID{7, 95}
 	eventTimelockedCommitted    = eventID{7, 107}
+	eventTimelockedRevealed     = eventID{7, 108}
+	eventAutoStaked             = eventID{7, 109}
 	eventCutoffFactorSet        = eventID{7, 130}
 	eventEpochTriggered         = eventID{7, 131}
 

@@ -26,7 +26,7 @@ func phaseApply(index uint32) []byte { return scale.AppendU32([]byte{0}, index) 
 
 // emit records an event in the present phase.
 func (x *execution) emit(id eventID, fields ...[]byte) {
-	record := append(append([]byte{}, x.phase...), id.module, id.event)
+	record := append(append([]byte{}, x.phase...), x.rt.moved(id.module), id.event)
 	for _, f := range fields {
 		record = append(record, f...)
 	}
@@ -73,7 +73,7 @@ func (x *execution) inner(call decoded, from origin) error {
 // nested runs a call inside a call and encodes its DispatchResult.
 func (x *execution) nested(call decoded, from origin) []byte {
 	if err := x.inner(call, from); err != nil {
-		return append([]byte{1}, encodeError(err)...)
+		return append([]byte{1}, x.rt.encodeError(err)...)
 	}
 	return []byte{0}
 }
@@ -119,7 +119,7 @@ func (x *execution) apply(index uint32, ext *extrinsic) {
 	x.emit(eventFeePaid, who[:], u64(fee), u64(ext.tip))
 	outcome := dispatchInfo(spent.weight, 0, spent.free)
 	if err != nil {
-		x.emit(eventExtrinsicFailed, encodeError(err), outcome)
+		x.emit(eventExtrinsicFailed, x.rt.encodeError(err), outcome)
 		return
 	}
 	x.emit(eventExtrinsicSuccess, outcome)

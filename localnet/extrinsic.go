@@ -92,6 +92,9 @@ func (rt *runtime) decodeExtrinsic(raw []byte) (*extrinsic, error) {
 	x.nonce = r.Compact32()
 	x.tip = r.Compact()
 	x.mode = r.U8()
+	if rt.code.Payload {
+		r.U8() // any byte will do
+	}
 	callStart := r.Pos()
 	if r.Err() != nil {
 		return nil, badFormat()
@@ -139,7 +142,7 @@ func (rt *runtime) verify(x *extrinsic, view reader, block uint64, genesis [32]b
 		return &Rejection{1011, "Unknown Transaction Validity", "Could not lookup information required to validate the transaction"}
 	}
 	payload := append([]byte{}, x.signed...)
-	payload = scale.AppendU32(scale.AppendU32(payload, specVersion), txVersion)
+	payload = scale.AppendU32(scale.AppendU32(payload, rt.code.spec), txVersion)
 	payload = append(append(payload, genesis[:]...), checkpoint[:]...)
 	payload = append(payload, 0) // no metadata hash
 	if len(payload) > 256 {
@@ -175,6 +178,11 @@ func (rt *runtime) admissible(x *execution, ext *extrinsic) error {
 		}
 	}
 	err := rt.guard(x, ext.call, ext.who)
+	if err == nil {
+		if refused := admitShielded(ext); refused != nil {
+			return refused
+		}
+	}
 	if err == nil && ext.call.atPool != nil {
 		err = ext.call.atPool(x, ext.who)
 	}

@@ -31,6 +31,11 @@ type Config struct {
 	Genesis *Genesis
 	// Path of the file that keeps the chain, made where it does not exist. Empty: nothing outlives the process.
 	Path string
+	// Pulses of the public quicknet beacon, in the order of their rounds: a new chain follows it, and writes those whose
+	// time has come. nil: the chain has a beacon of its own, a round each second.
+	Pulses []Pulse
+	// FinalityLag is how many of the last blocks are not final yet; 0: a block is final at once.
+	FinalityLag uint64
 	// Clock gives the time for Timestamp.Now; time.Now where nil. It also salts the genesis of a new chain.
 	Clock func() time.Time
 	// Log hears of blocks at debug level; silent where nil.
@@ -110,6 +115,13 @@ func (rt *runtime) genesis(cfg Config, g *Genesis) (changes map[string][]byte, h
 	rt.payment.multiplier.set(x, [2]uint64{0, 1e18})
 	rt.aura.authorities.set(x, []account{devAccount("//One")})
 	rt.found(x, g)
+	if cfg.Pulses == nil {
+		own, err := newSimulator()
+		if err != nil {
+			panic("localnet: the beacon's secret: " + err.Error())
+		}
+		rt.drand.config.set(x, own.about(cfg.Clock()))
+	}
 	salt := sha256.Sum256(append(append([]byte{}, rt.v15...), u64(uint64(cfg.Clock().UnixNano()))...))
 	other := scale.AppendBytes([]byte{0}, salt[:])
 	changes = x.changes()

@@ -21,7 +21,7 @@ import (
 
 // The file of a chain: a header, then records. A record is its length and its CRC-32 (u32 little endian each) and its
 // bytes. The first record is the base: the hashes of the blocks before, and the state after the last of them. Every
-// further record is a block with what it changed. A torn last record is cut off when the file is opened.
+// further record is a block with what it changed; one whose number was there before follows a reorganisation. A torn last record is cut off when the file is opened.
 const (
 	journalMagic  = "basilica localnet 2\n"
 	maxRecord     = 1 << 30
@@ -196,13 +196,13 @@ func readChanges(r *scale.Reader) map[string][]byte {
 
 // encodeBase is the first record: the metadata's hash, the hashes of the last blocks, the state after the last.
 func (c *Chain) encodeBase(hashes *hashLine, state map[string][]byte) []byte {
-	meta := pallet.Blake2b256(c.rt.v15)
+	meta := pallet.Blake2b256(c.runtimes[0].rt.v15)
 	return appendChanges(hashes.encode(meta[:]), state)
 }
 
 func (c *Chain) decodeBase(record []byte) error {
 	r := scale.NewReader(record)
-	if meta := pallet.Blake2b256(c.rt.v15); !bytes.Equal(r.Raw(32), meta[:]) {
+	if meta := pallet.Blake2b256(c.runtimes[0].rt.v15); !bytes.Equal(r.Raw(32), meta[:]) {
 		return errJournal(c.journal.path, "was made by a localnet with other rules or another block time", nil)
 	}
 	c.hashes = readHashLine(r)
@@ -232,8 +232,11 @@ func (c *Chain) replay(record []byte) error {
 	if err := r.Done(); err != nil {
 		return err
 	}
-	if number != c.hashes.next() {
+	if number > c.hashes.next() || number < c.hashes.next() && (number == 0 || number <= c.state.oldest) {
 		return fmt.Errorf("block %d after %d blocks", number, c.hashes.next())
+	}
+	if number < c.hashes.next() { // a reorganisation dropped the blocks from here on
+		c.retreat(number - 1)
 	}
 	if number > 0 && b.header.Parent != c.hash(number-1) {
 		return fmt.Errorf("block %d names another parent", number)

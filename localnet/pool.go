@@ -17,6 +17,7 @@ const (
 type pooled struct {
 	*extrinsic
 	death  uint64 // first block that is too late
+	from   uint64 // first block that may take it
 	ready  bool   // its turn has come; else it is a future one
 	status func(state string, block basilica.Hash)
 }
@@ -39,8 +40,8 @@ func newPool() *pool {
 }
 
 // add takes a verified extrinsic in. Two of one account and nonce have the same priority here, so the second is
-// refused.
-func (p *pool) add(x *execution, ext *extrinsic, status func(string, basilica.Hash)) error {
+// refused. from is the first block that may take it.
+func (p *pool) add(x *execution, ext *extrinsic, status func(string, basilica.Hash), from uint64) error {
 	if p.hashes[ext.hash] {
 		return alreadyImported
 	}
@@ -62,7 +63,7 @@ func (p *pool) add(x *execution, ext *extrinsic, status func(string, basilica.Ha
 	if len(p.order) >= maxPool || len(own) >= maxPerAccount {
 		return &Rejection{1016, "Immediately Dropped", "The transaction couldn't enter the pool because of the limit"}
 	}
-	t := &pooled{extrinsic: ext, death: ext.era.Death(x.block), status: status}
+	t := &pooled{extrinsic: ext, death: ext.era.Death(x.block), from: from, status: status}
 	p.order = append(p.order, t)
 	p.hashes[ext.hash] = true
 	if own == nil {
@@ -123,7 +124,7 @@ func (p *pool) pick(x *execution, apply func(*extrinsic)) (included, dropped []*
 			case t.nonce < nonce || x.block >= t.death:
 				p.remove(t)
 				dropped = append(dropped, t)
-			case t.nonce > nonce || weight+t.call.price().refTime > maxBlockWeight || length+len(t.raw) > maxBlockLength:
+			case t.nonce > nonce || x.block < t.from || weight+t.call.price().refTime > maxBlockWeight || length+len(t.raw) > maxBlockLength:
 				// Its turn may come after another one of this account, or in a later block.
 			case x.rt.validate(x, t.extrinsic) != nil:
 				p.remove(t)
@@ -139,6 +140,23 @@ func (p *pool) pick(x *execution, apply func(*extrinsic)) (included, dropped []*
 		}
 	}
 	return included, dropped
+}
+
+// advance puts what is in the pool already in front of all else.
+func (p *pool) advance(first []*extrinsic) {
+	if len(first) == 0 {
+		return
+	}
+	ahead := make([]*pooled, 0, len(p.order))
+	for _, ext := range first {
+		ahead = append(ahead, p.slots[ext.who][ext.nonce])
+	}
+	for _, t := range p.order {
+		if !slices.Contains(first, t.extrinsic) {
+			ahead = append(ahead, t)
+		}
+	}
+	p.order = ahead
 }
 
 func (p *pool) remove(t *pooled) {

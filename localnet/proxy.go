@@ -147,7 +147,7 @@ func decodeProxy(rt *runtime, r *scale.Reader, depth int) dispatch {
 			case list[i].delay > 0:
 				return proxyError("Unannounced")
 			case !proxyMay(list[i].kind, inner):
-				x.emit(eventProxyExecuted, append([]byte{1}, encodeError(callFiltered)...))
+				x.emit(eventProxyExecuted, append([]byte{1}, x.rt.encodeError(callFiltered)...))
 				return nil
 			}
 			x.emit(eventProxyExecuted, x.nested(inner, origin{who: named}))

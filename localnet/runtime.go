@@ -3,6 +3,7 @@ package localnet
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"sort"
 
 	"basilica/scale"
@@ -47,6 +48,8 @@ type nest func(rt *runtime, r *scale.Reader, depth int) dispatch
 // call whoever makes it but root. atPool is asked only before inclusion.
 type dispatch struct {
 	run      func(x *execution, from origin) error
+	sealed   *[]byte        // the ciphertext of submit_encrypted
+	pulses   *pulsesWritten // of write_pulse
 	guard    func(x *execution, who account) error
 	atPool   func(x *execution, who account) error
 	cost     *cost
@@ -59,7 +62,8 @@ type cost struct {
 	free bool
 }
 
-// weight is the cost of a call as the runtime of spec 425 was seen to report it, base of an extrinsic included.
+// weight is the cost of a call as the runtime of spec 425 was seen to report it, base of an extrinsic included. A call
+// that was not recorded has the weight of its nearest relative.
 type weight struct{ refTime, proofSize uint64 }
 
 type constant struct {
@@ -88,7 +92,10 @@ type runtime struct {
 	commitments *commitmentsStore
 	swap        *swapStore
 	drand       *drandStore
+	assets      *assetsStore
+	shield      *shieldStore
 
+	code    code
 	slot    uint64 // the block time in milliseconds
 	pallets []module
 	apis    []api
@@ -111,15 +118,21 @@ func (d decoded) price() cost {
 	return cost{d.call.weight, d.call.free}
 }
 
-// newRuntime declares the pallets. slot is the block time in milliseconds; it stands in the metadata.
-func newRuntime(slot uint64) (*runtime, error) {
-	rt := &runtime{slot: slot}
+// newRuntime is that of spec 425. slot is the block time in milliseconds; it stands in the metadata.
+func newRuntime(slot uint64) (*runtime, error) { return newRuntimeOf(slot, firstCode()) }
+
+// newRuntimeOf declares the pallets as upgrades left them.
+func newRuntimeOf(slot uint64, code code) (*runtime, error) {
+	rt := &runtime{code: code, slot: slot}
 	rt.pallets = []module{
 		rt.systemPallet(), rt.timestampPallet(slot), rt.auraPallet(slot), rt.balancesPallet(), rt.paymentPallet(),
-		rt.subtensorPallet(), rt.utilityPallet(), rt.sudoPallet(), rt.proxyPallet(), rt.commitmentsPallet(), rt.adminPallet(), rt.swapPallet(), rt.drandPallet(),
+		rt.subtensorPallet(), rt.utilityPallet(), rt.sudoPallet(), rt.proxyPallet(), rt.commitmentsPallet(), rt.adminPallet(), rt.drandPallet(), rt.swapPallet(), rt.shieldPallet(), rt.assetsPallet(),
 	}
 	rt.apis = rt.declareAPIs()
 	rt.stateVersion()
+	for i := range rt.pallets {
+		rt.pallets[i].index = rt.moved(rt.pallets[i].index)
+	}
 	for version, blob := range map[uint8]*[]byte{14: &rt.v14, 15: &rt.v15} {
 		var err error
 		if *blob, err = scale.EncodeMetadata(rt.metadata(version)); err != nil {
@@ -289,7 +302,7 @@ func (rt *runtime) extensions() []extension {
 	ours := []param{{"T", &node}}
 	era := enum("sp_runtime::generic::era::Era", nil, eraArms()...)
 	mode := enum("frame_metadata_hash_extension::Mode", nil, plainArms("Disabled", "Enabled")...)
-	return []extension{
+	list := []extension{
 		{"CheckNonZeroSender", composite("frame_system::extensions::check_non_zero_sender::CheckNonZeroSender", generic), tUnit},
 		{"CheckSpecVersion", composite("frame_system::extensions::check_spec_version::CheckSpecVersion", generic), tU32},
 		{"CheckTxVersion", composite("frame_system::extensions::check_tx_version::CheckTxVersion", generic), tU32},
@@ -304,6 +317,15 @@ func (rt *runtime) extensions() []extension {
 		{"DrandPriority", composite("pallet_drand::drand_priority::DrandPriority", ours), tUnit},
 		{"CheckMetadataHash", composite("frame_metadata_hash_extension::CheckMetadataHash", generic, field{"mode", mode, "Mode"}), option(array(32, tU8))},
 	}
+	if rt.code.Extension {
+		added := composite("node_subtensor_runtime::upgrade::AddedByUpgrade", ours)
+		list = slices.Insert(list, len(list)-1, extension{"AddedByUpgrade", added, tUnit})
+	}
+	if rt.code.Payload {
+		added := composite("node_subtensor_runtime::upgrade::PayloadByUpgrade", ours, field{"payload", tU8, "u8"})
+		list = append(list, extension{"PayloadByUpgrade", added, tUnit})
+	}
+	return list
 }
 
 // extension is one transaction extension: what it adds to an extrinsic and what it lets be signed besides.

@@ -81,6 +81,22 @@ func (h *history) apply(block uint64, changes map[string][]byte) {
 	h.keys = append(append(merged, h.keys...), fresh...)
 }
 
+// revert takes back what the last block wrote.
+func (h *history) revert(block uint64) {
+	for _, key := range h.touched[block] {
+		revisions := h.values[key]
+		if last := len(revisions) - 1; last > 0 {
+			h.values[key] = revisions[:last:last]
+			continue
+		}
+		delete(h.values, key)
+		if at, found := slices.BinarySearch(h.keys, key); found {
+			h.keys = slices.Delete(h.keys, at, at+1)
+		}
+	}
+	delete(h.touched, block)
+}
+
 // forget drops the states before block.
 func (h *history) forget(block uint64) {
 	for ; h.oldest < block; h.oldest++ {

@@ -78,6 +78,7 @@ type writer interface {
 // prefix declares the storage of one pallet; items list themselves in entries in the order of declaration.
 type prefix struct {
 	pallet  string
+	grown   bool // an upgrade has given a struct a field more
 	entries []storageEntry
 }
 
@@ -240,8 +241,11 @@ func (m map3[K1, K2, K3, V]) key(a K1, b K2, c K3) string {
 }
 
 // under is the prefix of all keys with a first key; underBoth, of all with the first two.
-func (m map3[K1, K2, K3, V]) under(a K1) string           { return string(m.k1.hash([]byte(m.prefix), a)) }
-func (m map3[K1, K2, K3, V]) underBoth(a K1, b K2) string { return string(m.k2.hash([]byte(m.under(a)), b)) }
+func (m map3[K1, K2, K3, V]) under(a K1) string { return string(m.k1.hash([]byte(m.prefix), a)) }
+
+func (m map3[K1, K2, K3, V]) underBoth(a K1, b K2) string {
+	return string(m.k2.hash([]byte(m.under(a)), b))
+}
 
 func (m map3[K1, K2, K3, V]) get(s reader, a K1, b K2, c K3) V {
 	v, _ := m.read(s, m.key(a, b, c))

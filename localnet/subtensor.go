@@ -48,12 +48,6 @@ var (
 			return axonInfo{r.U64(), r.U32(), cU128.decode(r), r.U16(), r.U8(), r.U8(), r.U8(), r.U8()}
 		},
 	}
-	cCertificate = codec[certificate]{
-		composite("pallet_subtensor::pallet::NeuronCertificate", nil,
-			field{"public_key", bounded(tU8), "BoundedVec<u8, ConstU32<64>>"}, field{"algorithm", tU8, "u8"}),
-		func(b []byte, c certificate) []byte { return append(scale.AppendBytes(b, c.key), c.algorithm) },
-		func(r *scale.Reader) certificate { return certificate{r.Bytes(), r.U8()} },
-	}
 	cShares = codec[shares]{
 		composite("share_pool::SafeFloat", nil, field{"mantissa", tU128, "u128"}, field{"exponent", primitive("i64", scale.I64), "i64"}),
 		func(b []byte, s shares) []byte {
@@ -63,8 +57,33 @@ var (
 	}
 )
 
+// certificateCodec is NeuronCertificates' value; grown adds a field at its end, which is always 0.
+func certificateCodec(grown bool) codec[certificate] {
+	fields := []field{{"public_key", bounded(tU8), "BoundedVec<u8, ConstU32<64>>"}, {"algorithm", tU8, "u8"}}
+	if grown {
+		fields = append(fields, field{"added_by_upgrade", tU32, "u32"})
+	}
+	return codec[certificate]{
+		composite("pallet_subtensor::pallet::NeuronCertificate", nil, fields...),
+		func(b []byte, c certificate) []byte {
+			b = append(scale.AppendBytes(b, c.key), c.algorithm)
+			if grown {
+				b = scale.AppendU32(b, 0)
+			}
+			return b
+		},
+		func(r *scale.Reader) certificate {
+			c := certificate{r.Bytes(), r.U8()}
+			if grown {
+				r.U32()
+			}
+			return c
+		},
+	}
+}
+
 func (rt *runtime) subtensorPallet() module {
-	p := &prefix{pallet: "SubtensorModule"}
+	p := &prefix{pallet: "SubtensorModule", grown: rt.code.Field}
 	rt.subnets = declareSubnets(p)
 	net := field{"netuid", tU16, "NetUid"}
 	who := field{"", tAccount, "T::AccountId"}
@@ -137,10 +156,13 @@ func (rt *runtime) subtensorPallet() module {
 			eventFirstEmissionSet.arm("FirstEmissionBlockNumberSet", netuid, amount64),
 			eventRevealPeriodSet.arm("CommitRevealPeriodsSet", netuid, amount64),
 			eventTimelockedCommitted.arm("TimelockedWeightsCommitted", who, index, hash, amount64),
+			eventTimelockedRevealed.arm("TimelockedWeightsRevealed", index, who),
+			eventAutoStaked.arm("AutoStakeAdded", net, field{"destination", tAccount, "T::AccountId"}, field{"hotkey", tAccount, "T::AccountId"},
+				field{"owner", tAccount, "T::AccountId"}, field{"incentive", tU64, "AlphaBalance"}),
 			eventCutoffFactorSet.arm("ActivityCutoffFactorMilliSet", net, field{"factor_milli", tU32, "u32"}),
 			eventEpochTriggered.arm("EpochTriggered", net, field{"by", tAccount, "T::AccountId"}, field{"fires_at", tU64, "u64"}),
 		},
-		errors: plainArms(subtensorErrors[:]...),
+		errors: rt.movedArms(plainArms(subtensorErrors[:]...)),
 		constants: []constant{
 			{"InitialMinStake", tU64, u64(minStake)},
 		},
@@ -152,11 +174,6 @@ func subnetAccount(netuid uint16) (a account) {
 	copy(a[:], "modlsubtensr")
 	binary.LittleEndian.PutUint16(a[12:], netuid)
 	return a
-}
-
-// stakeWeightOf is the stake that counts for a hotkey on a subnet.
-func (s *subtensorStore) stakeWeightOf(r reader, netuid uint16, hotkey account) yuma.Stake {
-	return yuma.WeightedStake(s.totalHotkeyAlpha.get(r, hotkey, netuid), s.totalHotkeyAlpha.get(r, hotkey, rootNetuid), s.taoWeight.get(r))
 }
 
 // ownerUID is the uid of the subnet's owner hotkey, where it is registered.

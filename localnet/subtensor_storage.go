@@ -440,7 +440,7 @@ func declareNeurons(p *prefix) (s neuronsStore) {
 	s.bonds = newMap2(p, "Bonds", byNet, byUID, listOf(cEntry), nil)
 	s.registeredBlock = newMap2(p, "BlockAtRegistration", byNet, byUID, cU64, 0)
 	s.axons = newOptionalMap2(p, "Axons", byNet, byAccount, cAxon)
-	s.certificates = newOptionalMap2(p, "NeuronCertificates", byNet, byAccount, cCertificate)
+	s.certificates = newOptionalMap2(p, "NeuronCertificates", byNet, byAccount, certificateCodec(p.grown))
 	s.prometheus = newOptionalMap2(p, "Prometheus", byNet, byAccount, cPrometheus)
 	s.identitiesV2 = newOptionalMap(p, "IdentitiesV2", byAccount, cIdentity)
 	s.subnetIdentitiesV3 = newOptionalMap(p, "SubnetIdentitiesV3", byNetBlake, cSubnetIdentity)

@@ -148,7 +148,7 @@ func (rt *runtime) stateVersion() {
 func (rt *runtime) version() []byte {
 	b := scale.AppendString(nil, specName)
 	b = scale.AppendString(b, specName)
-	for _, n := range []uint32{1, specVersion, 1} { // authoring, spec, impl
+	for _, n := range []uint32{1, rt.code.spec, 1} { // authoring, spec, impl
 		b = scale.AppendU32(b, n)
 	}
 	b = scale.AppendCompact(b, uint64(len(rt.apis)))

@@ -65,7 +65,7 @@ func (k batchKind) decode(rt *runtime, r *scale.Reader, depth int) dispatch {
 		price := call.price()
 		d.cost.weight = d.cost.plus(price.weight.minus(baseOnly))
 		d.cost.free = d.cost.free && price.free
-		d.filtered = d.filtered || call.module.index == utilityIndex
+		d.filtered = d.filtered || call.module.name == "Utility"
 	}
 	own := k.weight(len(calls))
 	d.cost.weight = d.cost.plus(own).plus(guardWeight)
@@ -99,11 +99,11 @@ func (k batchKind) run(x *execution, from origin, calls []decoded) error {
 		case k == batchIsAll:
 			return err
 		case k == batchStops:
-			x.emit(eventBatchInterrupted, scale.AppendU32(nil, uint32(i)), encodeError(err))
+			x.emit(eventBatchInterrupted, scale.AppendU32(nil, uint32(i)), x.rt.encodeError(err))
 			return nil
 		default:
 			failed = true
-			x.emit(eventItemFailed, encodeError(err))
+			x.emit(eventItemFailed, x.rt.encodeError(err))
 		}
 	}
 	if failed {

@@ -233,7 +233,7 @@ func (rt *runtime) batchWeights(x *execution, who account, netuids []uint16, one
 		x.rollback()
 		x.events = x.events[:events]
 		failed = true
-		x.emit(eventBatchItemFailed, u16(netuid), encodeError(err))
+		x.emit(eventBatchItemFailed, u16(netuid), x.rt.encodeError(err))
 	}
 	if failed {
 		x.emit(eventBatchWithErrors)
