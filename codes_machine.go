@@ -48,6 +48,7 @@ var machineCodes = []Explanation{
 	{"LISTEN_ADDRESS", "a role cannot listen on an address", "the address is not this machine's, or malformed", "set it to an address of this machine, e.g. 127.0.0.1:0"},
 	{"LOCALNET_FILE", "the chain's file cannot be used", "it was cut or written by another version", "remove the file to start a new chain, or use the version that made it"},
 	{"LOCALNET_FILE_IN_USE", "the chain's file is in use by another localnet", "one file serves one process", "stop the other one, or choose another data directory"},
+	{"LOCALNET_PULSES", "the beacon's pulses cannot be used", "the file holds something else than quicknet's pulses, or the chain follows another beacon", "give the answers of a drand node for quicknet's rounds as they came, and start a new chain with them"},
 	{"LOOP_NOT_CLOSED", "the network did not close its loop in time", "one part did not do its work; the sentence says how far it came", "run it again with --data DIR and read DIR/logs"},
 	{"MEMORY_LIMIT", "the task asks for more memory than one container may have", "executor.resources.max_memory_per_container sets it", "ask for less with --memory"},
 	{"MOUNT_DENIED", "this process may not mount the size-limited output directory", "the kernel limits /out by a mount of its own", "run the executor as root or with CAP_SYS_ADMIN"},

@@ -41,6 +41,9 @@ type LocalnetConfig struct {
 	// Genesis is a TOML file that says what a new chain begins with, in place of tempo and netuid: accounts, subnets with their
 	// hyperparameters and neurons, stakes. Empty: development accounts and one subnet. localnet/README.md describes it.
 	Genesis string `toml:"genesis"`
+	// Pulses is a file with pulses of the public quicknet beacon, as a drand node gives them: a new chain follows that beacon
+	// and opens what official clients seal. Empty: the chain has a beacon of its own, which only our client knows.
+	Pulses string `toml:"pulses"`
 }
 
 // Validate checks what can be checked without a machine.
@@ -97,6 +100,11 @@ func NewLocalnet(ctx context.Context, cfg LocalnetConfig, deps Deps) (_ *Localne
 			return nil, err
 		}
 	}
+	if cfg.Pulses != "" {
+		if made.Pulses, err = readPulses(cfg.Pulses); err != nil {
+			return nil, err
+		}
+	}
 	if cfg.DataDir != "" {
 		data, err := expandHome(cfg.DataDir)
 		if err != nil {
@@ -120,6 +128,18 @@ func NewLocalnet(ctx context.Context, cfg LocalnetConfig, deps Deps) (_ *Localne
 	})
 	l.status.AllowHosts(cfg.Hosts)
 	return l, nil
+}
+
+func readPulses(path string) (_ []localnet.Pulse, err error) {
+	if path, err = expandHome(path); err != nil {
+		return nil, err
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, basilica.E(basilica.Invalid, "LOCALNET_PULSES", path+" cannot be read", "name a file that is there and readable").With(err)
+	}
+	defer f.Close()
+	return localnet.ReadPulses(f)
 }
 
 // health is a chain that goes on, as far as that is not left to clients: its head is young.

@@ -289,6 +289,12 @@ func (l *ledger) header(n int) basilica.Header {
 	return basilica.Header{Number: basilica.BlockNumber(n), Hash: h.Hash(), Parent: h.Parent}
 }
 
+func (l *ledger) Finalized() basilica.Header { return l.Head() }
+
+func (l *ledger) NextFinalized(ctx context.Context, after basilica.BlockNumber) (basilica.Header, error) {
+	return l.NextHead(ctx, after)
+}
+
 func (l *ledger) Head() basilica.Header {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -51,6 +51,12 @@ type record struct {
 
 func (r *record) Head() basilica.Header { return r.head }
 
+func (r *record) Finalized() basilica.Header { return r.head }
+
+func (r *record) NextFinalized(ctx context.Context, after basilica.BlockNumber) (basilica.Header, error) {
+	return r.NextHead(ctx, after)
+}
+
 func (r *record) NextHead(ctx context.Context, _ basilica.BlockNumber) (basilica.Header, error) {
 	<-ctx.Done()
 	return basilica.Header{}, ctx.Err()

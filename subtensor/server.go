@@ -21,13 +21,17 @@ import (
 	"basilica/pallet"
 )
 
-// Node is the chain that a Server fronts, every block of it final at once. Errors may carry a JSON-RPC error of their
+// Node is the chain that a Server fronts. Errors may carry a JSON-RPC error of their
 // own by a method RPCError() (code int, message, data string).
 type Node interface {
 	// Head is the last block.
 	Head() basilica.Header
 	// NextHead waits for the block after number.
 	NextHead(ctx context.Context, after basilica.BlockNumber) (basilica.Header, error)
+	// Finalized is the last block that stays, the head or one before it.
+	Finalized() basilica.Header
+	// NextFinalized waits for the final block after number.
+	NextFinalized(ctx context.Context, after basilica.BlockNumber) (basilica.Header, error)
 	// BlockHash is the hash of a block by number.
 	BlockHash(number basilica.BlockNumber) (basilica.Hash, bool)
 	// Block is a block's header and its extrinsics with their length prefixes.

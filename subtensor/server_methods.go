@@ -118,8 +118,9 @@ func serverMethods(cfg ServerConfig) map[string]method {
 		"state_subscribeRuntimeVersion":   {subscribe: (*Server).subscribeVersion},
 		"state_unsubscribeRuntimeVersion": unsubscribe,
 	}
-	for _, name := range []string{"chain_getHead", "chain_getFinalizedHead", "chain_getFinalisedHead"} {
-		table[name] = call(func(s *Server, _ params) (any, error) { return s.node.Head().Hash, nil })
+	table["chain_getHead"] = call(func(s *Server, _ params) (any, error) { return s.node.Head().Hash, nil })
+	for _, name := range []string{"chain_getFinalizedHead", "chain_getFinalisedHead"} {
+		table[name] = call(func(s *Server, _ params) (any, error) { return s.node.Finalized().Hash, nil })
 	}
 	for _, name := range []string{"state_getRuntimeVersion", "chain_getRuntimeVersion"} {
 		table[name] = call(func(s *Server, p params) (any, error) { return s.runtimeVersion(p) })
@@ -396,6 +397,10 @@ func (s *Server) runtimeVersion(p params) (*wireVersion, error) {
 	if err != nil {
 		return nil, err
 	}
+	return s.versionAt(at)
+}
+
+func (s *Server) versionAt(at basilica.Hash) (*wireVersion, error) {
 	answer, err := s.node.CallAPI(at, "Core_version", nil)
 	if err != nil {
 		return nil, err
@@ -516,10 +521,14 @@ func (s *Server) unsubscribe(session *session, p params) (any, error) {
 	return session.unsubscribe(strings.Trim(string(p[0]), `"`)), nil
 }
 
-// subscribeHeads notifies of the head now and of every block after it.
+// subscribeHeads notifies of the head now and of every block after it, or of the final ones.
 func (s *Server) subscribeHeads(session *session, note string) (any, func(), error) {
+	follow := s.follow
+	if note == "chain_finalizedHead" {
+		follow = s.followFinalized
+	}
 	return subscribed(session.subscribe(note, func(ctx context.Context, f *feed) {
-		s.follow(ctx, func(h basilica.Header) bool {
+		follow(ctx, func(h basilica.Header) bool {
 			header, _, kept := s.node.Block(h.Hash)
 			if kept {
 				f.push(encodeWireHeader(header))
@@ -548,17 +557,34 @@ func (s *Server) follow(ctx context.Context, f func(basilica.Header) bool) {
 	}
 }
 
+// followFinalized is follow for final blocks.
+func (s *Server) followFinalized(ctx context.Context, f func(basilica.Header) bool) {
+	final := s.node.Finalized()
+	for f(final) {
+		next, err := s.node.NextFinalized(ctx, final.Number)
+		if err != nil {
+			return
+		}
+		final = next
+	}
+}
+
+// subscribeVersion notifies of the runtime's version now and after each upgrade.
 func (s *Server) subscribeVersion(session *session, _ params) (any, func(), error) {
-	version, err := s.runtimeVersion(nil)
-	if err != nil {
-		return nil, nil, err
-	}
-	f, start, err := session.subscribe("state_runtimeVersion", nil)
-	if err != nil {
-		return nil, nil, err
-	}
-	f.push(version)
-	return f.id, start, nil
+	return subscribed(session.subscribe("state_runtimeVersion", func(ctx context.Context, f *feed) {
+		var last uint32
+		s.follow(ctx, func(h basilica.Header) bool {
+			version, err := s.versionAt(h.Hash)
+			if err != nil {
+				return false
+			}
+			if version.SpecVersion != last {
+				f.push(version)
+			}
+			last = version.SpecVersion
+			return true
+		})
+	}))
 }
 
 // subscribeStorage notifies of the keys' values now and whenever a block changes one of them.

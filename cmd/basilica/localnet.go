@@ -14,6 +14,7 @@ func localnetCommand() *cobra.Command {
 	var (
 		listen, data string
 		genesis      string
+		pulses       string
 		blockTime    time.Duration
 		netuid       uint16
 		manual       bool
@@ -43,6 +44,9 @@ the others are known to everybody. With --manual it makes a block only when a cl
 			if given("genesis") {
 				cfg.Localnet.Genesis = genesis
 			}
+			if given("pulses") {
+				cfg.Localnet.Pulses = pulses
+			}
 			if given("manual") {
 				cfg.Localnet.Manual = manual
 			}
@@ -54,6 +58,7 @@ the others are known to everybody. With --manual it makes a block only when a cl
 	f.DurationVar(&blockTime, "block-time", 0, "time between two blocks, 20ms to 1m; default: localnet.block_time")
 	f.Uint16Var(&netuid, "netuid", 0, "number of the subnet in a new chain; default: localnet.netuid")
 	f.StringVar(&genesis, "genesis", "", "TOML file with what a new chain begins with: accounts, subnets, hyperparameters, neurons, stakes; default: localnet.genesis, else one subnet")
+	f.StringVar(&pulses, "pulses", "", "file with quicknet's pulses, for clients that seal weights to the public beacon; default: localnet.pulses, else a beacon of the chain's own")
 	f.BoolVar(&manual, "manual", false, "make blocks only when engine_createBlock asks for them")
 	return cmd
 }
