@@ -22,7 +22,7 @@ func TestWeightsByHand(t *testing.T) {
 	for args, want := range map[string][]basilica.Weight{
 		"4=0.7 9=0.35": {{UID: 4, Value: 65535}, {UID: 9, Value: 32768}},
 		"4=3":          {{UID: 4, Value: 65535}},
-		"4=0 5=1e-9":   {{UID: 4, Value: 0}, {UID: 5, Value: 65535}},
+		"4=0 5=1e-9":   {{UID: 5, Value: 65535}},
 		"":             nil,
 		"4":            nil, "4=": nil, "=1": nil, "65536=1": nil, "4=-1": nil, "4=NaN": nil, "4=Inf": nil, "4=0 5=0": nil,
 	} {

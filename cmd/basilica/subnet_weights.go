@@ -14,6 +14,7 @@ import (
 	"basilica"
 	"basilica/keys"
 	"basilica/subtensor"
+	"basilica/yuma"
 )
 
 func weightsCommand() *cobra.Command {
@@ -69,12 +70,11 @@ therefore stays until then. --wait stays in either case. A running validator set
 	return cmd
 }
 
-// weightsOf reads UID=SHARE; the largest share becomes 65535.
+// weightsOf reads UID=SHARE; the largest share becomes 65535, and what rounds to 0 is left out, as official clients do it.
 func weightsOf(args []string) ([]basilica.Weight, error) {
 	var (
-		out    []basilica.Weight
+		uids   []uint16
 		shares []float64
-		most   float64
 	)
 	for _, a := range args {
 		number, part, _ := strings.Cut(a, "=")
@@ -83,13 +83,18 @@ func weightsOf(args []string) ([]basilica.Weight, error) {
 		if errors.Join(err, err2) != nil || share < 0 || math.IsInf(share, 0) || math.IsNaN(share) {
 			return nil, fmt.Errorf("%.40q is not UID=SHARE, e.g. 4=0.7", a)
 		}
-		out, shares, most = append(out, basilica.Weight{UID: basilica.UID(uid)}), append(shares, share), max(most, share)
+		uids, shares = append(uids, uint16(uid)), append(shares, share)
 	}
-	if len(args) > 0 && most == 0 {
+	row, err := yuma.FromFloats(uids, shares)
+	if err != nil {
+		return nil, err
+	}
+	if len(args) > 0 && len(row) == 0 {
 		return nil, errors.New("all shares are 0")
 	}
-	for i := range out {
-		out[i].Value = uint16(math.Round(shares[i] / most * math.MaxUint16))
+	out := make([]basilica.Weight, len(row))
+	for i, e := range row {
+		out[i] = basilica.Weight{UID: basilica.UID(e.UID), Value: e.Value}
 	}
 	return out, nil
 }
