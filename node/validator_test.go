@@ -59,6 +59,12 @@ func TestValidatorAPIStaysOnLoopback(t *testing.T) {
 // devChain runs a localnet with short blocks until the test ends, and gives a client of it.
 func devChain(t *testing.T) (ChainConfig, *subtensor.Client) {
 	t.Helper()
+	_, cfg, client := devLocalnet(t)
+	return cfg, client
+}
+
+func devLocalnet(t *testing.T) (*Localnet, ChainConfig, *subtensor.Client) {
+	t.Helper()
 	ready := make(chan map[string]string, 1)
 	log := slog.New(slog.DiscardHandler)
 	l, err := NewLocalnet(t.Context(), LocalnetConfig{Listen: "127.0.0.1:0", BlockTime: Duration(50 * time.Millisecond), Tempo: 5, NetUID: 39},
@@ -74,7 +80,7 @@ func devChain(t *testing.T) (ChainConfig, *subtensor.Client) {
 			t.Error(err)
 		}
 	})
-	return cfg, client
+	return l, cfg, client
 }
 
 // runUntilEnd runs a wired role until the test ends.

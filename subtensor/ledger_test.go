@@ -390,13 +390,13 @@ func (l *ledger) take(raw []byte, status func(string, basilica.Hash)) (basilica.
 	if err != nil {
 		return basilica.Hash{}, refusal{1002, "Verification Error", err.Error()}
 	}
-	head := uint64(len(l.headers) - 1)
-	birth := x.Era.Birth(head)
+	next := uint64(len(l.headers)) // the pool judges by the number of the next block
+	birth := x.Era.Birth(next)
 	s := pallet.Signing{SpecVersion: l.runtime.spec, TxVersion: 1, Genesis: l.headers[0].Hash()}
 	if birth < uint64(len(l.headers)) {
 		s.BirthHash = l.headers[birth].Hash()
 	}
-	w := &waiting{x: x, raw: bytes.Clone(raw), hash: pallet.ExtrinsicHash(raw), death: x.Era.Death(head), status: status}
+	w := &waiting{x: x, raw: bytes.Clone(raw), hash: pallet.ExtrinsicHash(raw), death: x.Era.Death(next), status: status}
 	ok, err := l.runtime.words.Verify(x, s)
 	switch {
 	case err != nil || !ok:
@@ -605,28 +605,41 @@ func (p *pipes) cut(down bool) {
 // that knows the ledger's first runtime already. All of it ends with stop.
 func serveLedger(t testing.TB, l *ledger, cfg ServerConfig) (client *Client, wire *pipes, stop func()) {
 	t.Helper()
-	wire = newPipes()
-	ctx, cancel := context.WithCancel(context.Background())
-	var wg sync.WaitGroup
-	wg.Go(func() {
-		if err := NewServer(l, l, cfg, slog.New(slog.DiscardHandler)).Serve(ctx, wire); err != nil {
-			t.Error(err)
-		}
-	})
-	wg.Go(func() {
+	client, wire, ended := serveNode(t, l, l, cfg)
+	done, ticking := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(ticking)
 		tick := time.NewTicker(ledgerBlock)
 		defer tick.Stop()
 		for {
 			select {
-			case <-ctx.Done():
+			case <-done:
 				return
 			case <-tick.C:
 				l.Seal()
 			}
 		}
+	}()
+	return client, wire, func() {
+		close(done)
+		<-ticking
+		ended()
+	}
+}
+
+// serveNode puts a node and a ledger's pool behind a real server in a network of pipes.
+func serveNode(t testing.TB, node Node, l *ledger, cfg ServerConfig) (client *Client, wire *pipes, stop func()) {
+	t.Helper()
+	wire = newPipes()
+	ctx, cancel := context.WithCancel(context.Background())
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		if err := NewServer(node, l, cfg, slog.New(slog.DiscardHandler)).Serve(ctx, wire); err != nil {
+			t.Error(err)
+		}
 	})
 	transport := &http.Transport{DialContext: wire.dial}
-	client = New(Config{URL: "ws://127.0.0.1:9944", HTTP: &http.Client{Transport: transport}}, slog.New(slog.DiscardHandler))
+	client = New(Config{URL: "ws://127.0.0.1:9944", PollInterval: ledgerBlock, HTTP: &http.Client{Transport: transport}}, slog.New(slog.DiscardHandler))
 	client.runtimes[l.runtime.spec] = &runtimeVersion{spec: l.runtime.spec, tx: 1, words: l.runtime.words}
 	return client, wire, func() {
 		if err := client.Close(); err != nil {

@@ -27,11 +27,18 @@ const (
 	limited            // the node limits its callers
 )
 
+// queueGames is how many of rapid's plans are played; each takes simulated hours.
+const queueGames = 30
+
 // TestQueueNonces: whatever happens to a key's transactions on their way, each one that is said to be final is in one block,
 // each one that is said to be lost is in none, and the nonces in the blocks have neither gap nor double.
 func TestQueueNonces(t *testing.T) {
 	v := speak(t, 425, nil)
+	played := 0
 	rapid.Check(t, func(rt *rapid.T) {
+		if played++; played > queueGames {
+			return
+		}
 		plan := rapid.SliceOfN(rapid.Custom(func(rt *rapid.T) trouble { return trouble(rapid.IntRange(0, int(limited)).Draw(rt, "trouble")) }), 0, 6).Draw(rt, "plan")
 		keysUsed := rapid.IntRange(1, 2).Draw(rt, "keys")
 		each := rapid.IntRange(1, 3).Draw(rt, "each")
@@ -130,7 +137,7 @@ func playQueue(t *testing.T, v *vocabulary, plan []trouble, keysUsed, each int) 
 		case r.err != nil && found != 0 && basilica.KindOf(r.err) != basilica.Unavailable:
 			t.Errorf("said to be refused (%v), and in %d blocks: %v", r.err, found, plan)
 		case basilica.CodeOf(r.err) == codeLost && found != 0:
-			t.Errorf("said to be lost, and in %d blocks: %v", found, plan)
+			t.Errorf("said to be lost (%v), and in %d blocks, signed %d times: %v, %d keys, %d each", r.err, found, len(r.sent), plan, keysUsed, each)
 		case r.err != nil && basilica.CodeOf(r.err) == "":
 			t.Errorf("an end without a name: %v (%v)", r.err, plan)
 		}

@@ -32,7 +32,10 @@ func (c *Client) signShielded(ctx context.Context, rt *runtimeVersion, signer ke
 	if err != nil {
 		return nil, fmt.Errorf("last block: %w", err)
 	}
-	born := basilica.Header{Number: max(last.Number, 1) - 1, Hash: last.Parent}
+	born := last
+	if last.Number > 0 {
+		born = basilica.Header{Number: last.Number - 1, Hash: last.Parent}
+	}
 	inner, err := c.signed(ctx, rt, signer, data, nonce+1, born, shieldPeriod)
 	if err != nil {
 		return nil, err
