@@ -3,6 +3,7 @@ package subtensor
 import (
 	"bytes"
 	"fmt"
+	"slices"
 	"strconv"
 
 	"basilica"
@@ -37,11 +38,11 @@ func argU16List(p params, i int, b []byte) ([]byte, error) {
 
 // argAccount is a public key as an array of 32 byte numbers, which old clients send.
 func argAccount(p params, i int, b []byte) ([]byte, error) {
-	var list []uint8Number
+	var list []uint16 // encoding/json would read a list of uint8 as base64
 	if err := p.into(i, &list); err != nil {
 		return nil, err
 	}
-	if len(list) != 32 {
+	if len(list) != 32 || slices.Max(list) > 255 {
 		return nil, invalidParams(fmt.Sprintf("parameter %d: an account has 32 bytes", i))
 	}
 	for _, v := range list {
@@ -49,9 +50,6 @@ func argAccount(p params, i int, b []byte) ([]byte, error) {
 	}
 	return b, nil
 }
-
-// uint8Number keeps encoding/json from reading a list of bytes as base64.
-type uint8Number uint8
 
 // legacyAPIs are subtensor's own methods: names of runtime APIs that answer as arrays of byte numbers. After the
 // arguments comes the block's hash, or nothing.
@@ -108,9 +106,9 @@ func legacyMethods(table map[string]method) {
 			if err != nil {
 				return nil, err
 			}
-			numbers := make([]uint8Number, len(answer))
+			numbers := make([]uint16, len(answer)) // a list of uint8 would go out as base64
 			for i, b := range answer {
-				numbers[i] = uint8Number(b)
+				numbers[i] = uint16(b)
 			}
 			return numbers, nil
 		})
