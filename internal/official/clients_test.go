@@ -31,12 +31,13 @@ func TestSDK11(t *testing.T) {
 	if hyper["tempo"] != 20.0 || hyper["commit_reveal_weights_enabled"] != false {
 		t.Errorf("hyperparameters %v", hyper)
 	}
-	liveAsNeuron(t, p, root, nil, func() {
+	liveAsNeuron(t, p, chain, root, nil, func() {
 		p.do("commit_reveal", map[string]any{"root": root, "name": "alice", "netuid": netuid, "enabled": true}, nil)
 	})
 
 	global := []string{"--network", chain.url, "--wallet-path", root, "--json"}
-	wallet := append([]string{"--wallet", "eve", "--yes"}, global...)
+	wallet := append([]string{"--wallet", "eve"}, global...)
+	signed := append([]string{"--yes"}, wallet...)
 	var all, one, graph, plain any
 	btcli(t, "sdk11", &all, append([]string{"subnets", "list"}, global...)...)
 	mustHold(t, all, `"netuid":39`)
@@ -47,11 +48,11 @@ func TestSDK11(t *testing.T) {
 	btcli(t, "sdk11", &plain, append([]string{"wallet", "balance"}, wallet...)...)
 	mustHold(t, plain, pair(t, "//Eve").SS58())
 	var sent struct{ Success bool }
-	btcli(t, "sdk11", &sent, append([]string{"subnets", "register", "--netuid", "39"}, wallet...)...)
+	btcli(t, "sdk11", &sent, append([]string{"subnets", "register", "--netuid", "39"}, signed...)...)
 	if all := p.neurons(); !sent.Success || len(all) != 3 || all[2].Coldkey != pair(t, "//Eve").SS58() {
 		t.Errorf("btcli registered: %v, %+v", sent, all)
 	}
-	btcli(t, "sdk11", &sent, append([]string{"stake", "add", "--netuid", "39", "--amount-tao", "5", "--hotkey-ss58", pair(t, "//Eve//hot").SS58()}, wallet...)...)
+	btcli(t, "sdk11", &sent, append([]string{"stake", "add", "--netuid", "39", "--amount", "5", "--hotkey", pair(t, "//Eve//hot").SS58()}, signed...)...)
 	if all := p.neurons(); !sent.Success || all[2].Stake == 0 {
 		t.Errorf("btcli staked: %v, %+v", sent, all)
 	}
@@ -68,7 +69,7 @@ func TestSDK10(t *testing.T) {
 	if hyper["tempo"] != 20.0 || hyper["commit_reveal_weights_enabled"] != false {
 		t.Errorf("hyperparameters %v", hyper)
 	}
-	liveAsNeuron(t, p, root, map[string]any{"block_time": blockTime.Seconds()}, func() { sealWeights(t, chain, root) })
+	liveAsNeuron(t, p, chain, root, map[string]any{"block_time": blockTime.Seconds()}, func() { sealWeights(t, chain, root) })
 
 	global := []string{"--network", chain.url, "--json-output"}
 	wallet := append([]string{"--wallet-path", root, "--wallet-name", "eve", "--hotkey", "default"}, global...)

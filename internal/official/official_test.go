@@ -18,6 +18,7 @@ import (
 	"testing"
 	"time"
 
+	"basilica"
 	"basilica/keys"
 	"basilica/localnet"
 	"basilica/subtensor"
@@ -84,6 +85,17 @@ func startNetwork(t testing.TB, pace time.Duration) network {
 	return network{chain, "ws://" + ln.Addr().String()}
 }
 
+// pass waits for some blocks.
+func (n network) pass(t *testing.T, blocks basilica.BlockNumber) {
+	t.Helper()
+	for head, until := n.chain.Head(), n.chain.Head().Number+blocks; head.Number < until; {
+		var err error
+		if head, err = n.chain.NextHead(t.Context(), head.Number); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 // pair is the key of a secret URI.
 func pair(t testing.TB, uri string) *keys.Pair {
 	t.Helper()
@@ -127,10 +139,10 @@ type python struct {
 	stderr *bytes.Buffer
 }
 
-// environment is what official clients find: a home of their own, no colours, lines as long as they like.
+// environment is what official clients find: a home of their own, no colours.
 func environment(home string) []string {
 	return []string{
-		"HOME=" + home, "PATH=/usr/bin:/bin", "LANG=C.UTF-8", "NO_COLOR=1", "TERM=dumb", "COLUMNS=100000", "PYTHONUNBUFFERED=1",
+		"HOME=" + home, "PATH=/usr/bin:/bin", "LANG=C.UTF-8", "NO_COLOR=1", "TERM=dumb", "PYTHONUNBUFFERED=1",
 		"PYTHONWARNINGS=ignore", "BT_NO_PARSE_CLI_ARGS=true",
 	}
 }
@@ -242,11 +254,14 @@ func btcli(t testing.TB, sdk string, value any, args ...string) {
 	cmd := exec.CommandContext(ctx, installed(t, "bin/official/"+sdk+"/bin/btcli"), args...)
 	var stderr bytes.Buffer
 	cmd.Env, cmd.Dir, cmd.Stderr = environment(t.TempDir()), t.TempDir(), &stderr
+	if sdk == "sdk10" {
+		cmd.Env = append(cmd.Env, "COLUMNS=100000") // it breaks its JSON at the edge of the terminal
+	}
 	began := time.Now()
 	out, err := cmd.Output()
 	what := sdk + " btcli " + strings.Join(args[:2], " ")
 	if err != nil {
-		t.Fatalf("%s: %v\n%s\n%s", what, err, out, &stderr)
+		t.Fatalf("%s: %v\n%.2000s\n%.2000s", what, err, out, &stderr)
 	}
 	t.Logf("%s: %.1fs", what, time.Since(began).Seconds())
 	at := bytes.IndexAny(out, "{[")
@@ -356,7 +371,7 @@ func readBasics(t *testing.T, p *python) {
 }
 
 // liveAsNeuron registers dave, serves his axon, stakes on him, has the owner set weights in plain and sealed.
-func liveAsNeuron(t *testing.T, p *python, root string, more map[string]any, seal func()) {
+func liveAsNeuron(t *testing.T, p *python, chain network, root string, more map[string]any, seal func()) {
 	t.Helper()
 	with := func(extra map[string]any) map[string]any {
 		args := map[string]any{"root": root, "name": "dave", "netuid": netuid}
@@ -386,6 +401,7 @@ func liveAsNeuron(t *testing.T, p *python, root string, more map[string]any, sea
 		t.Errorf("last update %d, before it %d", after[0].Update, all[0].Update)
 	}
 	seal()
+	chain.pass(t, 11) // the rate limit of weights, and one
 	p.do("weights", vector, nil)
 	var stored []commit
 	p.do("commits", map[string]any{"netuid": netuid}, &stored)

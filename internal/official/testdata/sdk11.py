@@ -6,10 +6,12 @@ import sys
 import bittensor as bt
 
 sub = None
+endpoint = None
 
 
 def connect(url):
-    global sub
+    global sub, endpoint
+    endpoint = url
     sub = bt.Subtensor(url)
     return {"block": sub.block, "spec": sub.spec_version}
 
@@ -76,7 +78,10 @@ def outcome(result):
 
 
 def register(root, name, netuid):
-    return outcome(sub.execute(bt.intents.BurnedRegister(netuid=netuid), bt.Wallet(name, "default", root)))
+    done = outcome(sub.execute(bt.intents.BurnedRegister(netuid=netuid), bt.Wallet(name, "default", root)))
+    # The SDK takes the nonce of the sealed call for unused afterwards; a new connection asks the chain.
+    connect(endpoint)
+    return done
 
 
 def serve(root, name, netuid, ip, port):
