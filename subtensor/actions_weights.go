@@ -78,7 +78,8 @@ func (v *view) mayWeigh(ctx context.Context, q *Quote, to Target, weights []basi
 		return err
 	}
 	values, err := v.read(ctx, subtensorItem("ValidatorPermit", to.NetUID), subtensorItem("LastUpdate", to.index()), subtensorItem("WeightsSetRateLimit", to.NetUID),
-		item{"System", "Number", nil}, subtensorItem("MinAllowedWeights", to.NetUID), subtensorItem("SubnetworkN", to.NetUID))
+		item{"System", "Number", nil}, subtensorItem("MinAllowedWeights", to.NetUID), subtensorItem("SubnetworkN", to.NetUID),
+		subtensorItem("SubnetOwnerHotkey", to.NetUID))
 	if err != nil {
 		return err
 	}
@@ -87,14 +88,14 @@ func (v *view) mayWeigh(ctx context.Context, q *Quote, to Target, weights []basi
 	last := p.number("LastUpdate", at(p.list("LastUpdate", values[1]), int(uid), uint64(0)))
 	limit, now := p.number("WeightsSetRateLimit", values[2]), p.number("Number", values[3])
 	least := min(p.number("MinAllowedWeights", values[4]), p.number("SubnetworkN", values[5]))
-	self := len(weights) == 1 && weights[0].UID == uid
+	self, owner := len(weights) == 1 && weights[0].UID == uid, p.account("SubnetOwnerHotkey", values[6]) == pub
 	switch {
 	case p.err != nil:
 		return p.err
 	case last != 0 && now+1 < last+limit:
 		return basilica.E(basilica.Exhausted, "SubtensorModule.SettingWeightsTooFast", fmt.Sprintf("uid %d updated its weights in block %d, and may again in block %d; now it is block %d", uid, last, last+limit, now),
 			fixFor("SettingWeightsTooFast"))
-	case !permit && !self && uid != 0:
+	case !permit && !self && !owner:
 		return basilica.E(basilica.Denied, "SubtensorModule.NeuronNoValidatorPermit", fmt.Sprintf("uid %d has no validator permit on subnet %d", uid, to.NetUID), fixFor("NeuronNoValidatorPermit"))
 	case uint64(len(weights)) < least && !self:
 		return basilica.E(basilica.Invalid, "SubtensorModule.WeightVecLengthIsLow", fmt.Sprintf("%d weights are fewer than the %d that subnet %d wants", len(weights), least, to.NetUID),

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -19,10 +21,11 @@ func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){"basilica": main})
 }
 
-// startChain runs a development chain behind its real door, with a block every 50 ms.
-func startChain() (url string, stop func() error, err error) {
+// startChain runs a development chain behind its real door, with a block every 50 ms; genesis is a file, or empty.
+func startChain(genesis string) (url string, stop func() error, err error) {
 	cfg := node.DefaultConfig().Localnet
 	cfg.Listen, cfg.StatusListen, cfg.DataDir, cfg.BlockTime, cfg.Tempo = "127.0.0.1:0", "", "", node.Duration(50*time.Millisecond), 20
+	cfg.Genesis = genesis
 	addrs := make(chan map[string]string, 1)
 	ctx, cancel := context.WithCancel(context.Background())
 	chain, err := node.NewLocalnet(ctx, cfg, node.Deps{
@@ -45,12 +48,17 @@ func startChain() (url string, stop func() error, err error) {
 	return "ws://" + (<-addrs)["rpc"], stop, nil
 }
 
-// TestSubnetCommandLine plays the verbs of `basilica subnet`, one script a theme, each on a chain of its own.
+// TestSubnetCommandLine plays the verbs of `basilica subnet`, one script a theme, each on a chain of its own:
+// that of the script's genesis.toml where it has one.
 func TestSubnetCommandLine(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata/subnet",
 		Setup: func(env *testscript.Env) error {
-			url, stop, err := startChain()
+			genesis := filepath.Join(env.WorkDir, "genesis.toml")
+			if _, err := os.Stat(genesis); err != nil {
+				genesis = ""
+			}
+			url, stop, err := startChain(genesis)
 			if err != nil {
 				return err
 			}
@@ -69,7 +77,7 @@ func TestSubnetCommandLine(t *testing.T) {
 
 // TestSubnetAsksOnTerminal: on a terminal a verb that writes says what it costs and asks; y goes on, anything else does not.
 func TestSubnetAsksOnTerminal(t *testing.T) {
-	url, stop, err := startChain()
+	url, stop, err := startChain("")
 	if err != nil {
 		t.Fatal(err)
 	}
