@@ -68,6 +68,7 @@ func FuzzHostileAnswers(f *testing.F) {
 	h := &hostile{ledger: l}
 	client, _, stop := serveNode(f, h, l, ServerConfig{})
 	f.Cleanup(stop)
+	client.runtimes[l.runtime.spec] = &runtimeVersion{spec: l.runtime.spec, tx: 1, words: l.runtime.words}
 	hotkey := ledgerKey(f, "//Bob//hot")
 	f.Fuzz(func(t *testing.T, data []byte) {
 		h.say(data)

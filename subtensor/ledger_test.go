@@ -606,6 +606,7 @@ func (p *pipes) cut(down bool) {
 func serveLedger(t testing.TB, l *ledger, cfg ServerConfig) (client *Client, wire *pipes, stop func()) {
 	t.Helper()
 	client, wire, ended := serveNode(t, l, l, cfg)
+	client.runtimes[l.runtime.spec] = &runtimeVersion{spec: l.runtime.spec, tx: 1, words: l.runtime.words}
 	done, ticking := make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(ticking)
@@ -627,20 +628,19 @@ func serveLedger(t testing.TB, l *ledger, cfg ServerConfig) (client *Client, wir
 	}
 }
 
-// serveNode puts a node and a ledger's pool behind a real server in a network of pipes.
-func serveNode(t testing.TB, node Node, l *ledger, cfg ServerConfig) (client *Client, wire *pipes, stop func()) {
+// serveNode puts a node and its pool behind a real server in a network of pipes.
+func serveNode(t testing.TB, node Node, pool Pool, cfg ServerConfig) (client *Client, wire *pipes, stop func()) {
 	t.Helper()
 	wire = newPipes()
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
 	wg.Go(func() {
-		if err := NewServer(node, l, cfg, slog.New(slog.DiscardHandler)).Serve(ctx, wire); err != nil {
+		if err := NewServer(node, pool, cfg, slog.New(slog.DiscardHandler)).Serve(ctx, wire); err != nil {
 			t.Error(err)
 		}
 	})
 	transport := &http.Transport{DialContext: wire.dial}
 	client = New(Config{URL: "ws://127.0.0.1:9944", PollInterval: ledgerBlock, HTTP: &http.Client{Transport: transport}}, slog.New(slog.DiscardHandler))
-	client.runtimes[l.runtime.spec] = &runtimeVersion{spec: l.runtime.spec, tx: 1, words: l.runtime.words}
 	return client, wire, func() {
 		if err := client.Close(); err != nil {
 			t.Error(err)
