@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"math/big"
+	"slices"
 	"strings"
 	"testing"
 
@@ -582,9 +583,24 @@ func FuzzDecodeExtrinsic(f *testing.F) {
 	rt := runtimeOf(f, "subtensor425", "v14")
 	f.Add([]byte{0x28, 5, 2, 0, 0x0b, 6, 0x9f, 0xf4, 0x8e, 0x9f, 1})
 	f.Add([]byte{0x14, 0x84, 0, 1, 2, 3})
+	var v struct{ Cases []recordedExtrinsic }
+	unmarshal(f, "subtensor425/extrinsics/accepted.json.gz", &v)
+	for _, c := range v.Cases[:8] {
+		f.Add(unhex(f, c.ExtrinsicHex))
+	}
 	f.Fuzz(func(t *testing.T, data []byte) {
 		x, err := rt.DecodeExtrinsic(data)
-		if err != nil || !x.Signed {
+		if err != nil {
+			return
+		}
+		call, err := rt.DecodeCall(x.Call)
+		if err != nil {
+			t.Fatalf("passes with a call that does not decode: %v", err)
+		}
+		if back, err := rt.Call(call.Pallet, call.Name, argMap(call.Args)); err != nil || !bytes.Equal(back, x.Call) {
+			t.Fatalf("%s.%s encodes to %x, not %x: %v", call.Pallet, call.Name, back, x.Call, err)
+		}
+		if !x.Signed {
 			return
 		}
 		if _, err := rt.Verify(x, Signing{}); err != nil {
@@ -596,10 +612,43 @@ func FuzzDecodeExtrinsic(f *testing.F) {
 func FuzzEvents(f *testing.F) {
 	rt := runtimeOf(f, "subtensor425", "v15")
 	f.Add([]byte{4, 0, 0, 0, 0, 0, 0, 0, 0, 0})
+	var v struct{ Events struct{ Raw string } }
+	unmarshal(f, "subtensor425/decoding/chain.json", &v)
+	f.Add(unhex(f, v.Events.Raw))
 	f.Fuzz(func(_ *testing.T, data []byte) {
 		events, err := rt.Events(data)
 		if err == nil {
 			_ = rt.Outcome(events, 0)
+		}
+	})
+}
+
+// FuzzStorageArgs takes keys apart that a node may answer with.
+func FuzzStorageArgs(f *testing.F) {
+	rt := runtimeOf(f, "subtensor425", "v15")
+	pallets := rt.Metadata().Pallets
+	var v struct{ Items []struct{ Item, Key string } }
+	unmarshal(f, "subtensor425/decoding/storage.json.gz", &v)
+	for i := 0; i < len(v.Items); i += 40 {
+		f.Add(uint8(7), uint8(i), unhex(f, v.Items[i].Key)[32:]) // what follows pallet and item
+	}
+	f.Fuzz(func(t *testing.T, pallet, item uint8, rest []byte) {
+		p := &pallets[int(pallet)%len(pallets)]
+		if len(p.Storage.Entries) == 0 {
+			return
+		}
+		e := &p.Storage.Entries[int(item)%len(p.Storage.Entries)]
+		prefix, err := rt.StorageKey(p.Name, e.Name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		args, err := rt.StorageArgs(p.Name, e.Name, append(prefix, rest...))
+		if err != nil || slices.Contains(args, nil) {
+			return
+		}
+		key, err := rt.StorageKey(p.Name, e.Name, args...)
+		if err != nil || len(key) != len(prefix)+len(rest) {
+			t.Fatalf("%s.%s: %v gives %x, %v", p.Name, e.Name, args, key, err)
 		}
 	})
 }
