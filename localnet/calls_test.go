@@ -420,6 +420,21 @@ func TestIdentities(t *testing.T) {
 	}
 }
 
+// TestRootInterval: from block 100 on root's count of registrations starts over in every block, since its epoch is always
+// due and never runs.
+func TestRootInterval(t *testing.T) {
+	s, validator, miner := registered(t, Config{})
+	s.poke(func(w writer) { s.Chain.rt.subnets.registrationsThisInterval.set(w, rootNetuid, 6) })
+	wantError(t, s.do(s.key("//Bob"), "SubtensorModule.root_register", map[string]any{"hotkey": validator.PublicKey()}), "TooManyRegistrationsThisInterval")
+	s.seal(96)
+	s.must(s.key("//Bob"), "SubtensorModule.root_register", map[string]any{"hotkey": validator.PublicKey()})
+	if got := s.read("SubtensorModule", "RegistrationsThisInterval", uint16(rootNetuid)); got != uint64(1) {
+		t.Errorf("%v registrations in the interval", got)
+	}
+	s.must(s.key("//Charlie"), "SubtensorModule.root_register", map[string]any{"hotkey": miner.PublicKey()})
+	wantError(t, s.do(s.key("//Bob"), "SubtensorModule.root_register", map[string]any{"hotkey": validator.PublicKey()}), "HotKeyAlreadyRegisteredInSubNet")
+}
+
 func TestCommitmentRules(t *testing.T) {
 	s, validator, _ := registered(t, Config{})
 	publish := func(facts ...any) map[string]any {
