@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"log/slog"
 	"math/big"
 	"net/netip"
@@ -71,6 +72,12 @@ func TestPoolErrors(t *testing.T) {
 		err := poolError(&rpcError{Code: c.code, Message: "Invalid Transaction", Data: json.RawMessage(c.data)})
 		if basilica.CodeOf(err) != c.want || basilica.KindOf(err) != c.kind {
 			t.Errorf("%d %s: %v %v", c.code, c.data, basilica.KindOf(err), err)
+		}
+	}
+	for n := range 256 { // whatever the pool says has a next step
+		err := poolError(&rpcError{Code: 1010, Message: "Invalid Transaction", Data: json.RawMessage(fmt.Sprintf(`"Custom error: %d"`, n))})
+		if name := pallet.PoolError(uint8(n)); name != "Unknown" && (basilica.CodeOf(err) != "Pool."+name || basilica.FixOf(err) == "") {
+			t.Errorf("%d: %v, fix %q", n, err, basilica.FixOf(err))
 		}
 	}
 	other := errors.New("x")
