@@ -35,6 +35,7 @@ var machineCodes = []Explanation{
 	{"KEY_CUT", "an encrypted key file is cut short", "it was not copied whole", "take a whole copy from your backup; nothing was changed here"},
 	{"KEY_EXISTS", "a key file stands there already", "a key file is never replaced: a lost key is lost for good", "take another name with --wallet or --hotkey, or move the old file away if its key is backed up"},
 	{"KEY_INVALID", "a derivation path is malformed", "development keys are written like //Alice//miner", "write it like //Alice or //Alice//miner"},
+	{"KEY_MEMORY", "an encrypted key file takes more memory than this container may use", "deriving its key takes 512 MiB for some seconds, by the official wallet's format; the kernel would kill the process", "let the container use 576 MiB, or take a hotkey file in clear with mode 0600"},
 	{"KEY_MISSING", "no key is set", "the role signs with a hotkey", "give the path of a key file, e.g. ~/.bittensor/wallets/default/hotkeys/default"},
 	{"KEY_MODE", "others than its owner may read a secret key file", "a copy or an archive gave it another mode than 0600", "chmod 600 the file; if others use this machine, take the key for known to them"},
 	{"KEY_PASSWORD_DIFFERS", "the two passwords that were typed differ", "a new password is asked for twice, because it is not seen", "run the command again and type the same password twice; nothing was written"},

@@ -19,6 +19,9 @@ const (
 	naclMemory = 512 << 10 // KiB
 )
 
+// NaClMemory is what opening or writing an encrypted key file of today's btwallet takes for some seconds, in bytes.
+const NaClMemory = naclMemory << 10
+
 const naclSalt = "\x13\x71\x83\xdf\xf1\x5a\x09\xbc\x9c\x90\xb5\x51\x87\x39\xe9\xb1"
 
 // FileKey is the key that a password gives for today's encryption of key files.

@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"unicode"
 	"unicode/utf8"
@@ -32,6 +33,11 @@ type password struct {
 // openKeyfile makes what opens the encrypted key file at path.
 func openKeyfile(path string) func(sealed []byte) (keys.Keyfile, error) {
 	return func(sealed []byte) (keys.Keyfile, error) {
+		if keys.EncryptionOf(sealed) == keys.NaCl {
+			if err := enoughMemory(cgroups, path); err != nil {
+				return keys.Keyfile{}, err
+			}
+		}
 		p, err := passwordOf(path, os.Getenv, promptOn(Terminal))
 		if err != nil {
 			return keys.Keyfile{}, err
@@ -51,7 +57,33 @@ func openKeyfile(path string) func(sealed []byte) (keys.Keyfile, error) {
 // the terminal is asked twice. Weak ones are refused. A variable that may be in the official tools' form is taken to be where
 // that gives printable text, and tell says so.
 func NewPassword(path string, tell io.Writer) ([]byte, error) {
+	if err := enoughMemory(cgroups, path); err != nil {
+		return nil, err
+	}
 	return newPassword(path, tell, os.Getenv, Terminal)
+}
+
+const (
+	cgroups      = "/sys/fs/cgroup"
+	beside       = 64 << 20 // what a process has beside the derivation
+	memoryNeeded = keys.NaClMemory + beside
+)
+
+// enoughMemory refuses a derivation for which the kernel would kill this process, in a container whose limit is too low. It
+// reads both versions of cgroups; without a limit there is enough.
+func enoughMemory(root, path string) error {
+	for _, name := range []string{"memory.max", "memory/memory.limit_in_bytes"} {
+		text, err := os.ReadFile(filepath.Join(root, name))
+		if err != nil {
+			continue // no limit, or the other version
+		}
+		limit, err := strconv.ParseUint(strings.TrimSpace(string(text)), 10, 64)
+		if err == nil && limit < memoryNeeded {
+			return basilica.E(basilica.Exhausted, "KEY_MEMORY", fmt.Sprintf("the encrypted key file %s takes %d MiB of memory, and this container may use %d", path, keys.NaClMemory>>20, limit>>20),
+				fmt.Sprintf("let the container use %d MiB, or take a hotkey file in clear with mode 0600", memoryNeeded>>20))
+		}
+	}
+	return nil
 }
 
 func newPassword(path string, tell io.Writer, getenv func(string) string, terminal string) ([]byte, error) {

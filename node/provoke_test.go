@@ -133,6 +133,21 @@ func TestRefusals(t *testing.T) {
 		},
 		"KEY_INVALID": func(*testing.T) error { return key("//") },
 		"KEY_CUT":     func(t *testing.T) error { return key(file(t, `{"secretSeed":"0x`)) },
+		"KEY_MEMORY": func(t *testing.T) error {
+			root := t.TempDir()
+			for _, limit := range []string{"max\n", "9223372036854771712\n", "603979776\n"} {
+				if err := os.WriteFile(filepath.Join(root, "memory.max"), []byte(limit), 0o600); err != nil {
+					t.Fatal(err)
+				}
+				if err := enoughMemory(root, "hotkey"); err != nil {
+					t.Errorf("limit %q: %v", limit, err)
+				}
+			}
+			if err := errors.Join(os.Mkdir(filepath.Join(root, "memory"), 0o700), os.WriteFile(filepath.Join(root, "memory/memory.limit_in_bytes"), []byte("603979775\n"), 0o600)); err != nil {
+				t.Fatal(err)
+			}
+			return enoughMemory(root, "hotkey")
+		},
 		"KEY_MISSING": func(*testing.T) error { return key("") },
 		"KEY_MODE": func(t *testing.T) error {
 			path := file(t, keys.DevPhrase)
