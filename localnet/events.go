@@ -61,7 +61,6 @@ var (
 	eventChildrenSet            = eventID{7, 76}
 	eventChainIdentitySet       = eventID{7, 77}
 	eventSubnetIdentitySet      = eventID{7, 78}
-	eventSubnetIdentityRemoved  = eventID{7, 79}
 	eventWeightsCommitted       = eventID{7, 85}
 	eventWeightsRevealed        = eventID{7, 86}
 	eventWeightsBatchRevealed   = eventID{7, 87}

@@ -17,7 +17,6 @@ const (
 	newTempo       = 360
 	newKappa       = 32767
 	newCutoff      = 5000
-	maxMechanisms  = 16
 	identityBytes  = 1024 // of a description; the other texts are shorter
 	identityMember = 256
 )

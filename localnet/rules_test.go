@@ -640,7 +640,15 @@ func FuzzSubmit(f *testing.F) {
 	f.Add([]byte{0})
 	signed := append([]byte{0x84, 0}, make([]byte, 32)...)
 	signed = append(append(signed, 1), make([]byte, 64)...)
-	for _, call := range [][]byte{{7, 0, 39, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}, {12, 0, 19, 30, 39, 0, 5, 0}, {0, 0, 4, 1}} {
+	for _, call := range [][]byte{
+		{7, 0, 39, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0},
+		{12, 0, 19, 30, 39, 0, 5, 0},
+		{0, 0, 4, 1},
+		{11, 2, 8, 0, 0, 4, 5, 11, 0, 4, 0, 0, 0},                         // a batch in a batch
+		append(append([]byte{16, 0, 0}, make([]byte, 32)...), 0, 0, 0, 0), // a proxy's remark
+		{18, 0, 39, 0, 8, 3, 7, 7, 136, 4, 9},
+		{7, 80, 4, 156, 4, 4, 4, 8, 4, 0},
+	} {
 		f.Add(scale.AppendBytes(nil, append(append(slices.Clone(signed), 0, 0, 0, 0), call...)))
 	}
 	f.Fuzz(func(t *testing.T, raw []byte) {

@@ -16,22 +16,17 @@ const (
 // Hyperparameter.
 const (
 	ownerServingRateLimit   = 1
-	ownerMaxDifficulty      = 2
-	ownerAdjustmentAlpha    = 3
 	ownerImmunityPeriod     = 5
 	ownerMinAllowedWeights  = 6
 	ownerRho                = 8
-	ownerActivityCutoff     = 9
 	ownerMinBurn            = 11
 	ownerMaxBurn            = 12
 	ownerBondsMovingAverage = 13
 	ownerBondsPenalty       = 14
 	ownerCommitReveal       = 15
 	ownerLiquidAlpha        = 16
-	ownerAlphaValues        = 17
 	ownerRevealPeriod       = 18
 	ownerTransferToggle     = 19
-	ownerAlphaSteepness     = 20
 	ownerYuma3              = 21
 	ownerBondsReset         = 22
 	ownerImmuneNeurons      = 23
