@@ -34,7 +34,7 @@ func TestTableOfDoors(t *testing.T) {
 	rows := []string{
 		"| door | connections, of one place | headers within | body or message | old protocols |",
 		"|---|---|---|---|---|",
-		fmt.Sprintf("| axon | %s, %s | %s | %s within %s, blobs by the piece | TLS 1.3 only |", constant(axon, "maxConns"), constant(axon, "maxConnsNetwork"), constant(axon, "headerTime"), constant(axon, "maxBody"), constant(axon, "bodyTime")),
+		fmt.Sprintf("| axon | %s, %s | %s | %s within %s, blobs by the piece | TLS 1.3 only; with `axon_bridge` the synapses of older SDKs in plain HTTP beside it |", constant(axon, "maxConns"), constant(axon, "maxConnsNetwork"), constant(axon, "headerTime"), constant(axon, "maxBody"), constant(axon, "bodyTime")),
 		fmt.Sprintf("| fleet, executor | %s, %s | %s | %s within %s | TLS 1.3 only |", constant(wire, "maxConns"), constant(wire, "maxConnsHost"), constant(wire, "handshakeTime"), constant(wire, "maxMessage"), constant(wire, "callTime")),
 		fmt.Sprintf("| executor SSH | %s strangers, %s of one place; %s known | %s for the whole handshake | %s in a connection | Curve25519, AEAD ciphers, certificates only |", or(ssh, "MaxHandshakes"), or(ssh, "MaxConnsPerAddr"), or(ssh, "MaxConns"), or(ssh, "Handshake"), strings.Replace(or(ssh, "MaxBytes"), "1<<30", "1 GiB", 1)),
 		fmt.Sprintf("| status, validator API | %s, %s | %s | %s within %s | – |", constant(status, "maxConnections"), constant(status, "maxConnectionsNetwork"), constant(status, "headerTimeout"), constant(status, "maxBodyBytes"), constant(status, "readTimeout")),
