@@ -16,8 +16,9 @@ func (rt *runtime) beginBlock(x *execution) error {
 	subnets := slices.DeleteFunc(slices.Clone(nets), func(netuid uint16) bool { return netuid == rootNetuid })
 	rt.revealCommits(x, subnets)
 	emitting := slices.DeleteFunc(slices.Clone(subnets), func(netuid uint16) bool { return !rt.emits(x, netuid) })
+	sells := rt.rootSells(x, emitting)
 	for _, netuid := range emitting {
-		rt.accrue(x, netuid)
+		rt.accrue(x, netuid, sells)
 	}
 	if err := rt.stepEpochs(x, subnets); err != nil {
 		return err
@@ -69,7 +70,7 @@ func (rt *runtime) rootProportion(r reader, netuid uint16) u96f32 {
 // accrue adds one block's emission of a subnet: the owner's cut, half of the rest to servers, half to validators. The
 // part of root in the validators' half is kept for root's stakers where the prices of all subnets sum up to more than
 // 1, else it is recycled.
-func (rt *runtime) accrue(x *execution, netuid uint16) {
+func (rt *runtime) accrue(x *execution, netuid uint16, rootSells bool) {
 	s := rt.subnets
 	alpha := alphaEmission(1e9, rt.alphaIssuance(x, netuid))
 	s.alphaOutEmission.set(x, netuid, alpha)
@@ -89,7 +90,7 @@ func (rt *runtime) accrue(x *execution, netuid uint16) {
 	add(s.pendingOwnerCut, cut)
 	add(s.pendingServer, server)
 	add(s.pendingValidator, rest.minus(server).minus(root))
-	if rt.rootSells(x) {
+	if rootSells {
 		add(s.pendingRoot, root)
 	} else {
 		rt.recycleAlpha(x, netuid, root.integer())
@@ -132,13 +133,11 @@ func (rt *runtime) movingPrice(r reader, netuid uint16) u96f32 {
 	return rt.subnets.subnetMovingPrice.get(r, netuid)
 }
 
-// rootSells says that the moving prices of all subnets sum up to more than 1.
-func (rt *runtime) rootSells(x *execution) bool {
+// rootSells says that the moving prices of all subnets that take part sum up to more than 1.
+func (rt *runtime) rootSells(x *execution, emitting []uint16) bool {
 	sum := u96f32{}
-	for _, netuid := range rt.sortedNetuids(x) {
-		if netuid != rootNetuid && rt.emits(x, netuid) {
-			sum = sum.plus(rt.movingPrice(x, netuid))
-		}
+	for _, netuid := range emitting {
+		sum = sum.plus(rt.movingPrice(x, netuid))
 	}
 	return one.less(sum)
 }

@@ -411,6 +411,10 @@ var leftOut = []struct{ id, item, reason, shownBy string }{
 	{"epoch block", "SubtensorModule.Dividends", "the epoch's outcome", "TestEpochsVector"},
 	{"epoch block", "SubtensorModule.Incentive", "the epoch's outcome", "TestEpochsVector"},
 	{"epoch block", "SubtensorModule.Emission", "the epoch's outcome", "TestEpochsVector"},
+	{"epochs", "SubtensorModule.AlphaV2MapLastKey", walksStakes, "TestRootStakersAreIndexed"},
+	{"epochs", "SubtensorModule.NumStakingColdkeys", walksStakes, "TestRootStakersAreIndexed"},
+	{"epochs", "SubtensorModule.StakingColdkeys", walksStakes, "TestRootStakersAreIndexed"},
+	{"epochs", "SubtensorModule.StakingColdkeysByIndex", walksStakes, "TestRootStakersAreIndexed"},
 }
 
 func exempt(id, item string) bool {

@@ -81,6 +81,9 @@ func (c *Chain) Reorganise(depth uint64, lose func(raw []byte) bool) error {
 		return true
 	})
 	c.retreat(keep)
+	if err := c.recallUpgrades(); err != nil {
+		return err
+	}
 	c.forks++
 	x := c.next()
 	waiting := c.pool.order

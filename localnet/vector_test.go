@@ -1,7 +1,10 @@
 package localnet
 
 import (
+	"encoding/json"
+	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -39,8 +42,9 @@ func TestBurnSeriesVector(t *testing.T) {
 				MinBurn, MaxBurn, BurnAtStart number
 			}
 			Series []struct {
-				Registrations int
-				Burn          number
+				Registrations     int
+				Burn, RaoRecycled number
+				SubnetworkN       uint16
 			}
 		}
 	}
@@ -59,6 +63,7 @@ func TestBurnSeriesVector(t *testing.T) {
 			sub.minBurn.set(w, 2, uint64(run.Config.MinBurn))
 			sub.maxBurn.set(w, 2, uint64(run.Config.MaxBurn))
 			sub.burn.set(w, 2, uint64(run.Config.BurnAtStart))
+			sub.raoRecycled.set(w, 2, uint64(run.Series[0].RaoRecycled))
 		})
 		hotkeys := 0
 		for k, row := range run.Series[1:] {
@@ -77,8 +82,21 @@ func TestBurnSeriesVector(t *testing.T) {
 			if got := s.read("SubtensorModule", "RegistrationsThisBlock", uint16(2)); got != uint64(row.Registrations) {
 				t.Errorf("run %d, block %d: %v registrations, want %d", i, k+1, got, row.Registrations)
 			}
+			if got := s.read("SubtensorModule", "RAORecycledForRegistration", uint16(2)); got != uint64(row.RaoRecycled) {
+				t.Errorf("run %d, block %d: %v rao recycled, want %d", i, k+1, got, row.RaoRecycled)
+			}
+			if got := s.read("SubtensorModule", "SubnetworkN", uint16(2)); got != uint64(1+row.SubnetworkN-run.Series[0].SubnetworkN) {
+				t.Errorf("run %d, block %d: %v neurons", i, k+1, got)
+			}
 		}
 	}
+}
+
+// deferral is an event about an epoch that did not run.
+type deferral struct {
+	Event              string
+	Netuid             uint16
+	FromBlock, ToBlock number
 }
 
 func TestEpochBlocksVector(t *testing.T) {
@@ -92,6 +110,7 @@ func TestEpochBlocksVector(t *testing.T) {
 			}
 			FirstBlock uint64
 			Rows       [][7]number
+			Events     [][2]json.RawMessage // [block, [event]]
 		}
 	}
 	vectors.JSON(t, "subtensor425/rules/epoch_blocks.json", &record)
@@ -125,6 +144,31 @@ func TestEpochBlocksVector(t *testing.T) {
 				t.Fatalf("run %d: got %v, want %v", i, got, row)
 			}
 		}
+		for _, pair := range run.Events {
+			var block number
+			var want, got []deferral
+			if err := errors.Join(json.Unmarshal(pair[0], &block), json.Unmarshal(pair[1], &want)); err != nil {
+				t.Fatal(err)
+			}
+			for _, e := range s.eventsAt(s.hash(uint64(block))) {
+				if e.Name != "EpochDeferred" && e.Name != "EpochSkipped" {
+					continue
+				}
+				field := func(name string) uint64 {
+					v, _ := e.Fields.Get(name)
+					n, err := scale.AsUint64(v)
+					if err != nil {
+						t.Fatal(err)
+					}
+					return n
+				}
+				got = append(got, deferral{e.Name, uint16(field("netuid")), number(field("from_block")), number(field("to_block"))})
+			}
+			if !slices.Equal(got, want) {
+				t.Errorf("run %d, block %d: events %v, want %v", i, block, got, want)
+			}
+		}
+		t.Logf("%d rows, events of %d blocks", len(run.Rows), len(run.Events))
 	}
 }
 
