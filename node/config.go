@@ -52,8 +52,11 @@ func (c *ChainConfig) Validate() error {
 }
 
 // Nodes is the configuration of a chain client for this section. snapshots is the directory in which it keeps the last
-// metagraph; "": it keeps none.
+// metagraph, ~ and all; "": it keeps none.
 func (c *ChainConfig) Nodes(snapshots string) subtensor.Config {
+	if dir, err := expandHome(snapshots); err == nil {
+		snapshots = dir
+	}
 	return subtensor.Config{URL: c.URL, Fallbacks: c.Fallbacks, Snapshots: snapshots}
 }
 

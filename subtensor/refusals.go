@@ -145,7 +145,7 @@ func fixFor(name string) string {
 	case "SubnetNotExists":
 		return "check netuid, and that the node is of the right network"
 	case "NotEnoughStakeToWithdraw":
-		return "see with basilica stake list how much there is, and take less"
+		return "see with basilica subnet stake list how much there is, and take less"
 	case "InsufficientLiquidity", "ZeroMaxAmount":
 		return "move less at a time, or wait until the subnet's pool has more"
 	case "TransferDisallowed":

@@ -55,6 +55,9 @@ func (c *Client) write(s snapshot) (err error) {
 		return err
 	}
 	path := c.snapshotPath(s.Metagraph.NetUID)
+	if err := os.MkdirAll(c.cfg.Snapshots, 0o700); err != nil {
+		return err
+	}
 	f, err := os.CreateTemp(c.cfg.Snapshots, filepath.Base(path)+".*")
 	if err != nil {
 		return err

@@ -53,7 +53,7 @@ func (f *chainFlags) on(cmd *cobra.Command, do func(ctx context.Context, chain *
 	if err := cfg.Chain.Validate(); err != nil {
 		return err
 	}
-	chain := subtensor.New(cfg.Chain.Nodes(""), deps.Log)
+	chain := subtensor.New(cfg.Chain.Nodes(cfg.Client.DataDir), deps.Log)
 	return errors.Join(do(cmd.Context(), chain, cfg.Chain.NetUID), chain.Close())
 }
 

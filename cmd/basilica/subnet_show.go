@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"strconv"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -107,6 +108,14 @@ func metagraphCommand() *cobra.Command {
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return at.on(cmd, func(ctx context.Context, chain *subtensor.Client, netuid basilica.NetUID) error {
 				m, err := chain.Metagraph(ctx, netuid)
+				if basilica.KindOf(err) == basilica.Unavailable {
+					last, read, none := chain.LastMetagraph(netuid)
+					if none != nil {
+						return err
+					}
+					fmt.Fprintf(cmd.ErrOrStderr(), "%v\nThis is what was read %s ago:\n", err, time.Since(read).Round(time.Second))
+					m, err = last, nil
+				}
 				if err != nil {
 					return err
 				}
