@@ -252,10 +252,6 @@ func (m map3[K1, K2, K3, V]) get(s reader, a K1, b K2, c K3) V {
 	return v
 }
 
-func (m map3[K1, K2, K3, V]) find(s reader, a K1, b K2, c K3) (V, bool) {
-	return m.read(s, m.key(a, b, c))
-}
-
 func (m map3[K1, K2, K3, V]) set(s writer, a K1, b K2, c K3, v V) {
 	m.write(s, m.key(a, b, c), v)
 }
