@@ -176,7 +176,8 @@ func (v *view) fee(ctx context.Context, signer keys.Signer, palletName, call str
 	if err != nil {
 		return 0, err
 	}
-	s := pallet.Signing{SpecVersion: v.rt.spec, TxVersion: v.rt.tx, Genesis: genesis, BirthHash: genesis}
+	// As long as the one that is sent will be, for length costs; nonces above 63 add a byte or two.
+	s := pallet.Signing{SpecVersion: v.rt.spec, TxVersion: v.rt.tx, Genesis: genesis, BirthHash: genesis, Era: pallet.MortalEra(eraPeriod, eraPeriod)}
 	inner, err := v.rt.words.Sign(data, s, forQuotes{signer})
 	if err != nil {
 		return 0, err

@@ -330,13 +330,16 @@ func (s *signer) sign(module, call string, args map[string]any) []byte {
 func BenchmarkLocalnetBlock(b *testing.B) {
 	const extrinsics = 1000
 	chain, words := benchChain(b)
-	bob, alice := benchPair(b, "//Bob"), benchPair(b, "//Alice")
-	s := newSigner(b, chain, words, bob)
-	args := map[string]any{"dest": pallet.AccountAddress(alice.PublicKey()), "value": 1000}
+	bob := benchPair(b, "//Bob")
+	var senders []*signer // the pool holds 256 of each
+	for _, uri := range []string{"//Bob", "//Charlie", "//Dave", "//Eve"} {
+		senders = append(senders, newSigner(b, chain, words, benchPair(b, uri)))
+	}
+	args := map[string]any{"dest": pallet.AccountAddress(benchPair(b, "//Alice").PublicKey()), "value": 1000}
 	batch := func() [][]byte {
 		out := make([][]byte, extrinsics)
 		for i := range out {
-			out[i] = s.sign("Balances", "transfer_keep_alive", args)
+			out[i] = senders[i%len(senders)].sign("Balances", "transfer_keep_alive", args)
 		}
 		return out
 	}
