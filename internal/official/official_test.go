@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"crypto/rand"
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
@@ -22,6 +23,7 @@ import (
 	"basilica/keys"
 	"basilica/localnet"
 	"basilica/subtensor"
+	"basilica/timelock"
 )
 
 // netuid is the subnet of every chain here, blockTime the pace: what a client seals for a block must arrive within eight.
@@ -405,7 +407,33 @@ func liveAsNeuron(t *testing.T, p *python, chain network, root string, more map[
 	p.do("weights", vector, nil)
 	var stored []commit
 	p.do("commits", map[string]any{"netuid": netuid}, &stored)
-	if len(stored) != 1 || stored[0].Hotkey != pair(t, "//Alice//hot").SS58() || stored[0].Bytes < 200 || stored[0].Round == 0 {
-		t.Errorf("sealed weights in storage: %+v", stored)
+	if len(stored) != 1 || stored[0].Hotkey != pair(t, "//Alice//hot").SS58() || stored[0].Bytes != sealedSize(t, stored[0].Hotkey) {
+		t.Errorf("sealed weights in storage: %+v, ours has %d bytes", stored, sealedSize(t, pair(t, "//Alice//hot").SS58()))
 	}
+	// At this pace the epoch that reveals lies twenty seconds ahead at most.
+	beacon := timelock.Quicknet()
+	first, last := beacon.RoundAt(time.Now().Add(-patience)), beacon.RoundAt(time.Now().Add(time.Minute))
+	if round := stored[0].Round; round < first || round > last {
+		t.Errorf("sealed to round %d, which is not from %d to %d", round, first, last)
+	}
+}
+
+// sealedSize is how many bytes two weights of a hotkey have when ours seals them.
+func sealedSize(t *testing.T, hotkey string) int {
+	t.Helper()
+	public, err := keys.DecodeSS58(hotkey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	plain := timelock.Weights{Hotkey: public[:], UIDs: []uint16{0, 1}, Values: []uint16{1, 2}}.Encode()
+	beacon := timelock.Quicknet()
+	key, err := timelock.ParsePublicKey(beacon.PublicKey[:])
+	if err != nil {
+		t.Fatal(err)
+	}
+	sealed, err := timelock.Encrypt(key, 1, plain, rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(sealed)
 }
