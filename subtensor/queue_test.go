@@ -11,6 +11,7 @@ import (
 	"pgregory.net/rapid"
 
 	"basilica"
+	"basilica/keys"
 	"basilica/pallet"
 )
 
@@ -91,9 +92,12 @@ func playQueue(t *testing.T, v *vocabulary, plan []trouble, keysUsed, each int) 
 	}
 	results := make(chan result, keysUsed*each)
 	var wg sync.WaitGroup
-	for k := range keysUsed {
-		signer := ledgerKey(t, fmt.Sprintf("//Queue%d", k))
-		l.nonces[signer.PublicKey()] = 0
+	signers := make([]*keys.Pair, keysUsed)
+	for k := range signers {
+		signers[k] = ledgerKey(t, fmt.Sprintf("//Queue%d", k))
+		l.nonces[signers[k].PublicKey()] = 0
+	}
+	for _, signer := range signers {
 		for i := range each {
 			wg.Go(func() {
 				ctx, cancel := context.WithTimeout(t.Context(), 2*time.Hour)
