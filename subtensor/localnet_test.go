@@ -19,7 +19,11 @@ import (
 // at once, and the next one is opened.
 func TestSealedWeightsOnLocalnet(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		chain, err := localnet.New(localnet.Config{BlockTime: ledgerBlock, Tempo: 20, Clock: time.Now})
+		genesis := &localnet.Genesis{Subnets: []localnet.GenesisSubnet{{
+			NetUID: ledgerSubnet, Owner: "//Alice", OwnerHotkey: "//Alice//hot",
+			Hyperparameters: map[string]any{"tempo": int64(20), "weights_rate_limit": int64(30), "commit_reveal_weights_enabled": true},
+		}}}
+		chain, err := localnet.New(localnet.Config{BlockTime: ledgerBlock, Genesis: genesis, Clock: time.Now})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -42,10 +46,7 @@ func TestSealedWeightsOnLocalnet(t *testing.T) {
 		if _, err := client.AddStake(ctx, ledgerSubnet, basilica.Hotkey(hot.SS58()), bob, 1000e9); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := client.submit(ctx, ledgerKey(t, "//Alice"), "AdminUtils", "sudo_set_commit_reveal_weights_enabled", map[string]any{"netuid": ledgerSubnet, "enabled": true}); err != nil {
-			t.Fatal(err)
-		}
-		allowed := 101 * ledgerBlock // the rate limit of weights, in which epochs give the permit
+		allowed := 41 * ledgerBlock // the rate limit of weights, in which an epoch gives the permit
 		weights := []basilica.Weight{{UID: 0, Value: 65535}}
 		<-time.After(allowed)
 		var intents []basilica.Signed
