@@ -5,6 +5,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"basilica"
 	"basilica/internal/provoke"
@@ -159,5 +160,25 @@ func TestAmounts(t *testing.T) {
 		if got := f.rao("here", text); f.err == nil {
 			t.Errorf("%q is %d", text, got)
 		}
+	}
+}
+
+// TestGenesisHashCoversMetadata: SDK 11 caches metadata by genesis and spec version, so chains that differ in their
+// metadata alone, here in Aura.SlotDuration, are different chains.
+func TestGenesisHashCoversMetadata(t *testing.T) {
+	t.Parallel()
+	digest := func(blockTime time.Duration) string {
+		s := newSim(t, Config{BlockTime: blockTime})
+		header, _, known := s.Block(s.Genesis())
+		if !known || len(header.Digest) != 1 || header.Hash() != s.Genesis() {
+			t.Fatalf("block 0: %v %+v", known, header)
+		}
+		return string(header.Digest[0])
+	}
+	if digest(time.Second) != digest(time.Second) {
+		t.Error("one time and one metadata give two digests")
+	}
+	if digest(time.Second) == digest(2*time.Second) {
+		t.Error("block 0 says nothing of the metadata")
 	}
 }
