@@ -306,9 +306,14 @@ func (c *Chain) headerAt(number uint64) basilica.Header {
 
 // NextHead waits for the block after number and returns it: nobody who asks with the last one seen misses a block.
 func (c *Chain) NextHead(ctx context.Context, after basilica.BlockNumber) (basilica.Header, error) {
+	return c.passed(ctx, after, c.head)
+}
+
+// passed waits until last, which is read with the lock held, has passed a block.
+func (c *Chain) passed(ctx context.Context, after basilica.BlockNumber, last func() uint64) (basilica.Header, error) {
 	for {
 		c.mu.RLock()
-		if uint64(after) < c.head() {
+		if uint64(after) < last() {
 			defer c.mu.RUnlock()
 			return c.headerAt(uint64(after) + 1), nil
 		}

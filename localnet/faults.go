@@ -39,20 +39,7 @@ func (c *Chain) Finalized() basilica.Header {
 
 // NextFinalized waits for the final block after number and returns it.
 func (c *Chain) NextFinalized(ctx context.Context, after basilica.BlockNumber) (basilica.Header, error) {
-	for {
-		c.mu.RLock()
-		if uint64(after) < c.final() {
-			defer c.mu.RUnlock()
-			return c.headerAt(uint64(after) + 1), nil
-		}
-		grown := c.grown
-		c.mu.RUnlock()
-		select {
-		case <-ctx.Done():
-			return basilica.Header{}, ctx.Err()
-		case <-grown:
-		}
-	}
+	return c.passed(ctx, after, c.final)
 }
 
 // DelayInclusion keeps extrinsics that come from now on out of the next blocks, so many of them. 0 ends it.

@@ -146,11 +146,7 @@ func (s *Server) feeDetails(p params) (any, error) {
 
 // askPrice passes an extrinsic and its length to a runtime API.
 func (s *Server) askPrice(p params, api string) ([]byte, error) {
-	var extrinsic hexBytes
-	if err := p.into(0, &extrinsic); err != nil {
-		return nil, err
-	}
-	at, err := s.at(p, 1)
+	extrinsic, at, err := s.bytesAt(p)
 	if err != nil {
 		return nil, err
 	}
@@ -175,11 +171,7 @@ func (s *Server) storageSize(p params) (any, error) {
 }
 
 func (s *Server) stored(p params) (value []byte, found bool, err error) {
-	var key hexBytes
-	if err := p.into(0, &key); err != nil {
-		return nil, false, err
-	}
-	at, err := s.at(p, 1)
+	key, at, err := s.bytesAt(p)
 	if err != nil {
 		return nil, false, err
 	}
@@ -188,11 +180,7 @@ func (s *Server) stored(p params) (value []byte, found bool, err error) {
 
 // pairs is state_getPairs.
 func (s *Server) pairs(p params) (any, error) {
-	var prefix hexBytes
-	if err := p.into(0, &prefix); err != nil {
-		return nil, err
-	}
-	at, err := s.at(p, 1)
+	prefix, at, err := s.bytesAt(p)
 	if err != nil {
 		return nil, err
 	}

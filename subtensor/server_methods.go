@@ -258,15 +258,20 @@ func (s *Server) block(p params) (any, error) {
 }
 
 func (s *Server) storage(p params) (any, error) {
-	var key hexBytes
-	if err := p.into(0, &key); err != nil {
-		return nil, err
-	}
-	at, err := s.at(p, 1)
+	key, at, err := s.bytesAt(p)
 	if err != nil {
 		return nil, err
 	}
 	return s.value(at, key)
+}
+
+// bytesAt reads the two parameters that many methods have: bytes, and a block or none for the head.
+func (s *Server) bytesAt(p params) (raw hexBytes, at basilica.Hash, err error) {
+	if err := p.into(0, &raw); err != nil {
+		return nil, at, err
+	}
+	at, err = s.at(p, 1)
+	return raw, at, err
 }
 
 // value is a storage value as JSON has it: null where there is none.
@@ -279,11 +284,7 @@ func (s *Server) value(at basilica.Hash, key []byte) (any, error) {
 }
 
 func (s *Server) allKeys(p params) (any, error) {
-	var prefix hexBytes
-	if err := p.into(0, &prefix); err != nil {
-		return nil, err
-	}
-	at, err := s.at(p, 1)
+	prefix, at, err := s.bytesAt(p)
 	if err != nil {
 		return nil, err
 	}
