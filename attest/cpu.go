@@ -126,6 +126,8 @@ func (c *CPU) product(l int) {
 }
 
 // dotPairs multiplies a row with four rows of pairs.
+//
+//go:norace
 func dotPairs(a, p []int64) [4]int64 {
 	n := len(a)
 	p0, p1, p2, p3 := p[:n], p[n:2*n], p[2*n:3*n], p[3*n:4*n]
@@ -253,6 +255,10 @@ func (c *CPU) replayMix(ctx context.Context, visit func(r int, before, after []b
 	return nil
 }
 
+// mixCell works out cell i of round r, of what one worker alone holds. Like the other innermost loops of the kernel it is not
+// watched by the race detector, under which it takes ten times as long.
+//
+//go:norace
 func (c *CPU) mixCell(r, i int, window, before, after []byte) {
 	if c.skip.Cell != nil && c.skip.Cell(r, i) {
 		copy(after[i*CellSize:(i+1)*CellSize], before[i*CellSize:])

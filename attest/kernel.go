@@ -68,6 +68,8 @@ func firstLane(bs *Digest, i int) (s lane) {
 }
 
 // step consumes one 128-byte block.
+//
+//go:norace
 func (s *lane) step(block []byte) {
 	_ = block[BlockSize-1]
 	for q := range s {
@@ -121,6 +123,8 @@ func firstCell(m *Digest, i int) (c cell) {
 func (c *cell) partners(cells int) (int, int) { return scaleTo(c[0], cells), scaleTo(c[1], cells) }
 
 // join mixes cell i of round r-1 with its partners; word 0 of the result addresses the block.
+//
+//go:norace
 func join(a, b, c *cell, i, r int) (x cell) {
 	t := uint32(i)*0x27D4EB2F + uint32(r)*0x165667B1
 	for k := range x {
