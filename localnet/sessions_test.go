@@ -334,6 +334,23 @@ func (r *replay) send(ctx context.Context, c recordedCall) {
 	case strings.Contains(c.Method, "_subscribe"):
 		r.sub = got.(string)
 		r.sim.seal(1)
+		r.hear(ctx, c.Method)
+	}
+}
+
+// hear waits for the first notification of a subscription, where the session had one: its client may end it with the next
+// call.
+func (r *replay) hear(ctx context.Context, method string) {
+	name := map[string]string{
+		"chain_subscribeNewHeads": "chain_newHead", "chain_subscribeNewHead": "chain_newHead", "chain_subscribeFinalizedHeads": "chain_finalizedHead",
+		"state_subscribeStorage": "state_storage", "state_subscribeRuntimeVersion": "state_runtimeVersion",
+	}[method]
+	for _, n := range r.session.Notifications {
+		for n.Notification == name && len(r.notes[name]) == 0 {
+			if _, err := r.receive(ctx); err != nil {
+				r.t.Fatalf("%s: no notification %s: %v", r.name, name, err)
+			}
+		}
 	}
 }
 
