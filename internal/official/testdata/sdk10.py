@@ -120,6 +120,9 @@ def stake(root, name, netuid, tao):
 
 def weights(root, name, netuid, uids, weights, block_time):
     wallet = Wallet(name=name, hotkey="default", path=root)
+    uid = sub.get_uid_for_hotkey_on_subnet(wallet.hotkey.ss58_address, netuid)
+    while sub.blocks_since_last_update(netuid, uid) <= sub.weights_rate_limit(netuid):
+        sub.wait_for_block()  # the SDK itself would give up without a word
     return outcome(sub.set_weights(wallet, netuid, uids, weights, block_time=block_time))
 
 
