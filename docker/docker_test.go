@@ -116,7 +116,7 @@ func saved(t testing.TB, tags []string, change func(config map[string]any)) []by
 
 func load(t testing.TB, e *Engine, file []byte) string {
 	t.Helper()
-	id, err := e.LoadImage(t.Context(), bytes.NewReader(file))
+	id, err := e.LoadImage(t.Context(), bytes.NewReader(file), nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -3,6 +3,8 @@ package docker
 import (
 	"cmp"
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -139,8 +141,9 @@ func (e *Engine) alone(ctx context.Context) (done func(), err error) {
 }
 
 // LoadImage loads the one image of a tar file in docker-save form and gives its content address. The image gets no name:
-// a stranger's file must not take the name of another's image.
-func (e *Engine) LoadImage(ctx context.Context, file io.ReadSeeker) (id string, err error) {
+// a stranger's file must not take the name of another's image. arrives, which may be nil, is called before the engine gets
+// anything; where it has the image already, which is somebody's, it is not.
+func (e *Engine) LoadImage(ctx context.Context, file io.ReadSeeker, arrives func() error) (id string, err error) {
 	ctx, cancel := context.WithTimeout(ctx, pullTimeout)
 	defer cancel()
 	done, err := e.alone(ctx)
@@ -155,6 +158,15 @@ func (e *Engine) LoadImage(ctx context.Context, file io.ReadSeeker) (id string, 
 	saved, err := readSaved(file, limit)
 	if err != nil {
 		return "", err
+	}
+	sum := sha256.Sum256(saved.config)
+	if id, err := e.localImage(ctx, "sha256:"+hex.EncodeToString(sum[:])); basilica.KindOf(err) != basilica.NotFound {
+		return id, err
+	}
+	if arrives != nil {
+		if err := arrives(); err != nil {
+			return "", err
+		}
 	}
 	if _, err := file.Seek(0, io.SeekStart); err != nil {
 		return "", fmt.Errorf("read image file: %w", err)

@@ -279,7 +279,7 @@ func TestBombReachesNoEngine(t *testing.T) {
 	sum := sha256.Sum256(bomb)
 	config := strings.ReplaceAll(configOf(runtime.GOARCH, 1), strings.Repeat("1", 64), hex.EncodeToString(sum[:]))
 	content := tarOf(t, file("c.json", config), file("l.tar", string(bomb)), file("manifest.json", `[{"Config":"c.json","Layers":["l.tar"],"RepoTags":["busybox:latest"]}]`))
-	_, err := e.LoadImage(t.Context(), bytes.NewReader(content))
+	_, err := e.LoadImage(t.Context(), bytes.NewReader(content), nil)
 	if basilica.CodeOf(err) != "IMAGE_TOO_LARGE" || basilica.KindOf(err) != basilica.Exhausted {
 		t.Errorf("bomb: %v", err)
 	}

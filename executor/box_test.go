@@ -151,7 +151,7 @@ func imageFile(t testing.TB, program []byte) []byte {
 
 func loadImage(t testing.TB, program []byte) string {
 	t.Helper()
-	id, err := testEngine(t).LoadImage(t.Context(), bytes.NewReader(imageFile(t, program)))
+	id, err := testEngine(t).LoadImage(t.Context(), bytes.NewReader(imageFile(t, program)), nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -86,7 +86,7 @@ func TestCaseA4_4EngineRestartsUnderAJob(t *testing.T) {
 	t.Cleanup(func() { engine.Close() })
 	b := openBox(t, t.TempDir(), "", func(c *Config) { c.Engine = engine })
 	b.engine = engine
-	if b.image, err = engine.LoadImage(t.Context(), bytes.NewReader(imageFile(t, busybox(t)))); err != nil {
+	if b.image, err = engine.LoadImage(t.Context(), bytes.NewReader(imageFile(t, busybox(t))), nil); err != nil {
 		t.Fatal(err)
 	}
 	b.start(t)

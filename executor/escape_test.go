@@ -176,7 +176,7 @@ func hostileImage(t *testing.T, engine *docker.Engine, program []byte, workdir s
 	if err := w.Close(); err != nil {
 		t.Fatal(err)
 	}
-	id, err := engine.LoadImage(t.Context(), bytes.NewReader(file.Bytes()))
+	id, err := engine.LoadImage(t.Context(), bytes.NewReader(file.Bytes()), nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -42,7 +42,7 @@ type Containers interface {
 type Images interface {
 	// arrives is called with the address of an image that is not here, before it is; nil: nobody wants to know.
 	EnsureImage(ctx context.Context, ref string, login *basilica.RegistryLogin, arrives func(id string) error) (id string, err error)
-	LoadImage(ctx context.Context, file io.ReadSeeker) (id string, err error)
+	LoadImage(ctx context.Context, file io.ReadSeeker, arrives func() error) (id string, err error)
 	// ForgetImage removes an image that has no name and that no container uses; others stay.
 	ForgetImage(ctx context.Context, id string) error
 }

@@ -83,23 +83,25 @@ func (e *Executor) loadImage(ctx context.Context, sum basilica.Digest) (id strin
 			return id, err
 		}
 	}
-	if err := e.cfg.Marks.KeepImage(ctx, source, ""); err != nil {
-		return "", err
+	ours := loaded[source] != "" // what the engine had already is the owner's, or another task's
+	arrives := func() error {
+		ours = true
+		return e.cfg.Marks.KeepImage(ctx, source, "")
 	}
-	err = e.patiently(ctx, func() (err error) { id, err = e.load(ctx, sum); return err })
-	if err != nil {
-		return "", err
+	err = e.patiently(ctx, func() (err error) { id, err = e.load(ctx, sum, arrives); return err })
+	if err != nil || !ours {
+		return id, err
 	}
 	return id, e.cfg.Marks.KeepImage(ctx, source, id)
 }
 
-func (e *Executor) load(ctx context.Context, sum basilica.Digest) (id string, err error) {
+func (e *Executor) load(ctx context.Context, sum basilica.Digest, arrives func() error) (id string, err error) {
 	f, _, err := e.cfg.Blobs.Open(sum)
 	if err != nil {
 		return "", err
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
-	return e.cfg.Engine.LoadImage(ctx, f)
+	return e.cfg.Engine.LoadImage(ctx, f, arrives)
 }
 
 // forgetImages removes the images that no open attempt needs: those loaded from blobs at once, for the blob is here while it
@@ -169,7 +171,7 @@ func (e *Executor) forgetImage(ctx context.Context, sum basilica.Digest, id stri
 		// A process ended while the engine loaded it. Loading again says which one it is; where its blob is gone or was never an
 		// image there is nothing to find.
 		var err error
-		if id, err = e.load(ctx, sum); basilica.KindOf(err) == basilica.Unavailable || ctx.Err() != nil {
+		if id, err = e.load(ctx, sum, nil); basilica.KindOf(err) == basilica.Unavailable || ctx.Err() != nil {
 			return err
 		}
 	}

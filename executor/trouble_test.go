@@ -277,6 +277,35 @@ func TestLockedDatabaseAndFullDiskPass(t *testing.T) {
 }
 
 // An image that comes as a blob runs by its content address, and goes when no attempt names it.
+// TestImageThatWasHereStays: a job that brings a file of an image which the machine's owner has does not take it along.
+func TestImageThatWasHereStays(t *testing.T) {
+	t.Parallel()
+	b := newBox(t, nil)
+	file := string(imageFile(t, busybox(t)))
+	id, err := b.engine.LoadImage(t.Context(), strings.NewReader(file), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { b.engine.RemoveImage(context.Background(), id) })
+	b.put(t, "image", file)
+	spec := func(s *basilica.TaskSpec) {
+		s.Image = basilica.ImageBlobPrefix + basilica.Digest(sha256.Sum256([]byte(file))).String()
+	}
+	if _, err := b.execute("job", b.spec(spec, "echo hello")); err != nil {
+		t.Fatal(err)
+	}
+	if _, log, last := b.watch(t, "job", 0); last.State != basilica.TaskSucceeded || log != "hello\n" {
+		t.Errorf("%s %+v, log %q", last.State, last.Reason, log)
+	}
+	b.tidy(t.Context())
+	if _, err := b.engine.EnsureImage(t.Context(), id, nil, nil); err != nil {
+		t.Errorf("the owner's image is gone: %v", err)
+	}
+	if err := b.Release(t.Context(), "job", 1); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestImageFromABlob(t *testing.T) {
 	t.Parallel()
 	b := newBox(t, func(c *Config) { c.KeepTasks = true })
