@@ -119,9 +119,10 @@ func badSignature(t *testing.T, rpc string) {
 		Parent string `json:"parentHash"`
 	}
 	// The last signed extrinsic of the chain is the validator's; one bit of its signature is turned.
+	var raw []byte
 	for hash := head; ; hash = header.Parent {
 		chain.call("chain_getBlock", &body, hash)
-		if n := len(body.Block.Extrinsics); n > 1 {
+		if raw = chain.hex(body.Block.Extrinsics[len(body.Block.Extrinsics)-1]); signed(raw) {
 			break
 		}
 		chain.call("chain_getHeader", &header, hash)
@@ -129,7 +130,6 @@ func badSignature(t *testing.T, rpc string) {
 			t.Fatal("no signed extrinsic on the chain")
 		}
 	}
-	raw := chain.hex(body.Block.Extrinsics[len(body.Block.Extrinsics)-1])
 	raw[60] ^= 1 // length prefix, version, address: the signature begins before byte 40
 	request, err := json.Marshal(map[string]any{"jsonrpc": "2.0", "id": 1, "method": "author_submitExtrinsic", "params": []string{"0x" + hexOf(raw)}})
 	if err != nil {

@@ -543,8 +543,11 @@ func weightsOnce(t *testing.T, rpc, store string) {
 			}
 			continue
 		}
-		for _, text := range body.Block.Extrinsics[1:] { // the first is the block's own time
+		for _, text := range body.Block.Extrinsics {
 			raw := chain.hex(text)
+			if !signed(raw) {
+				continue
+			}
 			name, fields := chain.decodeCall(raw)
 			if name != "SubtensorModule.set_weights" {
 				continue

@@ -187,6 +187,13 @@ func (c *rawChain) extrinsic(block, hash string) (name string, fields scale.Stru
 	return "", nil
 }
 
+// signed says that an extrinsic has a signer: what a block's author puts in has none.
+func signed(raw []byte) bool {
+	r := scale.NewReader(raw)
+	r.Compact()
+	return r.U8() == 0x84
+}
+
 func (c *rawChain) decodeCall(raw []byte) (string, scale.Struct) {
 	c.t.Helper()
 	r := scale.NewReader(raw)
