@@ -448,10 +448,23 @@ func TestChainUpgradeInFlight(t *testing.T) {
 	}
 }
 
+// tellingPool says when it has a transaction.
+type tellingPool struct {
+	subtensor.Pool
+	once sync.Once
+	got  chan struct{}
+}
+
+func (p *tellingPool) Submit(extrinsic []byte, follow func(string, basilica.Hash)) (basilica.Hash, error) {
+	defer p.once.Do(func() { close(p.got) })
+	return p.Pool.Submit(extrinsic, follow)
+}
+
 // TestChainSubmissionSurvivesCut cuts the connection while a transaction waits
 // for its block.
 func TestChainSubmissionSurvivesCut(t *testing.T) {
-	n := newNetwork(t)
+	told := &tellingPool{got: make(chan struct{})}
+	n := newNetworkWith(t, nil, func(pool subtensor.Pool) subtensor.Pool { told.Pool = pool; return told })
 	wire := newCutter(t, n.addr)
 	client := n.dial("ws://" + wire.ln.Addr().String())
 	bob, hot := pair(t, keys.Sr25519, "//Bob"), pair(t, keys.Sr25519, "//Bob//hot")
@@ -463,9 +476,14 @@ func TestChainSubmissionSurvivesCut(t *testing.T) {
 		_, _, err := client.Register(n.ctx, netuid, hotkeyOf(hot), bob, 10e9)
 		done <- err
 	}()
+	select {
+	case <-told.got:
+	case err := <-done:
+		t.Fatal(err)
+	}
 	for range 3 {
-		n.waitBlocks(1)
 		wire.cut()
+		n.waitBlocks(1)
 	}
 	if err := <-done; err != nil && basilica.CodeOf(err) != "SubtensorModule.HotKeyAlreadyRegisteredInSubNet" {
 		t.Fatal(err)
