@@ -59,7 +59,10 @@ func (m *Miner) join(ctx context.Context) error {
 			m.Log.InfoContext(ctx, "registered", "hotkey", m.self, "netuid", m.cfg.NetUID, "uid", n.UID, "block", graph.Block)
 			return nil
 		}
-		if basilica.KindOf(err) != basilica.Unavailable || ctx.Err() != nil {
+		if ctx.Err() != nil { // who stops a miner that waits is not told that the chain is away
+			return ctx.Err()
+		}
+		if basilica.KindOf(err) != basilica.Unavailable {
 			return err
 		}
 		m.Log.WarnContext(ctx, "the chain is away", "err", err)
