@@ -123,8 +123,6 @@ Every key of a configuration file can be set by an environment variable:
 BASILICA_SECTION_KEY. Flags come last.`),
 		SilenceUsage:  true,
 		SilenceErrors: true,
-		Args:          arguments(cobra.NoArgs),
-		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return wrongUsage(cmd, err) })
 	root.AddGroup(
@@ -144,7 +142,20 @@ BASILICA_SECTION_KEY. Flags come last.`),
 	root.AddCommand(taskCheckCommand())
 	root.SetHelpCommandGroupID("check")
 	root.SetCompletionCommandGroupID("check")
+	onlyVerbs(root)
 	return root
+}
+
+// onlyVerbs has every command that only holds others print its help, and refuse what is none of them: a misspelt
+// `fleet revoke` must not end as if it had been done.
+func onlyVerbs(c *cobra.Command) {
+	if c.HasSubCommands() && !c.Runnable() {
+		c.Args = arguments(cobra.NoArgs)
+		c.RunE = func(cmd *cobra.Command, _ []string) error { return cmd.Help() }
+	}
+	for _, sub := range c.Commands() {
+		onlyVerbs(sub)
+	}
 }
 
 func inGroup(id string, commands ...*cobra.Command) []*cobra.Command {
