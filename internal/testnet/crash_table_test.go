@@ -1,0 +1,151 @@
+package testnet
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"text/tabwriter"
+	"time"
+
+	"basilica"
+)
+
+// crashTries is how often in all a process may fail to come to a point: some stand where it comes now and then alone.
+const crashTries = 8
+
+// crashQueue holds what is still to be killed, by role.
+type crashQueue struct {
+	mu     sync.Mutex // guards what follows
+	random *rand.Rand
+	left   map[string][]crashPoint
+	missed map[crashPoint]int // how often a process did not come to the point
+}
+
+func newCrashQueue(t *testing.T, points []crashPoint, kills int) *crashQueue {
+	seed := uint64(time.Now().UnixNano())
+	t.Logf("%d points, %d kills each, order %d", len(points), kills, seed)
+	q := &crashQueue{random: rand.New(rand.NewPCG(seed, 0)), left: map[string][]crashPoint{}, missed: map[crashPoint]int{}}
+	for range kills {
+		round := slices.Clone(points)
+		q.random.Shuffle(len(round), func(i, j int) { round[i], round[j] = round[j], round[i] })
+		for _, p := range round {
+			q.left[p.role] = append(q.left[p.role], p)
+		}
+	}
+	return q
+}
+
+// empty says that no role has anything left.
+func (q *crashQueue) empty() bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for _, left := range q.left {
+		if len(left) > 0 {
+			return false
+		}
+	}
+	return true
+}
+
+// next gives the next point of a role, at which hit of it to die, and whether no other role may die meanwhile.
+func (q *crashQueue) next(role string) (p crashPoint, n int, alone, ok bool) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if len(q.left[role]) == 0 {
+		return p, 0, false, false
+	}
+	p, q.left[role] = q.left[role][0], q.left[role][1:]
+	if missed := q.missed[p]; missed > 0 { // every other time alone: some points need that others die
+		return p, 1, missed%2 == 1, true
+	}
+	return p, 1 + q.random.IntN(3), false, true
+}
+
+// again puts a point that was not reached at the end; false where it has had its chances.
+func (q *crashQueue) again(p crashPoint) bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.missed[p]++; q.missed[p] >= crashTries {
+		return false
+	}
+	q.left[p.role] = append(q.left[p.role], p)
+	return true
+}
+
+// crashTable is what came of all kills.
+type crashTable struct {
+	mu     sync.Mutex // guards what follows
+	began  time.Time
+	kills  int
+	rows   map[crashPoint]*crashTally
+	states map[basilica.TaskState]int
+	lost   map[string]int // jobs that ended as lost, by the code of their reason
+	last   []string
+}
+
+func newCrashTable() *crashTable {
+	return &crashTable{began: time.Now(), rows: map[crashPoint]*crashTally{}, states: map[basilica.TaskState]int{}, lost: map[string]int{}}
+}
+
+// crashTally is what came of the kills at one point.
+type crashTally struct {
+	kills, lost, doubled, orphans int
+}
+
+func (b *crashTable) tally(p crashPoint, change func(*crashTally)) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.rows[p] == nil {
+		b.rows[p] = &crashTally{}
+	}
+	change(b.rows[p])
+}
+
+// progress counts a kill; every twenty-fifth has a line to say.
+func (b *crashTable) progress() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.kills++; b.kills%25 != 0 {
+		return ""
+	}
+	return fmt.Sprintf("%d kills in %s", b.kills, time.Since(b.began).Round(time.Second))
+}
+
+// note remembers the latest kills, and gives them.
+func (b *crashTable) note(what string) string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if what != "" {
+		b.last = append(b.last, time.Now().Format("15:04:05.0 ")+what)
+		b.last = b.last[max(0, len(b.last)-12):]
+	}
+	return strings.Join(b.last, "; ")
+}
+
+// print gives point, kills and what came of them.
+func (b *crashTable) print(points []crashPoint) string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	var text strings.Builder
+	w := tabwriter.NewWriter(&text, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(w, "role\tpoint\tkills\tjobs lost\tdoubled\torphans")
+	var sum crashTally
+	for _, p := range append(slices.Clone(points), crashPoint{"all", "", "at the end"}) {
+		row := b.rows[p]
+		if row == nil {
+			row = &crashTally{}
+		}
+		fmt.Fprintf(w, "%s\t%s\t%d\t%d\t%d\t%d\n", p.role, p.name, row.kills, row.lost, row.doubled, row.orphans)
+		sum.kills += row.kills
+		sum.lost += row.lost
+		sum.doubled += row.doubled
+		sum.orphans += row.orphans
+	}
+	fmt.Fprintf(w, "all\t%d points\t%d\t%d\t%d\t%d\n", len(points), sum.kills, sum.lost, sum.doubled, sum.orphans)
+	_ = w.Flush() // a Builder takes everything
+	fmt.Fprintf(&text, "jobs by their end: %v; those that were lost said why: %v\n", b.states, b.lost)
+	return text.String()
+}
