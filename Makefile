@@ -17,13 +17,12 @@ demo: build
 	scripts/setup.sh demo
 	bin/basilica up --once
 
-# Packages are installed while what needs none of them is built and checked.
+# Packages are installed while what needs none of them is built and checked. A failed test keeps no other from running.
 test:
 	@mkdir -p bin
 	scripts/setup.sh test >bin/setup.log 2>&1 & setup=$$!; checked=0; $(MAKE) build check || checked=$$?; \
 	wait $$setup || { cat bin/setup.log >&2; exit 1; }; exit $$checked
-	$(MAKE) race
-	$(MAKE) network
+	@status=0; $(MAKE) race || status=$$?; $(MAKE) network || status=$$?; exit $$status
 
 build:
 	mkdir -p bin
