@@ -3,14 +3,17 @@ package localnet
 import (
 	"cmp"
 	"slices"
+	"sync"
 )
 
-// subnet is one mechanism of a subnet as a runtime API sees it; index is where its vectors are stored.
+// subnet is one mechanism of a subnet as a runtime API sees it; index is where its vectors are stored, hotkeys are its neurons
+// by uid.
 type subnet struct {
 	view
 	*subtensorStore
-	id    uint16
-	index uint16
+	id      uint16
+	index   uint16
+	hotkeys func() []account
 }
 
 // rpcInfo is where the runtime declares what it answers.
@@ -22,7 +25,13 @@ func (v view) subnet(netuid uint16, mechanism uint8) *subnet {
 	if !s.networksAdded.get(v, netuid) {
 		return nil
 	}
-	return &subnet{v, s, netuid, storageIndex(netuid, mechanism)}
+	return &subnet{v, s, netuid, storageIndex(netuid, mechanism), sync.OnceValue(func() []account {
+		list := make([]account, s.subnetworkN.get(v, netuid))
+		for uid := range list {
+			list[uid] = s.keys.get(v, netuid, uint16(uid))
+		}
+		return list
+	})}
 }
 
 // all are the first mechanisms of all subnets.
@@ -34,15 +43,6 @@ func (v view) all() (list []*subnet) {
 }
 
 func (n subnet) size() uint16 { return n.subnetworkN.get(n, n.id) }
-
-// hotkeys are the subnet's neurons, by uid.
-func (n subnet) hotkeys() []account {
-	list := make([]account, n.size())
-	for uid := range list {
-		list[uid] = n.keys.get(n, n.id, uint16(uid))
-	}
-	return list
-}
 
 // each maps the hotkeys.
 func each[X any](n subnet, get func(hotkey account) X) []X {
@@ -241,7 +241,7 @@ func (s *subtensorStore) graphParts() []column[subnet] {
 		short("alpha_high", compact16Name, func(n subnet) uint16 { return n.alphaValues.get(n, n.id)[1] }),
 		short("alpha_low", compact16Name, func(n subnet) uint16 { return n.alphaValues.get(n, n.id)[0] }),
 		long("bonds_moving_avg", compact64Name, of(s.bondsMovingAverage)),
-		fill("hotkeys", "Vec<AccountId>", many(fAccount), subnet.hotkeys),
+		fill("hotkeys", "Vec<AccountId>", many(fAccount), func(n subnet) []account { return n.hotkeys() }),
 		fill("coldkeys", "Vec<AccountId>", many(fAccount), func(n subnet) []account {
 			return each(n, func(h account) account { return n.owner.get(n, h) })
 		}),
@@ -314,7 +314,7 @@ func (s *subtensorStore) dynamicParts() []column[subnet] {
 func (s *subtensorStore) stateParts() []column[subnet] {
 	parts := []column[subnet]{
 		short("netuid", netuidName, theID),
-		fill("hotkeys", "Vec<AccountId>", many(fAccount), subnet.hotkeys),
+		fill("hotkeys", "Vec<AccountId>", many(fAccount), func(n subnet) []account { return n.hotkeys() }),
 		fill("coldkeys", "Vec<AccountId>", many(fAccount), func(n subnet) []account {
 			return each(n, func(h account) account { return n.owner.get(n, h) })
 		}),
