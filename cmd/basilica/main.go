@@ -23,6 +23,7 @@ const (
 	exitOK      = 0
 	exitFailure = 1 // the sentence on stderr says what
 	exitUsage   = 2 // unknown verb, flag or argument
+	exitRevoked = 3 // this machine was revoked: to start it again changes nothing
 
 	exitInterrupted = 130 // by a signal, as a shell says it
 )
@@ -116,7 +117,8 @@ Basilica: GPU owners offer machines, validators prove that the machines are what
 they claim and set weights on the Bittensor network, clients run containers on them.
 
 Exit codes: 0 done; 1 failed, stderr has the sentence, a code and the next step;
-2 the command line was wrong. ` + "`basilica run`" + ` and ` + "`basilica attach`" + ` end with the job's
+2 the command line was wrong; 3 this machine was revoked, and starting it again
+changes nothing. ` + "`basilica run`" + ` and ` + "`basilica attach`" + ` end with the job's
 own code, or one of the table in ` + "`basilica run --help`" + `.
 
 Every key of a configuration file can be set by an environment variable:

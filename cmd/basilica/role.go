@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"basilica"
 	"basilica/internal/crashpoint"
 	"basilica/node"
 )
@@ -34,6 +35,9 @@ func roleVerb(name, short, long string, register func(*commonFlags, *cobra.Comma
 			}
 			err = runRole(cmd, &at, name, reporter, open)
 			reporter.Fail(err)
+			if basilica.CodeOf(err) == "EXECUTOR_REVOKED" {
+				return exit{exitRevoked, err}
+			}
 			return err
 		},
 	}

@@ -69,7 +69,7 @@ func printUnit(w io.Writer, u unit, config string) error {
 		line("# Not Requires: a restart of the engine must not end this role, which waits for it.\nWants=docker.service\nAfter=docker.service")
 	}
 	line("StartLimitIntervalSec=0\n\n[Service]\nType=exec\nExecStart=%s", strings.ReplaceAll(quoteAll(command), "$", "$$"))
-	line("Restart=always\nRestartSec=5\nKillMode=mixed\nKillSignal=SIGTERM\nTimeoutStopSec=%d\nUser=%s\nUMask=0077\nLimitNOFILE=65536", u.stopSec, me.Username)
+	line("Restart=always\nRestartPreventExitStatus=%d\nRestartSec=5\nKillMode=mixed\nKillSignal=SIGTERM\nTimeoutStopSec=%d\nUser=%s\nUMask=0077\nLimitNOFILE=65536", exitRevoked, u.stopSec, me.Username)
 	rest, state := strings.CutPrefix(u.data, "/var/lib/")
 	if state {
 		line("StateDirectory=%s\nStateDirectoryMode=0700", strings.ReplaceAll(rest, "%", "%%"))

@@ -37,7 +37,7 @@ func TestPrintUnit(t *testing.T) {
 			}
 			keys[parts[2]] = append(keys[parts[2]], parts[3])
 		}
-		for key, want := range map[string]string{"Restart": "always", "KillMode": "mixed", "NoNewPrivileges": "yes", "WantedBy": "multi-user.target"} {
+		for key, want := range map[string]string{"Restart": "always", "RestartPreventExitStatus": "3", "KillMode": "mixed", "NoNewPrivileges": "yes", "WantedBy": "multi-user.target"} {
 			if got := keys[key]; len(got) != 1 || got[0] != want {
 				t.Errorf("%s: %s=%v, want %s", role, key, got, want)
 			}
