@@ -251,6 +251,9 @@ func New(cfg Config) (*Executor, error) {
 // removed, or, where tasks are kept, left running to the next process. ready is called once, when work is accepted.
 func (e *Executor) Run(ctx context.Context, ready func()) error {
 	inherited, err := e.recover(ctx)
+	if ctx.Err() != nil { // nothing is taken over that would have to be left
+		return nil
+	}
 	if err != nil {
 		return fmt.Errorf("recover: %w", err)
 	}

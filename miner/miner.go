@@ -140,20 +140,24 @@ func New(cfg Config, parts Parts) *Miner {
 // Run follows the chain and dispatches tasks until ctx ends. It refuses to work for a hotkey that is not registered
 // (MINER_NOT_REGISTERED).
 func (m *Miner) Run(ctx context.Context) error {
-	if err := m.join(ctx); err != nil {
-		return err
+	err := m.join(ctx)
+	if err == nil {
+		err = m.work(ctx)
 	}
+	if errors.Is(err, context.Canceled) {
+		return nil
+	}
+	return err
+}
+
+func (m *Miner) work(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return m.followChain(ctx) })
 	g.Go(func() error { return m.dispatch(ctx) })
 	g.Go(func() error { return m.tidy(ctx) })
 	g.Go(func() error { return m.rotate(ctx) })
 	g.Go(func() error { return m.probe(ctx) })
-	err := g.Wait()
-	if errors.Is(err, context.Canceled) {
-		return nil
-	}
-	return err
+	return g.Wait()
 }
 
 // up is for how long this process has worked. A miner that was away cannot tell who was silent meanwhile: it counts the

@@ -215,7 +215,7 @@ func TestANodeThatIsAwayAtTheStart(t *testing.T) {
 		<-time.After(2 * time.Minute)
 		wantCode(t, m.MayValidate(ctx, validator), "CHAIN_STALE")
 		cancel()
-		if err := <-done; !errors.Is(err, context.Canceled) {
+		if err := <-done; err != nil { // who stops a miner that waits is not told that the chain is away
 			t.Errorf("run: %v", err)
 		}
 	})

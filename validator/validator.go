@@ -212,7 +212,9 @@ func (v *Validator) say(code, sentence, fix string) {
 // Run follows the finalized heads until ctx ends: every round it verifies, scores and sets weights. A hotkey that is not
 // registered, and a store that does not store, end it with an error.
 func (v *Validator) Run(ctx context.Context) error {
-	if err := v.load(ctx); err != nil {
+	if err := v.load(ctx); ctx.Err() != nil {
+		return nil
+	} else if err != nil {
 		return err
 	}
 	group, running := errgroup.WithContext(ctx)
