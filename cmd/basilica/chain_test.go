@@ -12,6 +12,7 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"basilica/internal/provoke"
 	"basilica/internal/pty"
 	"basilica/node"
 )
@@ -52,7 +53,8 @@ func startChain(genesis string) (url string, stop func() error, err error) {
 // that of the script's genesis.toml where it has one.
 func TestSubnetCommandLine(t *testing.T) {
 	testscript.Run(t, testscript.Params{
-		Dir: "testdata/subnet",
+		Dir:  "testdata/subnet",
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){"json": provoke.JSON},
 		Setup: func(env *testscript.Env) error {
 			genesis := filepath.Join(env.WorkDir, "genesis.toml")
 			if _, err := os.Stat(genesis); err != nil {

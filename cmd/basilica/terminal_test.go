@@ -5,6 +5,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -162,6 +163,32 @@ func TestEveryVerbHasAnExample(t *testing.T) {
 	for _, cmd := range allCommands(newRoot()) {
 		if cmd.Runnable() && cmd.RunE != nil && !cmd.Hidden && !cmd.HasSubCommands() && cmd.Parent() != nil && cmd.Parent().Name() != "completion" && cmd.Example == "" {
 			t.Errorf("%s has no example", cmd.CommandPath())
+		}
+	}
+}
+
+// TestEveryJSONIsRead: a script has each verb with --json print, and reads what came as one object.
+func TestEveryJSONIsRead(t *testing.T) {
+	var read strings.Builder
+	for _, pattern := range []string{"testdata/*/*.txtar", "../../internal/testnet/testdata/*/*.txtar"} {
+		files, err := filepath.Glob(pattern)
+		if err != nil || len(files) == 0 {
+			t.Fatalf("%s: %d scripts, %v", pattern, len(files), err)
+		}
+		for _, file := range files {
+			text, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			read.Write(text)
+		}
+	}
+	for _, cmd := range allCommands(newRoot()) {
+		if cmd.Flags().Lookup(jsonFlag) == nil {
+			continue
+		}
+		if !regexp.MustCompile(`exec .*` + cmd.CommandPath() + `\b.* --json\b.*\njson\n`).MatchString(read.String()) {
+			t.Errorf("no script reads the JSON of %s", cmd.CommandPath())
 		}
 	}
 }

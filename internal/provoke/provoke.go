@@ -1,11 +1,15 @@
 // Package provoke holds failures against the table of codes: a test of any room names a code and how it comes about. It
-// refuses to know how. Only test files may import it.
+// refuses to know how. It also reads what a verb prints for a program. Only test files may import it.
 package provoke
 
 import (
+	"encoding/json"
 	"errors"
+	"io"
 	"strings"
 	"testing"
+
+	"github.com/rogpeppe/go-internal/testscript"
 
 	"basilica"
 )
@@ -50,5 +54,20 @@ func Reason(t *testing.T, r basilica.Reason, code string) {
 	}
 	if r.Fix == "" && row.Fix == "" {
 		t.Errorf("%s: no next step", r.Code)
+	}
+}
+
+// JSON is the script command json: the last verb's standard output is one JSON object or array and nothing else.
+func JSON(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) > 0 {
+		ts.Fatalf("usage: json")
+	}
+	dec := json.NewDecoder(strings.NewReader(ts.ReadFile("stdout")))
+	var value json.RawMessage
+	if err := dec.Decode(&value); err != nil || value[0] != '{' && value[0] != '[' {
+		ts.Fatalf("standard output is no JSON object or array: %v", err)
+	}
+	if err := dec.Decode(&value); err != io.EOF {
+		ts.Fatalf("standard output goes on after its JSON: %v", err)
 	}
 }

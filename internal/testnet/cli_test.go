@@ -18,6 +18,7 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"basilica/internal/provoke"
 	"basilica/internal/vectors"
 	"basilica/node"
 )
@@ -26,7 +27,8 @@ import (
 func scripts(t *testing.T, dir string, vars map[string]string) {
 	t.Helper()
 	testscript.Run(t, testscript.Params{
-		Dir: filepath.Join("testdata", dir),
+		Dir:  filepath.Join("testdata", dir),
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){"json": provoke.JSON},
 		Setup: func(env *testscript.Env) error {
 			env.Setenv("HOME", env.WorkDir)
 			env.Setenv("PATH", binaries+string(os.PathListSeparator)+env.Getenv("PATH"))
@@ -97,7 +99,7 @@ func TestCommandLineOnNetwork(t *testing.T) {
 		t.Fatal(err)
 	}
 	scripts(t, "network", map[string]string{
-		"CHAIN": "ws://" + report.Addresses["localnet.rpc"], "CLIENT": filepath.Join(dir, "client.toml"), "MINER": filepath.Join(dir, "miner.toml"),
+		"CHAIN": "ws://" + report.Addresses["localnet.rpc"], "CLIENT": filepath.Join(dir, "client.toml"), "MINER": filepath.Join(dir, "miner.toml"), "BOX": filepath.Join(dir, "box-2.toml"),
 		"IMAGE": network.Image(), "BUSYBOX": network.Program(),
 	})
 	badSignature(t, "http://"+report.Addresses["localnet.rpc"])
