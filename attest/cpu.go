@@ -20,9 +20,12 @@ func Serial(n int, f func(i int)) {
 // that the checks are tested against provers that are consistent in everything but the work. They must be functions
 // of their arguments alone: replays have to give the same bytes.
 type Shortcuts struct {
-	Element func(l, i, j int) (byte, bool) // another value for a product element
-	Lane    func(batch, lane int) bool     // leave the lane where it is
-	Cell    func(round, cell int) bool     // keep the cell of the round before
+	Layer   func(l int, before func(l int) []byte, x []byte) bool // make layer l, out of those before it, in another way
+	Element func(l, i, j int) (byte, bool)                        // another value for a product element
+	Hole    func(mixing bool, block int) bool                     // a block of the fill is not held: zeros are read
+	Lane    func(batch, lane int) bool                            // leave the lane where it is
+	Cell    func(round, cell int) bool                            // keep the cell of the round before
+	Partner func(round, cell, partner int) []byte                 // other words than the partner's, CellSize of them; nil: its own
 }
 
 // OpenRequest is what one device has to open, each list in the order of OPEN.
@@ -73,9 +76,11 @@ func (c *CPU) Fill(ctx context.Context, p Params, seed Digest) ([]Node, error) {
 		if err := ctx.Err(); err != nil {
 			return nil, err
 		}
-		if l < 2 {
+		switch {
+		case c.skip.Layer != nil && c.skip.Layer(l, c.layer, c.layer(l)):
+		case l < 2:
 			generateWords(c.layer(l), 0, seed.word(2*l), seed.word(2*l+1))
-		} else {
+		default:
 			c.product(l)
 		}
 		c.roots[l] = MerkleRoot(c.layer(l), uint32(l))
@@ -171,7 +176,7 @@ func (c *CPU) replayWalk(ctx context.Context, visit func(b int, before, after []
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		window := c.fill[p.window(&c.walkKey, b)*p.LayerBytes():]
+		window := p.window(&c.walkKey, b) * p.LayerBytes()
 		c.parallel((p.Lanes+chunk-1)/chunk, func(k int) {
 			for i := k * chunk; i < min((k+1)*chunk, p.Lanes); i++ {
 				c.walkLane(b, i, &bs, window, before, after)
@@ -185,7 +190,17 @@ func (c *CPU) replayWalk(ctx context.Context, visit func(b int, before, after []
 	return nil
 }
 
-func (c *CPU) walkLane(b, i int, bs *Digest, window, before, after []byte) {
+// read gives the block at byte o of the fill to the walk or the mix.
+//
+//go:norace
+func (c *CPU) read(mixing bool, o int) []byte {
+	if c.skip.Hole != nil && c.skip.Hole(mixing, o/BlockSize) {
+		return make([]byte, BlockSize)
+	}
+	return c.fill[o : o+BlockSize]
+}
+
+func (c *CPU) walkLane(b, i int, bs *Digest, window int, before, after []byte) {
 	var s lane
 	if b == 0 {
 		s = firstLane(bs, i)
@@ -196,8 +211,7 @@ func (c *CPU) walkLane(b, i int, bs *Digest, window, before, after []byte) {
 	if c.skip.Lane == nil || !c.skip.Lane(b, i) {
 		blocks := c.p.WinBlocks()
 		for range c.p.Steps {
-			o := scaleTo(s[0], blocks) * BlockSize
-			s.step(window[o : o+BlockSize])
+			s.step(c.read(false, window+scaleTo(s[0], blocks)*BlockSize))
 		}
 	}
 	s.put(after[i*StateSize:])
@@ -240,9 +254,9 @@ func (c *CPU) replayMix(ctx context.Context, visit func(r int, before, after []b
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		var window []byte
+		window := -1 // none
 		if p.readsFill(r) {
-			window = c.fill[p.window(&c.mixKey, r/mixEvery-1)*p.LayerBytes():]
+			window = p.window(&c.mixKey, r/mixEvery-1) * p.LayerBytes()
 		}
 		c.parallel((p.Cells+chunk-1)/chunk, func(k int) {
 			for i := k * chunk; i < min((k+1)*chunk, p.Cells); i++ {
@@ -259,21 +273,33 @@ func (c *CPU) replayMix(ctx context.Context, visit func(r int, before, after []b
 // watched by the race detector, under which it takes ten times as long.
 //
 //go:norace
-func (c *CPU) mixCell(r, i int, window, before, after []byte) {
+func (c *CPU) mixCell(r, i, window int, before, after []byte) {
 	if c.skip.Cell != nil && c.skip.Cell(r, i) {
 		copy(after[i*CellSize:(i+1)*CellSize], before[i*CellSize:])
 		return
 	}
 	a := readCell(before[i*CellSize:])
 	j1, j2 := a.partners(c.p.Cells)
-	b1, b2 := readCell(before[j1*CellSize:]), readCell(before[j2*CellSize:])
+	b1, b2 := c.partner(r, i, j1, before), c.partner(r, i, j2, before)
 	x := join(&a, &b1, &b2, i, r)
 	var block []byte
-	if window != nil {
-		block = window[scaleTo(x[0], c.p.WinBlocks())*BlockSize:]
+	if window >= 0 {
+		block = c.read(true, window+scaleTo(x[0], c.p.WinBlocks())*BlockSize)
 	}
 	x.absorb(block)
 	x.put(after[i*CellSize:])
+}
+
+// partner reads cell j of the round before, for cell i of round r.
+//
+//go:norace
+func (c *CPU) partner(r, i, j int, before []byte) cell {
+	if c.skip.Partner != nil {
+		if words := c.skip.Partner(r, i, j); words != nil {
+			return readCell(words)
+		}
+	}
+	return readCell(before[j*CellSize:])
 }
 
 // Block returns block number i of the fill, for a PING.
@@ -284,18 +310,32 @@ func (c *CPU) Block(_ context.Context, i uint64) ([]byte, error) {
 	return c.fill[i*BlockSize : (i+1)*BlockSize], nil
 }
 
+// planted is data with the tree over it.
+type planted struct {
+	tree tree
+	data []byte
+}
+
+// forest holds the trees that openings touch, by tag; those of layers are made as they are needed.
+type forest map[uint32]planted
+
+func (f forest) add(data []byte, tag uint32) planted {
+	f[tag] = planted{newTree(data, tag), data}
+	return f[tag]
+}
+
 // Open opens what the validator asked for. The indices were checked against the parameters (Prover does so).
 func (c *CPU) Open(ctx context.Context, q OpenRequest) (Opened, error) {
 	if c.wroots == nil {
 		return Opened{}, ErrOrder
 	}
 	var o Opened
-	trees := map[int]tree{} // of the layers that were touched
-	for _, f := range q.Fill {
-		o.Fill = append(o.Fill, c.openElement(trees, f))
+	trees := forest{}
+	for _, x := range q.Fill {
+		o.Fill = append(o.Fill, c.open(trees, c.p.FillPieces(c.seed, x)))
 	}
-	for _, f := range q.PRG {
-		o.PRG = append(o.PRG, c.openLeaf(nil, trees, f.L, f.Leaf, 1))
+	for _, x := range q.PRG {
+		o.PRG = append(o.PRG, c.open(trees, []Piece{x.Piece()}))
 	}
 	var err error
 	if o.Walk, err = c.openWalk(ctx, trees, q.Walk); err != nil {
@@ -305,36 +345,25 @@ func (c *CPU) Open(ctx context.Context, q OpenRequest) (Opened, error) {
 		return Opened{}, fmt.Errorf("open mix: %w", err)
 	}
 	for _, i := range q.Blocks {
-		o.Blocks = append(o.Blocks, c.openBlock(nil, trees, int(i)*BlockSize))
+		o.Blocks = append(o.Blocks, c.open(trees, []Piece{c.p.BlockPiece(i)}))
 	}
 	return o, nil
 }
 
-func (c *CPU) openLeaf(b []byte, trees map[int]tree, l, first, cnt int) []byte {
-	t, ok := trees[l]
-	if !ok {
-		t = newTree(c.layer(l), uint32(l))
-		trees[l] = t
+// open writes the pieces of one opening one behind the other.
+func (c *CPU) open(trees forest, pieces []Piece) []byte {
+	var b []byte
+	for _, x := range pieces {
+		t, ok := trees[x.Tag]
+		if !ok {
+			t = trees.add(c.layer(int(x.Tag)), x.Tag)
+		}
+		b = t.tree.open(b, t.data, x.First, x.Count)
 	}
-	return t.open(b, c.layer(l), first, cnt)
+	return b
 }
 
-// openBlock opens the leaf that holds byte o of the fill.
-func (c *CPU) openBlock(b []byte, trees map[int]tree, o int) []byte {
-	n2 := c.p.LayerBytes()
-	return c.openLeaf(b, trees, o/n2, o%n2/LeafSize, 1)
-}
-
-func (c *CPU) openElement(trees map[int]tree, f FillIndex) []byte {
-	rl := c.p.rowLeaves()
-	from, _ := schedule(&c.seed, f.L)
-	b := make([]byte, 0, c.p.FillOpening())
-	b = c.openLeaf(b, trees, from, c.p.rowLeaf(f.I), rl)
-	b = c.openLeaf(b, trees, f.L-1, c.p.rowLeaf(f.J), rl)
-	return c.openLeaf(b, trees, f.L, (f.I*c.p.N+f.J)/LeafSize, 1)
-}
-
-func (c *CPU) openWalk(ctx context.Context, trees map[int]tree, items []WalkIndex) ([][]byte, error) {
+func (c *CPU) openWalk(ctx context.Context, trees forest, items []WalkIndex) ([][]byte, error) {
 	if len(items) == 0 {
 		return nil, nil
 	}
@@ -343,40 +372,28 @@ func (c *CPU) openWalk(ctx context.Context, trees map[int]tree, items []WalkInde
 		byBatch[w.Batch] = append(byBatch[w.Batch], k)
 	}
 	out := make([][]byte, len(items))
-	bs := chain(Final(c.seed, c.roots), c.walkKey[:])
+	bs := FirstLink(Final(c.seed, c.roots), c.walkKey)
+	var failed error
 	err := c.replayWalk(ctx, func(b int, before, after []byte) {
-		var tb, ta tree
 		if len(byBatch[b]) > 0 {
 			if b > 0 {
-				tb = newTree(before, walkTag|uint32(b-1))
+				trees.add(before, StateTag(b-1))
 			}
-			ta = newTree(after, walkTag|uint32(b))
+			trees.add(after, StateTag(b))
 		}
 		for _, k := range byBatch[b] {
-			i := items[k].Lane
-			leaf := i * StateSize / LeafSize
-			o := make([]byte, 0, c.p.WalkOpening(b))
-			s := firstLane(&bs, i)
-			if b > 0 {
-				o = tb.open(o, before, leaf, 1)
-				s = readLane(before[i*StateSize:])
-				s.enter(&bs)
-			}
-			o = ta.open(o, after, leaf, 1)
-			base := c.p.window(&c.walkKey, b) * c.p.LayerBytes()
-			for range c.p.Steps {
-				at := base + scaleTo(s[0], c.p.WinBlocks())*BlockSize
-				o = c.openBlock(o, trees, at)
-				s.step(c.fill[at : at+BlockSize])
-			}
-			out[k] = o
+			pieces, err := c.p.WalkPieces(c.walkKey, bs, items[k], before[items[k].Lane*StateSize:], func(i uint64) ([]byte, error) { return c.Block(ctx, i) })
+			failed = errors.Join(failed, err)
+			out[k] = c.open(trees, pieces)
 		}
-		bs = chain(bs, c.wroots[b][:])
+		delete(trees, StateTag(b-1))
+		delete(trees, StateTag(b))
+		bs = NextLink(bs, c.wroots[b])
 	}, func(b int) Node { return c.wroots[b] })
-	return out, err
+	return out, errors.Join(failed, err)
 }
 
-func (c *CPU) openMix(ctx context.Context, trees map[int]tree, items []MixIndex) ([][]byte, error) {
+func (c *CPU) openMix(ctx context.Context, trees forest, items []MixIndex) ([][]byte, error) {
 	if len(items) == 0 {
 		return nil, nil
 	}
@@ -385,35 +402,23 @@ func (c *CPU) openMix(ctx context.Context, trees map[int]tree, items []MixIndex)
 		byRound[m.Round] = append(byRound[m.Round], k)
 	}
 	out := make([][]byte, len(items))
+	var failed error
 	err := c.replayMix(ctx, func(r int, before, after []byte) {
-		var tb, ta tree
 		if len(byRound[r]) > 0 {
 			if r > 1 {
-				tb = newTree(before, mixTag|uint32(r-1))
+				trees.add(before, CellTag(r-1))
 			}
-			ta = newTree(after, mixTag|uint32(r))
+			trees.add(after, CellTag(r))
 		}
 		for _, k := range byRound[r] {
-			i := items[k].Cell
-			a := readCell(before[i*CellSize:])
-			j1, j2 := a.partners(c.p.Cells)
-			o := make([]byte, 0, c.p.MixOpening(r))
-			if r > 1 {
-				for _, j := range [...]int{i, j1, j2} {
-					o = tb.open(o, before, j*CellSize/LeafSize, 1)
-				}
-			}
-			o = ta.open(o, after, i*CellSize/LeafSize, 1)
-			if c.p.readsFill(r) {
-				b1, b2 := readCell(before[j1*CellSize:]), readCell(before[j2*CellSize:])
-				x := join(&a, &b1, &b2, i, r)
-				base := c.p.window(&c.mixKey, r/mixEvery-1) * c.p.LayerBytes()
-				o = c.openBlock(o, trees, base+scaleTo(x[0], c.p.WinBlocks())*BlockSize)
-			}
-			out[k] = o
+			pieces, err := c.p.MixPieces(c.mixKey, items[k], func(i int) ([]byte, error) { return before[i*CellSize:][:CellSize], nil })
+			failed = errors.Join(failed, err)
+			out[k] = c.open(trees, pieces)
 		}
+		delete(trees, CellTag(r-1))
+		delete(trees, CellTag(r))
 	})
-	return out, err
+	return out, errors.Join(failed, err)
 }
 
 // Release frees the fill.

@@ -56,3 +56,14 @@ func MutateRecord(r *Record, step int, refused func(*Record) bool) (n, ok int) {
 	}
 	return n, ok
 }
+
+// TreeLevel gives a level of the tree over data, and what the whole tree opens.
+func TreeLevel(data []byte, tag uint32, nodes int) (level []Node, open func(first, count int) []byte) {
+	t := newTree(data, tag)
+	for _, l := range t {
+		if len(l) == nodes {
+			level = append(level, l...)
+		}
+	}
+	return level, func(first, count int) []byte { return t.open(nil, data, first, count) }
+}

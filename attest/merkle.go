@@ -41,11 +41,19 @@ func hashNode(l, r *Node) Node {
 type tree [][]Node
 
 // newTree builds the tree over data, whose length is a power of two times 512 bytes.
-func newTree(data []byte, tag uint32) tree {
+func newTree(data []byte, tag uint32) tree { return newSubtree(data, tag, 0) }
+
+// newSubtree builds the part of a tree over the leaves of data, the first of which has the given number in the whole tree.
+func newSubtree(data []byte, tag uint32, first int) tree {
 	level := make([]Node, len(data)/LeafSize)
 	for i := range level {
-		level[i] = hashLeaf(data[i*LeafSize:(i+1)*LeafSize], tag, uint32(i))
+		level[i] = hashLeaf(data[i*LeafSize:(i+1)*LeafSize], tag, uint32(first+i))
 	}
+	return grow(level)
+}
+
+// grow builds the tree over a level of a power of two nodes.
+func grow(level []Node) tree {
 	t := tree{level}
 	for len(level) > 1 {
 		up := make([]Node, len(level)/2)

@@ -64,11 +64,14 @@ func (p Params) LayerBytes() int { return p.N * p.N }
 // FillBytes is the size of the whole fill: what M_g claims.
 func (p Params) FillBytes() uint64 { return uint64(p.Layers) * uint64(p.LayerBytes()) }
 
-// DeviceBytes is what a device needs: the fill, both cell arrays (the lanes live in their memory) and the
-// largest tree.
-func (p Params) DeviceBytes() uint64 {
-	work := max(2*uint64(p.Cells)*CellSize, uint64(p.Lanes)*StateSize)
-	return p.FillBytes() + work
+// DeviceBytes is what a device needs.
+func (p Params) DeviceBytes() uint64 { return p.FillBytes() + p.WorkBytes() }
+
+// WorkBytes is what a device needs besides the fill: both cell arrays, in whose memory the lanes and the trees live too, two
+// nodes a leaf.
+func (p Params) WorkBytes() uint64 {
+	trees := func(leaves int) uint64 { return 2 * NodeSize * uint64(leaves) }
+	return max(2*uint64(p.Cells)*CellSize, uint64(p.Lanes)*StateSize+256+trees(p.stateLeaves()), trees(p.layerLeaves()))
 }
 
 // FillOps counts the int8 operations of the fill, a multiply-add as two.
