@@ -5,7 +5,6 @@ package adversary
 
 import (
 	"fmt"
-	"math"
 	"strconv"
 	"strings"
 
@@ -25,52 +24,83 @@ const (
 	Mutate   Kind = "mutate"   // change one bit of one opening
 	Truncate Kind = "truncate" // leave out the last byte of one opening
 	Key      Kind = "key"      // sign the evidence with another key than the one in HELLO
+	Garbage  Kind = "garbage"  // noise in place of every product
+	Cheap    Kind = "cheap"    // noise that can be made again at any time in place of one product
+	Schedule Kind = "schedule" // the last product of another layer than the schedule says
+	Hankel   Kind = "hankel"   // products as if only i+j mattered: one row and one column are worked out
+	LowRank  Kind = "lowrank"  // products of the first four of n terms
+	Bare     Kind = "bare"     // mix on a card that does not hold the fill
 )
 
-var kinds = [...]Kind{Nonce, Early, EarlyMix, Twin, Claim, Mutate, Truncate, Key}
+var kinds = [...]Kind{
+	Nonce, Early, EarlyMix, Twin, Claim, Mutate, Truncate, Key, Garbage, Cheap, Schedule, Hankel, LowRank, Bare,
+}
 
-// Cheat says how a machine lies. The zero value is honest.
+// Cheat says how a machine lies. The zero value is honest. Fractions are of what stands behind them, rounded up.
 type Cheat struct {
-	Fill, Walk, Mix float64 // fraction of product elements, of lanes of every batch, of cells of every round that is left out
-	Grind           int     // tries to find roots that steer what follows; 0: none
+	Fill, Walk, Mix float64 // elements of every product, lanes of every batch, cells of every round: left out
+	Leaf            float64 // leaves of each generated layer: made up
+	Hole            float64 // blocks of every layer: lost once they are committed to, and read as zeros
+	Stale, Alone    float64 // cells of every round: mixed with the partners' first values, with zeros
+	Break           float64 // cells of one round: left out
+	Ping            float64 // of 64 PINGs: answered without the block
+	Grind           int     // tries at each step to find roots that steer what follows; 0: none
 	Kind            Kind    // "" for none
 }
 
-// Parse reads what to cheat on: "part:fraction" with parts fill, walk and mix and fractions in 0..1, "grind:tries" with
-// 1 to 64 tries, or the name of a kind; several separated by commas. An example is "fill:0.05,grind:8".
+// part gives the fraction that a name stands for, or nil.
+func (c *Cheat) part(name string) *float64 {
+	switch name {
+	case "fill":
+		return &c.Fill
+	case "walk":
+		return &c.Walk
+	case "mix":
+		return &c.Mix
+	case "leaf":
+		return &c.Leaf
+	case "hole":
+		return &c.Hole
+	case "stale":
+		return &c.Stale
+	case "alone":
+		return &c.Alone
+	case "break":
+		return &c.Break
+	case "ping":
+		return &c.Ping
+	}
+	return nil
+}
+
+// Parse reads what to cheat on: "part:fraction" with a part of Cheat and a fraction in 0..1, "grind:tries" with 1 to 64
+// tries, or the name of a kind; several separated by commas. An example is "fill:0.05,grind:8".
 func Parse(spec string) (c Cheat, err error) {
-	for part := range strings.SplitSeq(spec, ",") {
-		name, value, ok := strings.Cut(part, ":")
+	for word := range strings.SplitSeq(spec, ",") {
+		name, value, ok := strings.Cut(word, ":")
 		if !ok {
 			known := false
 			for _, k := range kinds {
 				known = known || string(k) == name
 			}
 			if !known || c.Kind != "" {
-				return Cheat{}, fmt.Errorf("adversary: %q is no part:fraction such as fill:0.05, and no first one of %v", part, kinds)
+				return Cheat{}, fmt.Errorf("adversary: %q is no part:fraction such as fill:0.05, and no first one of %v", word, kinds)
 			}
 			c.Kind = Kind(name)
 			continue
 		}
 		if name == "grind" {
 			if c.Grind, err = strconv.Atoi(value); err != nil || c.Grind < 1 || c.Grind > 64 {
-				return Cheat{}, fmt.Errorf("adversary: %q is not grind:N with N in 1..64", part)
+				return Cheat{}, fmt.Errorf("adversary: %q is not grind:N with N in 1..64", word)
 			}
 			continue
 		}
-		f, err := strconv.ParseFloat(value, 64)
-		if err != nil || !(f >= 0 && f <= 1) {
-			return Cheat{}, fmt.Errorf("adversary: %q is not part:fraction with a fraction in 0..1, such as fill:0.05", part)
+		part := c.part(name)
+		if part == nil {
+			return Cheat{}, fmt.Errorf("adversary: %q is neither fill, walk, mix, leaf, hole, stale, alone, break nor ping", name)
 		}
-		switch name {
-		case "fill":
-			c.Fill = f
-		case "walk":
-			c.Walk = f
-		case "mix":
-			c.Mix = f
-		default:
-			return Cheat{}, fmt.Errorf("adversary: %q is neither fill, walk nor mix", name)
+		if *part, err = strconv.ParseFloat(value, 64); err != nil || !(*part >= 0 && *part <= 1) {
+			return Cheat{}, fmt.Errorf("adversary: %q is not part:fraction with a fraction in 0..1, such as fill:0.05", word)
 		}
 	}
 	return c, nil
@@ -83,37 +113,4 @@ func (c Cheat) Info(d attest.DeviceInfo) attest.DeviceInfo {
 	}
 	d.Name, d.Software, d.VRAMBytes, d.FreeBytes = "NVIDIA H200", false, 143771<<20, 143771<<20
 	return d
-}
-
-// shortcuts leaves out the named fractions, rounded up: exactly that many elements of every layer, lanes of every batch,
-// cells of every round. Which ones follows from salt alone, the same at every replay.
-func (c Cheat) shortcuts(p attest.Params, salt uint32) (s attest.Shortcuts) {
-	if c.Fill > 0 {
-		n := p.N * p.N
-		s.Element = func(l, i, j int) (byte, bool) { return byte(i ^ j), left(c.Fill, n, salt^uint32(l), i*p.N+j) }
-	}
-	if c.Walk > 0 {
-		s.Lane = func(batch, lane int) bool { return left(c.Walk, p.Lanes, salt^uint32(1<<20|batch), lane) }
-	}
-	if c.Mix > 0 {
-		s.Cell = func(round, cell int) bool { return left(c.Mix, p.Cells, salt^uint32(1<<21|round), cell) }
-	}
-	return s
-}
-
-// left says whether place x of total, a power of two, is among the ceil(f * total) that are left out: x's place under a
-// permutation that salt chooses.
-func left(f float64, total int, salt uint32, x int) bool {
-	h := mixed(salt)
-	place := ((uint32(x)^h)*(2*mixed(h)+1) + mixed(h+1)) & uint32(total-1)
-	return float64(place) < math.Ceil(f*float64(total))
-}
-
-// mixed is murmur3's finaliser.
-func mixed(h uint32) uint32 {
-	h ^= h >> 16
-	h *= 0x85EBCA6B
-	h ^= h >> 13
-	h *= 0xC2B2AE35
-	return h ^ h>>16
 }

@@ -37,12 +37,15 @@ func (m *Machine) shared(seed attest.Digest) attest.Digest {
 
 // Device is one GPU of a lying machine, with the methods of attest.CPU.
 type Device struct {
-	m     *Machine
-	cpu   *attest.CPU
-	p     attest.Params
-	early []attest.Node // of a walk that was not asked for yet
-	last  attest.Node   // of a mix that was not asked for yet
-	noise *rand.Rand
+	m      *Machine
+	cpu    *attest.CPU
+	p      attest.Params
+	salt   *choice
+	mixKey *attest.Digest
+	pings  int           // answered
+	early  []attest.Node // of a walk that was not asked for yet
+	last   attest.Node   // of a mix that was not asked for yet
+	noise  *rand.Rand
 }
 
 // Device makes the machine's next device.
@@ -65,16 +68,18 @@ func (d *Device) Fill(ctx context.Context, p attest.Params, seed attest.Digest) 
 	var roots []attest.Node
 	var best attest.Digest
 	for try := range max(1, c.Grind) {
-		cpu := attest.NewLazyCPU(d.m.parallel, c.shortcuts(p, salt+uint32(try)))
+		picked, key := &choice{fill: salt + uint32(try), walk: salt, mix: salt}, &attest.Digest{}
+		cpu := attest.NewLazyCPU(d.m.parallel, c.shortcuts(p, seed, picked, key))
 		r, err := cpu.Fill(ctx, p, seed)
 		if err != nil {
 			return nil, err
 		}
 		// What follows is thought to hang on final_g: the smallest one is as good as any other.
 		if f := attest.Final(seed, r); roots == nil || bytes.Compare(f[:], best[:]) < 0 {
-			d.cpu, roots, best = cpu, r, f
+			d.cpu, d.salt, d.mixKey, roots, best = cpu, picked, key, r, f
 		}
 	}
+	d.pings = 0
 	if c.Kind == Early || c.Kind == EarlyMix {
 		var err error
 		if d.early, err = d.cpu.Walk(ctx, seed); err != nil {
@@ -95,7 +100,13 @@ func (d *Device) Walk(ctx context.Context, key attest.Digest) ([]attest.Node, er
 	case Early:
 		return d.early, nil
 	}
-	return d.cpu.Walk(ctx, key)
+	return ground(d, &d.salt.walk, func() ([]attest.Node, []byte, error) {
+		roots, err := d.cpu.Walk(ctx, key)
+		if err != nil {
+			return nil, nil, err
+		}
+		return roots, roots[len(roots)-1][:], nil
+	})
 }
 
 // Mix returns the root of the last round of the mix under key, or of another one.
@@ -106,7 +117,30 @@ func (d *Device) Mix(ctx context.Context, key attest.Digest) (attest.Node, error
 	case EarlyMix:
 		return d.last, nil
 	}
-	return d.cpu.Mix(ctx, key)
+	*d.mixKey = key
+	return ground(d, &d.salt.mix, func() (attest.Node, []byte, error) {
+		last, err := d.cpu.Mix(ctx, key)
+		return last, last[:], err
+	})
+}
+
+// ground works with as many salts as the cheat tries and stays with the one whose root is the smallest.
+func ground[T any](d *Device, salt *uint32, work func() (result T, root []byte, err error)) (result T, err error) {
+	var best []byte
+	first, chosen := *salt, *salt
+	for try := range d.m.cheat.Grind {
+		*salt = first + uint32(try)
+		_, root, err := work()
+		if err != nil {
+			return result, err
+		}
+		if best == nil || bytes.Compare(root, best) < 0 {
+			best, chosen = root, *salt
+		}
+	}
+	*salt = chosen
+	result, _, err = work()
+	return result, err
 }
 
 // Trace returns the roots of the other rounds.
@@ -121,6 +155,10 @@ func (d *Device) Trace(ctx context.Context) ([]attest.Node, error) {
 func (d *Device) Block(ctx context.Context, i uint64) ([]byte, error) {
 	if d.m.cheat.Kind == Claim {
 		return d.bytes(attest.BlockSize), nil
+	}
+	d.pings++
+	if left(d.m.cheat.Ping, 64, d.salt.fill, d.pings-1) {
+		return make([]byte, attest.BlockSize), nil
 	}
 	return d.cpu.Block(ctx, i)
 }
