@@ -276,7 +276,7 @@ func writeNew(path string, v any, seal func(plain []byte) []byte) error {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return fmt.Errorf("write key file: %w", err)
 	}
-	if err := createSecret(path, data); err != nil {
+	if err := CreateSecret(path, data); err != nil {
 		return fmt.Errorf("write key file: %w", err)
 	}
 	return nil

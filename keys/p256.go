@@ -21,8 +21,8 @@ import (
 // P256SignatureSize is the length in bytes of a raw P-256 signature: r then s, 32 bytes each, big-endian.
 const P256SignatureSize = 64
 
-// maxP256File bounds a key file in bytes; a PEM key of this curve takes about 250.
-const maxP256File = 16 << 10
+// maxSecretFile bounds a key file in bytes; a PEM key of this curve takes about 250, one that a TPM sealed about 500.
+const maxSecretFile = 16 << 10
 
 // ErrP256Signature says that a signature is not one that the key made over the message, or not in its only
 // accepted form (64 bytes, s in the lower half of the group order).
@@ -66,15 +66,15 @@ func CreateP256(path string) (*P256, error) {
 	if err != nil {
 		return nil, fmt.Errorf("p256: encode private key: %w", err)
 	}
-	if err := createSecret(path, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})); err != nil {
+	if err := CreateSecret(path, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})); err != nil {
 		return nil, fmt.Errorf("p256: write key file: %w", err)
 	}
 	return k, nil
 }
 
-// createSecret writes a new 0600 file so that path holds either nothing or all of it: the bytes go to a
-// temporary name first, and the link to the final name fails where that exists.
-func createSecret(path string, b []byte) (err error) {
+// CreateSecret writes a new 0600 file so that path holds either nothing or all of it: the bytes go to a
+// temporary name first, and the link to the final name fails where that exists (fs.ErrExist).
+func CreateSecret(path string, b []byte) (err error) {
 	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
 	if err != nil {
 		return err
@@ -90,22 +90,31 @@ func createSecret(path string, b []byte) (err error) {
 	return os.Link(f.Name(), path)
 }
 
-// LoadP256 reads a private key from a PEM or DER file (PKCS#8 or SEC 1). It refuses a file that others than
-// its owner may read, and anything but a P-256 key.
-func LoadP256(path string) (*P256, error) {
+// ReadSecret reads a file of at most 16 KiB and refuses one that others than its owner may read.
+func ReadSecret(path string) ([]byte, error) {
 	f, err := os.Open(path)
 	if err != nil {
-		return nil, fmt.Errorf("p256: open key file: %w", err)
+		return nil, err
 	}
 	defer f.Close()
 	st, err := f.Stat()
 	if err != nil {
-		return nil, fmt.Errorf("p256: read key file: %w", err)
+		return nil, err
 	}
 	if st.Mode().Perm()&0o077 != 0 {
-		return nil, fmt.Errorf("p256: key file %s has mode %04o, others can read it: chmod 600 it", path, st.Mode().Perm())
+		return nil, fmt.Errorf("%s has mode %04o, others can read it: chmod 600 it", path, st.Mode().Perm())
 	}
-	b, err := io.ReadAll(io.LimitReader(f, maxP256File+1))
+	b, err := io.ReadAll(io.LimitReader(f, maxSecretFile+1))
+	if err == nil && len(b) > maxSecretFile {
+		err = fmt.Errorf("%s has more than %d bytes", path, maxSecretFile)
+	}
+	return b, err
+}
+
+// LoadP256 reads a private key from a PEM or DER file (PKCS#8 or SEC 1). It refuses a file that others than
+// its owner may read, and anything but a P-256 key.
+func LoadP256(path string) (*P256, error) {
+	b, err := ReadSecret(path)
 	if err != nil {
 		return nil, fmt.Errorf("p256: read key file: %w", err)
 	}
@@ -127,8 +136,8 @@ func LoadOrCreateP256(path string) (*P256, error) {
 
 // ParseP256 reads a private key from PEM or DER bytes (PKCS#8 or SEC 1).
 func ParseP256(b []byte) (*P256, error) {
-	if len(b) > maxP256File {
-		return nil, fmt.Errorf("p256: key of more than %d bytes", maxP256File)
+	if len(b) > maxSecretFile {
+		return nil, fmt.Errorf("p256: key of more than %d bytes", maxSecretFile)
 	}
 	if block, _ := pem.Decode(b); block != nil {
 		b = block.Bytes
@@ -167,12 +176,21 @@ func (k *P256) Sign(msg []byte) ([]byte, error) {
 	if _, err := asn1.Unmarshal(der, &sig); err != nil {
 		return nil, fmt.Errorf("p256: sign: %w", err)
 	}
-	if order := elliptic.P256().Params().N; highS(sig.S) {
-		sig.S.Sub(order, sig.S)
+	return P256Signature(sig.R, sig.S)
+}
+
+// P256Signature is the only accepted form of a signature: r | s, 64 bytes, big-endian, with the lower s.
+func P256Signature(r, s *big.Int) ([]byte, error) {
+	order := elliptic.P256().Params().N
+	if r.Sign() <= 0 || s.Sign() <= 0 || r.Cmp(order) >= 0 || s.Cmp(order) >= 0 {
+		return nil, ErrP256Signature
+	}
+	if highS(s) {
+		s = new(big.Int).Sub(order, s)
 	}
 	out := make([]byte, P256SignatureSize)
-	sig.R.FillBytes(out[:32])
-	sig.S.FillBytes(out[32:])
+	r.FillBytes(out[:32])
+	s.FillBytes(out[32:])
 	return out, nil
 }
 
