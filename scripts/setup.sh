@@ -2,7 +2,8 @@
 # Makes a fresh Debian machine with Go, git and make ready: scripts/setup.sh demo | test
 #
 # demo  Docker's engine, and a static busybox, of which the demo makes its image
-# test  these, a C compiler for -race, node with npm and Python with venv for the official clients (scripts/official.sh)
+# test  these, a TPM emulator, a C compiler for -race, clang-19 for the GPU kernels (scripts/kernels.sh), node with npm and Python with venv for
+#       the official clients (scripts/official.sh)
 #
 # As root with apt it installs what is missing, otherwise it says what to install and how. Then it makes sure that an
 # engine answers (scripts/dockerd.sh).
@@ -27,6 +28,8 @@ static_busybox || need busybox-static
 if [ "${1:-demo}" = test ]; then
 	has gcc || need gcc
 	[ -e /usr/include/stdio.h ] || need libc6-dev
+	has clang-19 || need clang-19
+	has swtpm || need swtpm
 	has node || need nodejs
 	has npm || need npm
 	python3 -c 'import ensurepip, venv' 2>/dev/null || { need python3; need python3-venv; }
