@@ -17,14 +17,15 @@ const module = "basilica"
 
 // floors is the plan of the house: a room imports only rooms on lower floors. The root package is "".
 var floors = map[string]int{
-	"keys": 0, "pki": 0, "scale": 0, "timelock": 0, "shield": 0, "wire/wirepb": 0, "attest/attestpb": 0, "internal/vectors": 0, "internal/crashpoint": 0, "internal/pty": 0,
+	"keys": 0, "pki": 0, "scale": 0, "timelock": 0, "shield": 0, "wire/wirepb": 0, "attest/attestpb": 0, "nvidia/kernels": 0, "internal/vectors": 0, "internal/crashpoint": 0, "internal/pty": 0,
 	"":       1,
 	"pallet": 2, "yuma": 2, "attest": 2, "score": 2, "internal/gate": 2, "internal/provoke": 2,
 	"validator": 3, "miner": 3, "executor": 3, "client": 3, "localnet": 3,
 	"subtensor": 3, "axon": 3, "wire": 3, "sshdoor": 3, "attestor": 3, "attest/adversary": 3, "rest": 3, "status": 3,
 	"store": 3, "docker": 3, "nvidia": 3, "tpm": 3, "hardware": 3, "admin": 3,
-	"node":         4,
-	"cmd/basilica": 5, "cmd/gpu-attestor": 5, "internal/testnet": 5, "internal/testnet/escape": 5, "internal/official": 5,
+	"node":          4,
+	"nvidia/ptxsim": 4, // for tests alone
+	"cmd/basilica":  5, "cmd/gpu-attestor": 5, "internal/testnet": 5, "internal/testnet/escape": 5, "internal/official": 5,
 }
 
 // pure rooms compute on paper: no files, no network, no clock of their own, no processes.
@@ -45,10 +46,12 @@ var importers = map[string][]string{
 }
 
 // onlyFrom names the only rooms whose code may import a room; test files are not asked. Lying devices stay where they
-// belong, and recorded vectors are for tests alone.
+// belong; recorded vectors and the PTX interpreter are for tests alone.
 var onlyFrom = map[string][]string{
 	"attest/adversary": {"cmd/gpu-attestor"},
-	"nvidia":           {"cmd/gpu-attestor"},
+	"nvidia":           {"cmd/gpu-attestor", "nvidia/ptxsim"},
+	"nvidia/kernels":   {"nvidia", "cmd/gpu-attestor"},
+	"nvidia/ptxsim":    {},
 	"internal/vectors": {},
 	"internal/provoke": {},
 	"internal/pty":     {},
