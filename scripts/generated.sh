@@ -14,3 +14,12 @@ if [ "$before" != "$after" ]; then
 		"Fix: commit the new *.pb.go files (make generate)" >&2
 	exit 1
 fi
+
+# The GPU kernels, where their compiler is; elsewhere, that source and output are those of one commit.
+(cd nvidia/kernels && sha256sum --quiet --check SHA256SUMS) || {
+	printf '%s\n' "generated.sh: nvidia/kernels is not what its SHA256SUMS says" "Fix: scripts/kernels.sh, and commit what it made" >&2
+	exit 1
+}
+if clang-19 --version >/dev/null 2>&1; then
+	scripts/kernels.sh check
+fi
