@@ -19,7 +19,7 @@ const module = "basilica"
 var floors = map[string]int{
 	"keys": 0, "pki": 0, "scale": 0, "timelock": 0, "shield": 0, "wire/wirepb": 0, "attest/attestpb": 0, "nvidia/kernels": 0, "internal/vectors": 0, "internal/crashpoint": 0, "internal/pty": 0,
 	"":       1,
-	"pallet": 2, "yuma": 2, "attest": 2, "score": 2, "internal/gate": 2, "internal/provoke": 2,
+	"pallet": 2, "yuma": 2, "attest": 2, "score": 2, "internal/gate": 2, "internal/provoke": 2, "internal/fakecuda": 2,
 	"validator": 3, "miner": 3, "executor": 3, "client": 3, "localnet": 3,
 	"subtensor": 3, "axon": 3, "wire": 3, "sshdoor": 3, "attestor": 3, "attest/adversary": 3, "rest": 3, "status": 3,
 	"store": 3, "docker": 3, "nvidia": 3, "tpm": 3, "hardware": 3, "admin": 3,
@@ -48,13 +48,14 @@ var importers = map[string][]string{
 // onlyFrom names the only rooms whose code may import a room; test files are not asked. Lying devices stay where they
 // belong; recorded vectors and the PTX interpreter are for tests alone.
 var onlyFrom = map[string][]string{
-	"attest/adversary": {"cmd/gpu-attestor"},
-	"nvidia":           {"cmd/gpu-attestor", "nvidia/ptxsim"},
-	"nvidia/kernels":   {"nvidia", "cmd/gpu-attestor"},
-	"nvidia/ptxsim":    {},
-	"internal/vectors": {},
-	"internal/provoke": {},
-	"internal/pty":     {},
+	"attest/adversary":  {"cmd/gpu-attestor"},
+	"nvidia":            {"cmd/gpu-attestor", "nvidia/ptxsim"},
+	"nvidia/kernels":    {"nvidia", "cmd/gpu-attestor"},
+	"nvidia/ptxsim":     {},
+	"internal/vectors":  {},
+	"internal/provoke":  {},
+	"internal/fakecuda": {},
+	"internal/pty":      {},
 }
 
 // faults holds what is wrong with one import of one room, by the rules above; empty where nothing is.
