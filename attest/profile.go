@@ -7,16 +7,15 @@ import (
 	"fmt"
 	"math"
 	"slices"
-	"time"
 )
 
-//go:embed profiles.json
-var profilesJSON []byte
+//go:embed models.json
+var modelsJSON []byte
 
-// Profile is what is known of one model: its sizes, and its rates as measured in calibration runs. A rate of zero is
-// not known and sets no floor.
+// Profile is what is known of one model: its sizes, and its rates as measured in calibration runs or, until there are some,
+// estimated. A rate of zero is not known and sets no floor.
 type Profile struct {
-	Model      string  `json:"model"`
+	Model      string  `json:"model"` // as its driver names it
 	Software   bool    `json:"software,omitempty"`
 	NominalMiB uint64  `json:"nominal_mib,omitempty"`
 	CC         string  `json:"cc,omitempty"`        // compute capability
@@ -29,6 +28,20 @@ type Profile struct {
 	SigmaBM    float64 `json:"sigma_bm,omitempty"`  // of ln BM
 	HashRate   float64 `json:"hash_rate,omitempty"` // bytes/s of the commitment to the fill
 	Expect     Expect  `json:"expect_seconds"`      // absent: from the rates
+	// Provenance says of every number above, by its key, where it comes from; "estimate" where nobody measured it.
+	Provenance map[string]string `json:"provenance,omitempty"`
+}
+
+// numbers are the values that need a provenance, by key.
+func (p *Profile) numbers() map[string]float64 {
+	cc := 0.0
+	if p.CC != "" {
+		cc = 1
+	}
+	return map[string]float64{
+		"nominal_mib": float64(p.NominalMiB), "cc": cc, "c": p.C, "bw": p.BW, "bm": p.BM,
+		"sigma_c": p.SigmaC, "sigma_bw": p.SigmaBW, "sigma_bm": p.SigmaBM, "hash_rate": p.HashRate,
+	}
 }
 
 // Expect is how long the timed phases of an honest device take, in seconds; zero is unknown.
@@ -42,16 +55,23 @@ type Expect struct {
 type Profiles []Profile
 
 // DefaultProfiles are the ones that ship with this version.
-func DefaultProfiles() (Profiles, error) { return ParseProfiles(profilesJSON) }
+func DefaultProfiles() (Profiles, error) { return ParseProfiles(modelsJSON) }
 
-// ParseProfiles reads a profile file (the shape of profiles.json). Unknown keys, doubled models and impossible
-// numbers are errors.
+// ParseProfiles reads a profile file (the shape of models.json). Unknown keys, doubled models, impossible numbers and
+// numbers without a provenance are errors.
 func ParseProfiles(b []byte) (Profiles, error) {
 	var ps Profiles
 	dec := json.NewDecoder(bytes.NewReader(b))
 	dec.DisallowUnknownFields()
 	if err := dec.Decode(&ps); err != nil {
 		return nil, fmt.Errorf("parse profiles: %w", err)
+	}
+	for _, p := range ps {
+		for key, v := range p.numbers() {
+			if (v != 0) != (p.Provenance[key] != "") {
+				return nil, fmt.Errorf("%w: profile %s: %s and its provenance do not stand together", ErrParams, p.Model, key)
+			}
+		}
 	}
 	return ps, ps.check()
 }
@@ -125,94 +145,13 @@ const (
 	// rttShare is the most of an interval that is taken off as round trip: echoes can be delayed, and an uncapped
 	// subtraction would turn that into speed.
 	rttShare = 0.05
-	certain  = 0.99
 )
 
-// intervals are the timed phases of one GPU by the validator's clock.
-type intervals struct{ fill, walk, mix time.Duration }
-
-// tooFar says that the round trip is too long for any floor to be held against the machine.
-func (t intervals) tooFar(rtt time.Duration) bool {
-	return float64(rtt) > rttShare*float64(min(t.fill, t.walk, t.mix))
-}
-
-// rates turns intervals into C, BW and BM.
-func (t intervals) rates(p Params, rtt time.Duration, hashRate float64) (c, bw, bm float64) {
-	net := func(d time.Duration) float64 {
-		return math.Max(float64(d)-math.Min(float64(rtt), rttShare*float64(d)), 1) / 1e9
-	}
-	fill := net(t.fill)
-	if hashRate > 0 { // never more than half: the constant is the model's, not this device's
-		fill -= math.Min(float64(p.FillBytes())/hashRate, fill/2)
-	}
-	return p.FillOps() / fill, p.WalkBytes() / net(t.walk), p.MixBytes() / net(t.mix)
-}
-
-// missed names the first floor of the model that the measurement misses, or "".
-func (p *Profile) missed(m *Measured) string {
-	switch {
-	case float64(m.M) < floorM*float64(p.nominal()):
-		return "FLOOR_M"
-	case m.C < floorC*p.C:
-		return "FLOOR_C"
-	case m.BW < floorBW*p.BW:
-		return "FLOOR_BW"
-	case m.BM < floorBM*p.BM:
-		return "FLOOR_BM"
-	}
-	return ""
-}
-
-// density is the likelihood of a measurement under the model.
-func (p *Profile) density(m *Measured) float64 {
-	normal := func(x, median, sigma float64) float64 {
-		if sigma == 0 {
-			sigma = 0.15
-		}
-		sigma = math.Max(0.03, sigma)
-		z := (math.Log(x) - math.Log(median)) / sigma
-		return math.Exp(-z*z/2) / (sigma * math.Sqrt(2*math.Pi))
-	}
-	return normal(m.C, p.C, p.SigmaC) * normal(m.BW, p.BW, p.SigmaBW) * normal(m.BM, p.BM, p.SigmaBM)
-}
-
-// classify fills in the models that fit and says whether the claim is certain: PASS with "PASS", or PASS_OTHER with why
-// not. claim is nil for a model without a profile.
-func (ps Profiles) classify(m *Measured, claim *Profile, far bool) (Result, string) {
-	if claim != nil && claim.Software {
-		m.Models = []string{claim.Model}
-		if missed := claim.missed(m); missed != "" {
-			return PassOther, missed
-		}
-		return Pass, string(Pass)
-	}
-	total, own := 1/(9.21*5.30*5.30), 0.0 // equal priors over all models and "none", which is flat
-	for i := range ps {
-		p := &ps[i]
-		if p.Software || p.C == 0 || p.BW == 0 || p.BM == 0 || float64(p.nominal()) < float64(m.M) {
-			continue
-		}
-		d := p.density(m)
-		total += d
-		if p == claim {
-			own = d
-		}
-		if p.missed(m) == "" {
-			m.Models = append(m.Models, p.Model)
-		}
-	}
-	if claim == nil {
-		return PassOther, "UNKNOWN_MODEL"
-	}
-	m.Above = claim.C > 0 && math.Log(m.C/claim.C) > 3*math.Max(0.15, claim.SigmaC)
-	switch missed := claim.missed(m); {
-	case missed != "" && far:
-		return PassOther, "TOO_FAR"
-	case missed != "":
-		return PassOther, missed
-	case own/total < certain:
-		return PassOther, "AMBIGUOUS"
-	}
-	m.Models = []string{claim.Model}
-	return Pass, string(Pass)
-}
+// Of the classifier (gpu-proof.md section 8).
+const (
+	certain = 0.99 // probability from which on a model is named
+	// sigma of ln C, ln BW and ln BM without calibration, and the least with it.
+	sigmaUnknown, sigmaLeast = 0.15, 0.03
+	// densityNone is that of "none of them": flat over C in 1e12..1e16, BW and BM in 1e11..2e13.
+	densityNone = 1 / (9.21 * 5.30 * 5.30)
+)

@@ -2,102 +2,254 @@ package attest
 
 import (
 	"math"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 )
 
-// specProfiles are two rows of gpu-proof.md section 14, taken as if calibrated.
-func specProfiles(t *testing.T) Profiles {
+const (
+	h200   = "NVIDIA H200"
+	h100   = "NVIDIA H100 80GB HBM3"
+	pcie   = "NVIDIA H100 PCIe"
+	a100   = "NVIDIA A100-SXM4-80GB"
+	pro    = "NVIDIA RTX PRO 6000 Blackwell Server Edition"
+	l40s   = "NVIDIA L40S"
+	gtx409 = "NVIDIA GeForce RTX 4090"
+)
+
+func models(t *testing.T) Profiles {
 	t.Helper()
-	ps, err := ParseProfiles([]byte(`[
-		{"model":"H200","nominal_mib":143771,"c":9e14,"bw":3.66e12,"bm":3.66e12,"sigma_c":0.05,"sigma_bw":0.03,"sigma_bm":0.03,"hash_rate":5e11,"expect_seconds":{}},
-		{"model":"H100 SXM","nominal_mib":81559,"c":9e14,"bw":2.56e12,"bm":2.56e12,"sigma_c":0.05,"sigma_bw":0.03,"sigma_bm":0.03,"hash_rate":5e11,"expect_seconds":{}},
-		{"model":"H100 PCIe","nominal_mib":81559,"c":4.81e14,"bw":1.56e12,"bm":1.56e12,"expect_seconds":{}},
-		{"model":"A100-80 SXM","nominal_mib":81920,"c":3.51e14,"bw":1.56e12,"bm":1.56e12,"expect_seconds":{}}
-	]`))
+	ps, err := DefaultProfiles()
 	if err != nil {
 		t.Fatal(err)
 	}
 	return ps
 }
 
-// honest gives the intervals of a device with the rates.
-func honest(p Params, c, bw, bm, hash float64, rtt time.Duration) intervals {
-	d := func(s float64) time.Duration { return time.Duration(s*1e9) + rtt }
-	return intervals{d(p.FillOps()/c + float64(p.FillBytes())/hash), d(p.WalkBytes() / bw), d(p.MixBytes() / bm)}
+// calibrated gives the shipped models with narrow sigmas, as a calibration run might find them.
+func calibrated(t *testing.T) Profiles {
+	t.Helper()
+	ps := models(t)
+	for i := range ps {
+		if !ps[i].Software {
+			ps[i].SigmaC, ps[i].SigmaBW, ps[i].SigmaBM = 0.03, 0.02, 0.02
+		}
+	}
+	return ps
 }
 
+// readingOf gives the reading of a device with the rates that is challenged with the sizes of the claimed model.
+func readingOf(t *testing.T, ps Profiles, claim string, c, bw, bm float64, rtt time.Duration) (*reading, *Profile) {
+	t.Helper()
+	p, err := ParamsFor(143771<<20, 0)
+	profile := ps.find(claim, false)
+	hash := 5e11
+	if profile != nil {
+		p, err = profile.params()
+		hash = profile.HashRate
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := func(s float64) time.Duration { return time.Duration(s*1e9) + rtt }
+	return &reading{
+		params: p, echo: rtt, rtt: rtt,
+		times: intervals{d(p.FillOps()/c + float64(p.FillBytes())/hash), d(p.WalkBytes() / bw), d(p.MixBytes() / bm)},
+	}, profile
+}
+
+// TestClassifier: which claim is believed, and what is published where it is not. The devices have the rates of the
+// shipped estimates, or of several cards joined as in gpu-proof.md section 3.5.
 func TestClassifier(t *testing.T) {
-	ps := specProfiles(t)
+	t.Parallel()
+	wide, narrow := models(t), calibrated(t)
 	for _, x := range []struct {
 		name, claim, reason string
-		c, bw, bm           float64
+		ps                  Profiles
+		c, bw, bm           float64 // T/s
 		rtt                 time.Duration
-		want                Result
+		models              []string
 	}{
-		{"honest H200", "H200", "PASS", 8.8e14, 3.6e12, 3.6e12, 10 * time.Millisecond, Pass},
-		{"honest H100", "H100 SXM", "PASS", 9.1e14, 2.5e12, 2.6e12, 0, Pass},
-		{"RTX PRO 6000 pair as H100", "H100 SXM", "FLOOR_BM", 7e14, 2.74e12, 0.7 * 2.56e12, 0, PassOther},
-		{"slow fill", "H200", "FLOOR_C", 5e14, 3.6e12, 3.6e12, 0, PassOther},
-		{"slow walk", "H200", "FLOOR_BW", 8.8e14, 1.6e12, 3.6e12, 0, PassOther},
-		{"two models fit", "H100 PCIe", "AMBIGUOUS", 4.2e14, 1.56e12, 1.56e12, 0, PassOther},
-		{"too far away", "H200", "TOO_FAR", 8.8e14, 3.6e12, 2.9e12, 400 * time.Millisecond, PassOther},
-		{"unknown model", "MI300X", "UNKNOWN_MODEL", 9e14, 4e12, 4e12, 0, PassOther},
+		{"honest H200", h200, "PASS", wide, 601, 3.66, 3.66, 10 * time.Millisecond, []string{h200}},
+		{"honest H200, a little slow", h200, "PASS", wide, 560, 3.5, 3.5, 0, []string{h200}},
+		{"honest H100", h100, "PASS", wide, 602, 2.56, 2.56, 0, []string{h100}},
+		{"honest 4090, calibrated", gtx409, "PASS", narrow, 380, 0.77, 0.77, 0, []string{gtx409}},
+		{"honest RTX PRO 6000: only bigger cards have its memory", pro, "PASS", wide, 480, 1.37, 1.37, 0, []string{pro}},
+
+		// The pairs that estimates cannot separate: the set is published.
+		{"H100 PCIe", pcie, "AMBIGUOUS", wide, 481, 1.56, 1.56, 0, []string{pcie, pro, a100}},
+		{"4090", gtx409, "AMBIGUOUS", wide, 380, 0.77, 0.77, 0, []string{gtx409, l40s}},
+		{"A100-80", a100, "AMBIGUOUS", wide, 350, 1.56, 1.56, 0, []string{a100, pcie, pro}},
+		{"A100-80 as H100 PCIe", pcie, "AMBIGUOUS", wide, 350, 1.56, 1.56, 0, []string{a100, pcie, pro}},
+		{"RTX PRO 6000 as H100 PCIe", pcie, "AMBIGUOUS", wide, 480, 1.37, 1.37, 0, []string{pro, pcie, a100}},
+		// Narrow sigmas separate them, by C and by BW.
+		{"H100 PCIe, calibrated", pcie, "PASS", narrow, 481, 1.56, 1.56, 0, []string{pcie}},
+		{"A100-80, calibrated", a100, "PASS", narrow, 350, 1.56, 1.56, 0, []string{a100}},
+		{"A100-80 as H100 PCIe, calibrated", pcie, "AMBIGUOUS", narrow, 350, 1.56, 1.56, 0, []string{a100}},
+		{"RTX PRO 6000 as H100 PCIe, calibrated", pcie, "AMBIGUOUS", narrow, 480, 1.37, 1.37, 0, []string{pro, pcie, a100}},
+
+		{"two RTX PRO 6000 as H100", h100, "FLOOR_BM", wide, 480, 2.74, 0.7 * 2.56, 0, []string{pcie, a100}},
+		{"RTX PRO 6000 as H100", h100, "FLOOR_BW", wide, 480, 1.37, 1.37, 0, []string{pro, pcie, a100}},
+		{"A100-80 as H100", h100, "FLOOR_C", wide, 350, 1.56, 1.56, 0, []string{a100, pcie, pro}},
+		{"H100 held back by its power limit", h100, "FLOOR_C", wide, 400, 2.56, 2.56, 0, []string{a100, pcie}},
+		{"H200 that claims to be an H100", h100, "AMBIGUOUS", narrow, 601, 3.66, 3.66, 0, []string{h200, h100, a100, pcie}},
+		{"slow walk", h200, "FLOOR_BW", wide, 601, 1.6, 3.66, 0, nil},
+		{"no card at all", h200, "FLOOR_C", wide, 1, 0.1, 0.1, 0, nil},
+		{"floor of the mix missed, the mix too far away", h200, "TOO_FAR", wide, 601, 3.66, 2.9, 100 * time.Millisecond, nil},
+		{"floor of the fill missed, only the mix too far away", h200, "FLOOR_C", wide, 300, 3.66, 3.66, 50 * time.Millisecond, nil},
+		{"unknown model", "NVIDIA H300", "UNKNOWN_MODEL", wide, 601, 3.66, 3.66, 0, []string{h200}},
 	} {
-		claim := ps.find(x.claim, false)
-		p, err := ParamsFor(143771<<20, 0)
-		if claim != nil {
-			p, err = claim.params()
+		t.Run(x.name, func(t *testing.T) {
+			r, claim := readingOf(t, x.ps, x.claim, x.c*1e12, x.bw*1e12, x.bm*1e12, x.rtt)
+			var m Measured
+			m.C, m.BW, m.BM = r.rates(5e11)
+			got, reason := x.ps.classify(&m, claim, r)
+			if reason != x.reason || (got == Pass) != (x.reason == "PASS") || got.Verdict() == CheatFill.Verdict() {
+				t.Errorf("%s (%s), want %s; posterior %v", got, reason, x.reason, m.Posterior)
+			}
+			if !slices.Equal(m.Models, x.models) {
+				t.Errorf("published %q, want %q; posterior %v", m.Models, x.models, m.Posterior)
+			}
+			if (m.Posterior >= certain) != (got == Pass) && got == Pass {
+				t.Errorf("passed at p = %v", m.Posterior)
+			}
+		})
+	}
+}
+
+// TestPosterior: all candidates and "none" share one; a card with less memory than was filled is no candidate.
+func TestPosterior(t *testing.T) {
+	t.Parallel()
+	ps := models(t)
+	r, claim := readingOf(t, ps, h100, 602e12, 2.56e12, 2.56e12, 0)
+	of, none := ps.posterior(r)
+	sum := none
+	for i, p := range of {
+		sum += p
+		if small := ps[i].nominal() < r.params.FillBytes(); (p == 0) != small && !ps[i].Software {
+			t.Errorf("%s has probability %v", ps[i].Model, p)
 		}
-		if err != nil {
-			t.Fatal(err)
-		}
-		hash := 5e11
-		ts := honest(p, x.c, x.bw, x.bm, hash, x.rtt)
-		m := Measured{M: p.FillBytes()}
-		m.C, m.BW, m.BM = ts.rates(p, x.rtt, hash)
-		r, reason := ps.classify(&m, claim, ts.tooFar(x.rtt))
-		if r != x.want || reason != x.reason {
-			t.Errorf("%s: %s (%s), want %s (%s); %+v", x.name, r, reason, x.want, x.reason, m)
+	}
+	if math.Abs(sum-1) > 1e-12 {
+		t.Errorf("they sum to %v", sum)
+	}
+	// By hand: at the median every normal is 1/(0.15 sqrt(2 pi)); the H200 is ln(3.66/2.56)/0.15 sigmas away twice, the rest further.
+	peak := math.Pow(1/(0.15*math.Sqrt(2*math.Pi)), 3)
+	z := math.Log(3.66/2.56) / 0.15
+	want := peak / (peak + peak*math.Exp(-z*z) + 1/(9.21*5.3*5.3))
+	if got := of[slices.IndexFunc(ps, func(p Profile) bool { return p.Model == claim.Model })]; math.Abs(got-want) > 1e-4 {
+		t.Errorf("p = %v, by hand %v", got, want)
+	}
+}
+
+// TestHashRateIsOfTheModelUnderTest: what a model takes for hashing is its own constant.
+func TestHashRateIsOfTheModelUnderTest(t *testing.T) {
+	t.Parallel()
+	ps := models(t)
+	r, claim := readingOf(t, ps, h200, 601e12, 3.66e12, 3.66e12, 0)
+	at := claim.density(r)
+	other := *claim
+	other.HashRate /= 2
+	if d := other.density(r); d >= at {
+		t.Errorf("half the hash rate does not change the likelihood: %v, %v", at, d)
+	}
+}
+
+func TestAboveBandIsFlagged(t *testing.T) {
+	t.Parallel()
+	ps := models(t)
+	for _, x := range []struct {
+		c, bw, bm float64
+		want      bool
+	}{{380, 0.77, 0.77, false}, {700, 0.77, 0.77, true}, {380, 1.4, 0.77, true}, {380, 0.77, 1.4, true}} {
+		r, claim := readingOf(t, ps, gtx409, x.c*1e12, x.bw*1e12, x.bm*1e12, 0)
+		var m Measured
+		m.C, m.BW, m.BM = r.rates(claim.HashRate)
+		if _, _ = ps.classify(&m, claim, r); m.Above != x.want {
+			t.Errorf("%+v: above band %v", x, m.Above)
 		}
 	}
 }
 
 // TestLessMemory: a device with less memory than its model misses that floor before all others.
 func TestLessMemory(t *testing.T) {
-	h200 := specProfiles(t).find("H200", false)
-	if floor := h200.missed(&Measured{M: uint64(0.8 * float64(h200.nominal()))}); floor != "FLOOR_M" {
+	t.Parallel()
+	ps := models(t)
+	r, claim := readingOf(t, ps, h200, 601e12, 3.66e12, 3.66e12, 0)
+	r.params.Layers = r.params.Layers * 8 / 10
+	if floor := claim.missed(r); floor != "FLOOR_M" {
 		t.Errorf("missed %q", floor)
+	}
+	if r.echo = time.Hour; r.tooFar("FLOOR_M") {
+		t.Error("memory is too far away")
 	}
 }
 
 // TestDelayedEchoesGiveNoSpeed: the round trip that is taken off is capped at 5 % of the interval.
 func TestDelayedEchoesGiveNoSpeed(t *testing.T) {
-	p := SoftwareParams()
-	ts := intervals{time.Second, time.Second, time.Second}
-	c0, bw0, bm0 := ts.rates(p, 0, 0)
-	c1, bw1, bm1 := ts.rates(p, time.Hour, 0)
+	t.Parallel()
+	r := reading{params: SoftwareParams(), times: intervals{time.Second, time.Second, time.Second}}
+	c0, bw0, bm0 := r.rates(0)
+	r.rtt = time.Hour
+	c1, bw1, bm1 := r.rates(0)
 	for _, q := range []float64{c1 / c0, bw1 / bw0, bm1 / bm0} {
 		if math.Abs(q-1/0.95) > 1e-9 {
 			t.Errorf("an hour of delay gave a factor of %v", q)
 		}
 	}
-	if c, _, _ := (intervals{}).rates(p, 0, 0); math.IsInf(c, 0) || math.IsNaN(c) {
+	r.times = intervals{}
+	if c, _, _ := r.rates(0); math.IsInf(c, 0) || math.IsNaN(c) {
 		t.Error("an interval of zero has no finite rate")
 	}
 }
 
-func TestProfilesAreChecked(t *testing.T) {
-	ps, err := DefaultProfiles()
-	if err != nil {
-		t.Fatal(err)
-	}
+// TestModels: what ships is the table of gpu-proof.md section 14, and says of every number that nobody has measured it.
+func TestModels(t *testing.T) {
+	t.Parallel()
+	ps := models(t)
 	if p := ps.find("", true); p == nil || *p.Params != SoftwareParams() {
 		t.Fatal("the software profile is not SoftwareParams")
 	}
+	layers := map[string]int{
+		h200: 8266, h100: 4689, pcie: 4689, a100: 4710, pro: 5628, l40s: 2648, gtx409: 1412, "NVIDIA GeForce RTX 5090": 1874, "NVIDIA B200": 10543,
+	}
+	if len(ps) != len(layers)+1 {
+		t.Errorf("%d models", len(ps))
+	}
+	for _, p := range ps {
+		if p.Software {
+			continue
+		}
+		q, err := p.params()
+		if err != nil || q.Layers != layers[p.Model] {
+			t.Errorf("%s: %d layers, %v", p.Model, q.Layers, err)
+		}
+		for _, key := range []string{"c", "bw", "bm", "hash_rate"} {
+			if !strings.HasPrefix(p.Provenance[key], "estimate, not measured") {
+				t.Errorf("%s: %s is %q; nothing here was measured", p.Model, key, p.Provenance[key])
+			}
+		}
+		if p.SigmaC != sigmaUnknown || p.SigmaBW != sigmaUnknown || p.SigmaBM != sigmaUnknown {
+			t.Errorf("%s: a sigma without calibration", p.Model)
+		}
+	}
+}
+
+func TestProfilesAreChecked(t *testing.T) {
+	t.Parallel()
+	const rest = `,"nominal_mib":81559,"provenance":{"nominal_mib":"x"}`
+	if _, err := ParseProfiles([]byte(`[{"model":"x"` + rest + `}]`)); err != nil {
+		t.Fatal(err)
+	}
 	for _, text := range []string{
-		`[{"model":""}]`, `[{"model":"x","speed":1}]`, `[{"model":"x","nominal_mib":1}]`, `[{"model":"x","nominal_mib":81559,"c":-1}]`,
-		`[{"model":"x","nominal_mib":81559},{"model":"x","nominal_mib":81559}]`,
+		`[{"model":""` + rest + `}]`, `[{"model":"x","speed":1` + rest + `}]`,
+		`[{"model":"x","nominal_mib":1,"provenance":{"nominal_mib":"x"}}]`,
+		`[{"model":"x","nominal_mib":81559,"c":-1,"provenance":{"nominal_mib":"x","c":"x"}}]`,
+		`[{"model":"x"` + rest + `},{"model":"x"` + rest + `}]`,
+		`[{"model":"x","nominal_mib":81559}]`,
+		`[{"model":"x","nominal_mib":81559,"provenance":{"nominal_mib":"x","c":"x"}}]`,
+		`[{"model":"x","nominal_mib":81559,"bw":1e12,"provenance":{"nominal_mib":"x"}}]`,
 	} {
 		if _, err := ParseProfiles([]byte(text)); err == nil {
 			t.Errorf("accepted %s", text)

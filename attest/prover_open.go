@@ -128,6 +128,16 @@ func (p *Prover) Proved(all []Opened) error {
 type Evidence struct {
 	VDFY, VDFPi []byte   // empty without a VDF
 	TimingsNS   []uint64 // self-reported, diagnostics only
+	// TPMQuote has the TPM that the key lives in quote the transcript; nil for a key in a file.
+	TPMQuote func(transcript Digest) ([]byte, error)
+	// CCReport is a GPU's confidential-computing report with Prover.Transcript as its nonce, and CCChain its certificates (PEM,
+	// device first); empty where the machine has none.
+	CCReport, CCChain []byte
+}
+
+// Transcript is what the evidence is over: all frames of both directions, once every PROOF is queued.
+func (p *Prover) Transcript() Digest {
+	return tagged("BSLTRAN\x00").raw(p.toward.Sum(nil)).raw(p.back.Sum(nil)).sum()
 }
 
 // Sign signs the transcript of all that was queued and received so far and queues EVIDENCE.
@@ -135,10 +145,17 @@ func (p *Prover) Sign(e Evidence, sign func(msg []byte) ([]byte, error)) error {
 	if p.phase != phaseEvidence {
 		return ErrOrder
 	}
-	transcript := tagged("BSLTRAN\x00").raw(p.toward.Sum(nil)).raw(p.back.Sum(nil)).sum()
+	transcript := p.Transcript()
 	st := &attestpb.Statement{
 		Run16: p.run, Transcript32: transcript[:], HelloSha256: p.hello[:],
-		VdfY: e.VDFY, VdfPi: e.VDFPi, TimingsNs: e.TimingsNS,
+		VdfY: e.VDFY, VdfPi: e.VDFPi, TimingsNs: e.TimingsNS, CcReport: e.CCReport, CcChain: e.CCChain,
+	}
+	if e.TPMQuote != nil {
+		quote, err := e.TPMQuote(transcript)
+		if err != nil {
+			return fmt.Errorf("quote the transcript: %w", err)
+		}
+		st.TpmQuote = quote
 	}
 	for _, j := range p.jobs {
 		kind := uint32(0)

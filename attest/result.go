@@ -40,13 +40,14 @@ func (r Result) Verdict() basilica.Result {
 // Judgement is what a challenge came to.
 type Judgement struct {
 	Result     Result     `json:"result"`
-	Reason     string     `json:"reason"`     // upper-case code: the result, or more precise (TOO_FAR, TIMEOUT_WALK_DONE, …)
-	Detail     string     `json:"detail"`     // one sentence
-	Class      string     `json:"class"`      // "A", or "software" where any device is one
+	Reason     string     `json:"reason"` // upper-case code: the result, or more precise (TOO_FAR, TIMEOUT_WALK_DONE, …)
+	Detail     string     `json:"detail"` // one sentence
+	Class      Class      `json:"class"`
 	Signed     bool       `json:"signed"`     // the attestation key signed the transcript
 	AfterOpen  bool       `json:"after_open"` // ended by silence or garbage after OPEN: spends the abort budget
 	SPKI       []byte     `json:"spki,omitempty"`
 	GPUs       []Measured `json:"gpus,omitempty"`
+	CCReport   *CCFinding `json:"cc_report,omitempty"` // nil: the machine gave none, or no root is pinned
 	Transcript Digest     `json:"transcript"`
 	RTT        float64    `json:"rtt_seconds"`         // smallest ECHO; 0 if there was none
 	PingExcess float64    `json:"ping_excess_seconds"` // smallest PING minus smallest ECHO
@@ -67,8 +68,10 @@ type Measured struct {
 	C        float64  `json:"ops_per_second"`
 	BW       float64  `json:"walk_bytes_per_second"`
 	BM       float64  `json:"mix_bytes_per_second"`
-	Models   []string `json:"models"`     // that fit
-	Above    bool     `json:"above_band"` // faster than the claimed model should be: flagged, not punished
+	Models   []string `json:"models"` // that fit; one alone is certain only with PASS
+	// Posterior is the probability of the claimed model among those that have the memory and none of them, to four digits.
+	Posterior float64 `json:"posterior"`
+	Above     bool    `json:"above_band"` // faster than the claimed model should be: flagged, not punished
 }
 
 // Proven gives the GPUs in root nouns, for a pass or an unsure verdict.

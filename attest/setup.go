@@ -18,7 +18,7 @@ type Setup struct {
 	Strength Strength  `json:"strength"`
 	Policy   Policy    `json:"policy"`
 	Profiles Profiles  `json:"profiles"`
-	Trapdoor []byte    `json:"trapdoor,omitempty"` // Trapdoor.Bytes; needed where Policy.Squarings is not 0
+	Trapdoor []byte    `json:"trapdoor,omitempty"` // Trapdoor.Bytes; needed where Policy asks for squarings without a proof
 }
 
 // Claim is one GPU that a machine is said to have.
@@ -31,6 +31,11 @@ type Claim struct {
 type Policy struct {
 	AllowSoftware bool   `json:"allow_software"`      // take CPU provers; for tests and localnet only
 	Squarings     uint64 `json:"squarings,omitempty"` // T of the VDF; 0: none
+	// Wesolowski asks for a proof that third parties can check, modulo RSA-2048, instead of an answer that convinces the owner
+	// of a trapdoor alone.
+	Wesolowski bool `json:"wesolowski,omitempty"`
+	// CCRoot is the certificate (DER) under which CC reports must be signed; empty: none is looked at.
+	CCRoot []byte `json:"cc_root,omitempty"`
 	// RTTFloor is the round trip pinned at enrolment; 0: none.
 	RTTFloor time.Duration `json:"rtt_floor_ns,omitempty"`
 	Limits   Limits        `json:"limits"`

@@ -7,10 +7,14 @@ import (
 	"fmt"
 	"io"
 	"math/big"
+	"slices"
 )
 
-// The delay function of gpu-proof.md section 10: T squarings in a group of unknown order. It is no hardware proof;
-// it gives a lower bound of sequential time and is named so wherever it is reported.
+// The delay function of gpu-proof.md section 10: T squarings in a group of unknown order, one after the other. What a right
+// answer proves: between CHALLENGE and EVIDENCE somebody spent the time of T squarings on the fastest hardware there is; it
+// is reported as sequential_time_lower_bound. What it does not prove: which hardware, on which machine, or that a GPU took
+// part. The longer an honest machine takes, the less the bound says of it: at 2e7 squarings a second on an FPGA and 0.9
+// million on a CPU, a CPU's answer of 2.3 s proves 0.1 s.
 
 // VDFBytes is the length of every group element on the wire, big-endian.
 const VDFBytes = 256
@@ -36,6 +40,24 @@ func (z Puzzle) Check() error {
 	return nil
 }
 
+// rsa2048 is the modulus RSA-2048 of the RSA factoring challenge of 1991: 617 decimal digits, digit sum 2738. Its maker
+// destroyed the factors, and nobody has found them since; whoever knew them could forge proofs.
+const rsa2048 = "2519590847565789349402718324004839857142928212620403202777713783604366202070" +
+	"7595556264018525880784406918290641249515082189298559149176184502808489120072" +
+	"8449926873928072877767359714183472702618963750149718246911650776133798590957" +
+	"0009733045974880842840179742910064245869181719511874612151517265463228221686" +
+	"9987549182422433637259085141865462043576798423387184774447920739934236584823" +
+	"8242811981638150106748104516603773060562016196762561338441436038339044149526" +
+	"3443219011465754445417842402092461651572335077870774981712577246796292638635" +
+	"6373289912154831438167899885040445364023527381951378636564391212010397122822" +
+	"120720357"
+
+// PublicPuzzle asks for so many squarings of the nonce's x modulo RSA-2048, with a proof that anybody can check.
+func PublicPuzzle(nonce Digest, squarings uint64) Puzzle {
+	n, _ := new(big.Int).SetString(rsa2048, 10)
+	return Puzzle{N: n, X: VDFInput(nonce, n), T: squarings, Wesolowski: true}
+}
+
 // VDFInput derives x from the challenge's nonce: a square in Z/N.
 func VDFInput(nonce Digest, n *big.Int) *big.Int {
 	var b []byte
@@ -48,17 +70,31 @@ func VDFInput(nonce Digest, n *big.Int) *big.Int {
 	return x.Mul(x, x).Mod(x, n)
 }
 
-// Solve does the T squarings and, if asked, the Wesolowski proof (as many again). y and pi are 256 bytes; pi is nil
-// without a proof. The end of ctx is looked at about every 20 ms during the squarings.
+// Squarings between two looks at the context: enough to hide the set-up of Exp, the fastest way to square in pure Go. Where a
+// proof is wanted, also the distance of the powers that are kept for it.
+const (
+	solveStretch = 1 << 14
+	proofStretch = 1 << 10
+)
+
+// Solve does the T squarings and, if asked, the Wesolowski proof, which takes about a quarter longer. y and pi are 256
+// bytes; pi is nil without a proof. The end of ctx is looked at about every 20 ms.
 func (z Puzzle) Solve(ctx context.Context) (y, pi []byte, err error) {
 	if err := z.Check(); err != nil {
 		return nil, nil, err
 	}
-	const stretch = 1 << 14 // squarings per call of Exp: long enough to hide its set-up
+	stretch := uint64(solveStretch)
+	if z.Wesolowski {
+		stretch = proofStretch
+	}
+	var kept []*big.Int
 	v, e := new(big.Int).Set(z.X), new(big.Int)
 	for left := z.T; left > 0; left -= min(left, stretch) {
 		if err := ctx.Err(); err != nil {
 			return nil, nil, err
+		}
+		if z.Wesolowski {
+			kept = append(kept, new(big.Int).Set(v))
 		}
 		e.Lsh(big.NewInt(1), uint(min(left, stretch)))
 		v.Exp(v, e, z.N)
@@ -66,11 +102,59 @@ func (z Puzzle) Solve(ctx context.Context) (y, pi []byte, err error) {
 	if !z.Wesolowski {
 		return v.FillBytes(make([]byte, VDFBytes)), nil, nil
 	}
-	e.Lsh(big.NewInt(1), uint(z.T))
 	v = canonical(v, z.N)
-	l := challengePrime(z.N, z.X, v, z.T)
-	p := canonical(new(big.Int).Exp(z.X, e.Quo(e, l), z.N), z.N)
+	p, err := z.prove(ctx, kept, v)
+	if err != nil {
+		return nil, nil, err
+	}
 	return v.FillBytes(make([]byte, VDFBytes)), p.FillBytes(make([]byte, VDFBytes)), nil
+}
+
+// prove makes x^floor(2^T/l) out of the powers x^(2^(k*proofStretch)). The bytes of the quotient are its digits to the base
+// 256; digit k*per+j belongs to power k raised to 256^j. All powers with the same digit are multiplied first, so that a digit
+// costs one multiplication (Wesolowski, "Efficient verifiable delay functions", section 4.1).
+func (z Puzzle) prove(ctx context.Context, kept []*big.Int, y *big.Int) (*big.Int, error) {
+	const per = proofStretch / 8
+	l := challengePrime(z.N, z.X, y, z.T)
+	digits := new(big.Int).Lsh(big.NewInt(1), uint(z.T))
+	q := digits.Quo(digits, l).Bytes()
+	slices.Reverse(q)
+	product, quotient := new(big.Int), new(big.Int)
+	multiply := func(a, b *big.Int) { // into a
+		product.Mul(a, b)
+		quotient.QuoRem(product, z.N, a)
+	}
+	pi := big.NewInt(1)
+	for j := per - 1; j >= 0; j-- {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		var same [256]*big.Int
+		for k := range kept {
+			i := k*per + j
+			if i >= len(q) {
+				break
+			}
+			switch d := q[i]; {
+			case d == 0:
+			case same[d] == nil:
+				same[d] = new(big.Int).Set(kept[k])
+			default:
+				multiply(same[d], kept[k])
+			}
+		}
+		for range 8 {
+			multiply(pi, pi)
+		}
+		above := big.NewInt(1) // the product of all with a larger digit; each is taken once for every digit below
+		for d := 255; d > 0; d-- {
+			if same[d] != nil {
+				multiply(above, same[d])
+			}
+			multiply(pi, above)
+		}
+	}
+	return canonical(pi, z.N), nil
 }
 
 // VerifyWesolowski checks y and its proof without any secret.

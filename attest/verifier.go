@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"hash"
@@ -65,7 +66,8 @@ type Verifier struct {
 	draw   sampler
 	sign   Signer
 	rec    recorder
-	trap   *Trapdoor
+	trap   *Trapdoor         // nil: no VDF, or one with a proof
+	ccRoot *x509.Certificate // nil: CC reports are not looked at
 	limits Limits
 
 	phase    phase
@@ -88,6 +90,7 @@ type Verifier struct {
 	items    []proofItem // still due
 	proofTTL time.Duration
 
+	cc          *CCFinding
 	cheat       Result // first failed check; no sign of it is given before EVIDENCE has arrived
 	cheatDetail string
 	judgement   Judgement
@@ -100,12 +103,19 @@ func NewVerifier(s Setup, random io.Reader, sign Signer) (*Verifier, error) {
 	}
 	v := &Verifier{setup: s, sign: sign, limits: s.Policy.Limits.withDefaults(), toward: sha256.New(), back: sha256.New()}
 	v.draw.r = io.TeeReader(random, &v.rec.tape)
-	if s.Policy.Squarings > 0 {
+	if s.Policy.Squarings > 0 && !s.Policy.Wesolowski {
 		trap, err := ParseTrapdoor(s.Trapdoor)
 		if err != nil {
 			return nil, fmt.Errorf("set up challenge: %w", err)
 		}
 		v.trap = trap
+	}
+	if len(s.Policy.CCRoot) > 0 {
+		root, err := x509.ParseCertificate(s.Policy.CCRoot)
+		if err != nil {
+			return nil, fmt.Errorf("set up challenge: %w: cc_root is no certificate", ErrParams)
+		}
+		v.ccRoot = root
 	}
 	return v, nil
 }
@@ -391,10 +401,11 @@ func (v *Verifier) end(r Result, reason, detail string) {
 
 // decide fixes the judgement; what is common to all ends is filled in here.
 func (v *Verifier) decide(j Judgement) {
-	j.Class = "A"
+	j.CCReport = v.cc
+	j.Class = Shown{CCReport: v.cc != nil && v.cc.Verified}.Class()
 	for _, g := range v.gpus {
 		if g.software {
-			j.Class = "software"
+			j.Class = ClassSoftware
 		}
 	}
 	j.SPKI = v.spki
@@ -510,10 +521,17 @@ func (v *Verifier) challenge() {
 			Cells: uint32(p.Cells), Rounds: uint32(p.Rounds),
 		})
 	}
-	if v.trap != nil {
-		z := v.trap.Puzzle(v.nonce, v.setup.Policy.Squarings)
+	if t := v.setup.Policy.Squarings; t > 0 {
+		var z Puzzle
+		if v.setup.Policy.Wesolowski {
+			z = PublicPuzzle(v.nonce, t)
+		} else {
+			z = v.trap.Puzzle(v.nonce, t)
+		}
 		v.puzzle = &z
-		m.Vdf = &attestpb.Vdf{N: z.N.FillBytes(make([]byte, VDFBytes)), X: z.X.FillBytes(make([]byte, VDFBytes)), T: z.T}
+		m.Vdf = &attestpb.Vdf{
+			N: z.N.FillBytes(make([]byte, VDFBytes)), X: z.X.FillBytes(make([]byte, VDFBytes)), T: z.T, Wesolowski: z.Wesolowski,
+		}
 	}
 	l := v.limits
 	evidence := l.Evidence

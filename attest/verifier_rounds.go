@@ -386,14 +386,26 @@ func (v *Verifier) takeEvidence(f Frame) error {
 		if !v.bound(&st) {
 			signed = false
 			v.suspect(CheatBind, "the signed statement is of another run")
-		} else if v.puzzle != nil {
-			if err := v.trap.Verify(*v.puzzle, st.GetVdfY()); err != nil {
+		} else {
+			if err := v.checkVDF(&st); err != nil {
 				v.suspect(CheatVDF, "%v", err)
 			}
+			v.cc = v.checkCC(st.GetCcReport(), st.GetCcChain())
 		}
 	}
 	v.conclude(signed)
 	return nil
+}
+
+// checkVDF holds the answer of a statement against the puzzle of CHALLENGE, if there was one.
+func (v *Verifier) checkVDF(st *attestpb.Statement) error {
+	switch {
+	case v.puzzle == nil:
+		return nil
+	case v.puzzle.Wesolowski:
+		return v.puzzle.VerifyWesolowski(st.GetVdfY(), st.GetVdfPi())
+	}
+	return v.trap.Verify(*v.puzzle, st.GetVdfY())
 }
 
 // bound says whether a statement speaks of this very run.
@@ -419,9 +431,10 @@ func (v *Verifier) conclude(signed bool) {
 		if g.profile != nil {
 			hashRate = g.profile.HashRate
 		}
+		took := &reading{params: g.params, times: g.times, echo: v.echo.minEcho, rtt: rtt}
 		m := Measured{G: i, UUID: g.uuid, Software: g.software, Claim: g.model, M: g.params.FillBytes()}
-		m.C, m.BW, m.BM = g.times.rates(g.params, rtt, hashRate)
-		r, reason := v.setup.Profiles.classify(&m, g.profile, g.times.tooFar(v.echo.minEcho))
+		m.C, m.BW, m.BM = took.rates(hashRate)
+		r, reason := v.setup.Profiles.classify(&m, g.profile, took)
 		if r != Pass && j.Result == Pass {
 			j.Result, j.Reason = r, reason
 			j.Detail = fmt.Sprintf("every opening holds, but GPU %d is not certainly what it claims", i)
@@ -462,7 +475,7 @@ func (v *Verifier) receipt() *attestpb.Receipt {
 	j := v.judgement
 	m := &attestpb.Receipt{
 		Run16: v.run[:], UnixMs: uint64(v.setup.Started.UnixMilli()), Result: string(j.Result), Reason: j.Reason,
-		Class: j.Class, Transcript32: j.Transcript[:],
+		Class: string(j.Class), Transcript32: j.Transcript[:],
 	}
 	for _, g := range j.GPUs {
 		m.Gpus = append(m.Gpus, &attestpb.Measured{

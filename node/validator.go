@@ -57,7 +57,7 @@ type ValidatorConfig struct {
 	MaxExecutorsPerMiner int `toml:"max_executors_per_miner"`
 	// Parallel bounds how many executors are challenged at once. A challenge takes about 6 ms of CPU and 4 MB per GPU.
 	Parallel int `toml:"parallel"`
-	// Profiles is a file of GPU models (JSON, as attest/profiles.json) instead of the one that ships with this version.
+	// Profiles is a file of GPU models (JSON, as attest/models.json) instead of the one that ships with this version.
 	Profiles string `toml:"profiles"`
 	// Squarings is T of the delay function in every challenge, 0 for none, at most 2^26; 2^21 takes a machine about 2.4 s.
 	Squarings uint64 `toml:"vdf_squarings"`
@@ -193,7 +193,7 @@ func loadProfiles(path string) (attest.Profiles, error) {
 	}
 	profiles, err := attest.ParseProfiles(text)
 	if err != nil {
-		return nil, invalid("validator.profiles", fmt.Sprintf("the file %s holds no profiles: %v", path, err), "write it like attest/profiles.json")
+		return nil, invalid("validator.profiles", fmt.Sprintf("the file %s holds no profiles: %v", path, err), "write it like attest/models.json")
 	}
 	return profiles, nil
 }

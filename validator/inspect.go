@@ -317,7 +317,7 @@ func (v *Validator) judged(verifier *attest.Verifier, out *basilica.Verification
 	out.AfterOpen, out.GPUs = j.AfterOpen, j.Proven()
 	return basilica.Verdict{
 		Check: basilica.CheckGPUProof, Result: j.Verdict(), Reason: j.Reason, Detail: j.Detail,
-		Evidence: &basilica.Evidence{Blob: blob, Class: j.Class, Signed: j.Signed},
+		Evidence: &basilica.Evidence{Blob: blob, Class: string(j.Class), Signed: j.Signed},
 	}
 }
 
