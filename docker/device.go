@@ -219,12 +219,25 @@ func rulesOf(path string, read func(io.Reader) ([]deviceRule, error)) ([]deviceR
 // gpuDevices gives the device nodes of real GPUs on this host by the engine's own list, so that the service manager knows
 // of them and a reload keeps them. A GPU whose nodes are not found is left to the engine's GPU hook alone.
 func gpuDevices(proc, dev string, gpus []basilica.GPU) []container.DeviceMapping {
+	// The driver's directories are compared by their numbers: libraries and kernel write addresses differently.
+	information := map[basilica.PCIAddress]string{}
+	dir := filepath.Join(proc, "driver/nvidia/gpus")
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return nil // no such driver
+	}
+	for _, e := range entries {
+		if at, err := basilica.ParsePCI(e.Name()); err == nil {
+			information[at] = filepath.Join(dir, e.Name(), "information")
+		}
+	}
 	names := map[string]bool{}
 	for _, g := range gpus {
-		if g.Kind == basilica.GPUSoftware || g.PCI == "" {
+		at, err := basilica.ParsePCI(g.PCI)
+		if g.Kind == basilica.GPUSoftware || err != nil || information[at] == "" {
 			continue
 		}
-		text, err := os.ReadFile(filepath.Join(proc, "driver/nvidia/gpus", strings.ToLower(g.PCI), "information"))
+		text, err := os.ReadFile(information[at])
 		if err != nil {
 			continue
 		}

@@ -217,7 +217,7 @@ func TestGPUDevicesByTheirMinor(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	got := gpuDevices(proc, dev, []basilica.GPU{{Kind: basilica.GPUWhole, PCI: "0000:3B:00.0"}, {Kind: basilica.GPUSoftware, PCI: "0000:3b:00.0"}, {Kind: basilica.GPUWhole, PCI: "0000:5e:00.0"}})
+	got := gpuDevices(proc, dev, []basilica.GPU{{Kind: basilica.GPUWhole, PCI: "00000000:3B:00.0"}, {Kind: basilica.GPUSoftware, PCI: "0000:3b:00.0"}, {Kind: basilica.GPUWhole, PCI: "0000:5e:00.0"}})
 	if len(got) != 2 || got[0].PathInContainer != "/dev/nvidia2" || got[1].PathInContainer != "/dev/nvidiactl" {
 		t.Errorf("%+v", got)
 	}
