@@ -2,6 +2,7 @@ package subtensor
 
 import (
 	"context"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -129,6 +130,12 @@ type Server struct {
 	mu       sync.Mutex
 	open     int
 	sessions sync.WaitGroup
+
+	described struct {
+		sync.Mutex
+		runtime  string // answer of Core_version
+		metadata quoted
+	}
 }
 
 // NewServer makes a server for a chain; Serve starts it.
@@ -385,11 +392,28 @@ func (s *Server) respondOne(session *session, message []byte) (answer []byte, st
 	if err != nil {
 		return encodeFault(q.ID, faultOf(err)), start
 	}
+	if raw, ok := result.(hexBytes); ok {
+		result = quotedHex(raw)
+	}
+	if text, ok := result.(quoted); ok {
+		// json.Marshal would look at every byte of what may be a megabyte three times.
+		answer = make([]byte, 0, len(text)+len(q.ID)+len(`{"jsonrpc":"2.0","result":,"id":}`))
+		answer = append(append(answer, `{"jsonrpc":"2.0","result":`...), text...)
+		return append(append(append(answer, `,"id":`...), q.ID...), '}'), start
+	}
 	answer, err = json.Marshal(reply{"2.0", result, q.ID})
 	if err != nil {
 		return encodeFault(q.ID, &fault{Code: -32603, Message: "Internal error"}), start
 	}
 	return answer, start
+}
+
+// quoted is a result that stands as it is on the wire: JSON without white space.
+type quoted []byte
+
+func quotedHex(b []byte) quoted {
+	out := make([]byte, 0, 2*len(b)+len(`"0x"`))
+	return append(hex.AppendEncode(append(out, `"0x`...), b), '"')
 }
 
 // drop ends a caller's connection; session is nil over HTTP.

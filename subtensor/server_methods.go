@@ -368,16 +368,26 @@ func (s *Server) callAPI(p params) (any, error) {
 	return hexBytes(answer), err
 }
 
+// metadata is state_getMetadata, the largest answer of all: it is kept as it goes over the wire until another runtime's is asked.
 func (s *Server) metadata(p params) (any, error) {
 	at, err := s.at(p, 0)
 	if err != nil {
 		return nil, err
 	}
-	answer, err := s.node.CallAPI(at, "Metadata_metadata", nil)
+	runtime, err := s.node.CallAPI(at, "Core_version", nil)
 	if err != nil {
 		return nil, err
 	}
-	return hexBytes(scale.NewReader(answer).Bytes()), nil
+	s.described.Lock()
+	defer s.described.Unlock()
+	if s.described.runtime != string(runtime) {
+		answer, err := s.node.CallAPI(at, "Metadata_metadata", nil)
+		if err != nil {
+			return nil, err
+		}
+		s.described.runtime, s.described.metadata = string(runtime), quotedHex(scale.NewReader(answer).Bytes())
+	}
+	return s.described.metadata, nil
 }
 
 // wireVersion is a runtime version as JSON has it.
