@@ -19,6 +19,7 @@ var fleetCodes = []Explanation{
 	{"IDENTITY_TWICE", "two machines speak as one executor", "the disk of one is a copy of the other's; the first is served, the second refused", "stop the copy, empty its data directory, and join it with a token of its own"},
 	{"LABELS_FULL", "an executor would have more than 64 labels", "labels are for a person's own order", "remove some: basilica fleet label EXECUTOR KEY-"},
 	{"PEER_FOREIGN", "who answers is not of this fleet", "another program or another miner's machine has that address", "check the address"},
+	{"REACH_RATE", "an executor asks its miner too often whether it can be reached", "each question has the miner dial both doors", "wait a minute"},
 	{"RENEWAL_UNFIT", "the certificate that the miner sent does not fit the machine", "it is for another machine or key, or is not in force by this machine's clock", "set both clocks by NTP; the machine asks again by itself"},
 	{"RENEW_INVALID", "a request for a certificate is not valid", "the two programs are of different versions", "use the same version of basilica on both machines"},
 	{"RENEW_KEY", "a renewal asks for another key than the enrolled one", "receipts and proofs are pinned to the key of the enrolment", "join the machine again with a new token"},

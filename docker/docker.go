@@ -89,6 +89,42 @@ func (e *Engine) Available(ctx context.Context) (name, version string, err error
 	return "docker", info.ServerVersion, nil
 }
 
+// About is what an engine says of itself beside its version.
+type About struct {
+	Version       string
+	Storage       string // driver of images and containers
+	Root          string // directory of them
+	CgroupVersion string // "1" or "2"
+	Kernel        string
+	Running       int // containers, of everybody
+}
+
+// OldestEngine is the first version that knows all settings by which a stranger is contained (API 1.41: a cgroup namespace
+// of its own).
+func OldestEngine() Release { return Release{20, 10, 0} }
+
+// About asks the engine what it works with. An engine older than OldestEngine is ENGINE_OLD, one that copies every image
+// whole ENGINE_STORAGE; what it said comes with both.
+func (e *Engine) About(ctx context.Context) (About, error) {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	res, err := e.api.Info(ctx, client.InfoOptions{})
+	if err != nil {
+		return About{}, e.mapped("ask the engine", err)
+	}
+	i := res.Info
+	a := About{Version: i.ServerVersion, Storage: i.Driver, Root: i.DockerRootDir, CgroupVersion: i.CgroupVersion, Kernel: i.KernelVersion, Running: i.ContainersRunning}
+	if v, err := ParseRelease(i.ServerVersion); err == nil && v.Before(OldestEngine()) {
+		return a, basilica.E(basilica.Unavailable, "ENGINE_OLD", fmt.Sprintf("the container engine has version %.40s, and %s is the oldest that can contain a stranger", i.ServerVersion, OldestEngine()), "install a newer Docker")
+	}
+	// vfs has no layers: each container is a copy of its whole image.
+	if i.Driver == "vfs" {
+		return a, basilica.E(basilica.Unavailable, "ENGINE_STORAGE", "the container engine keeps a whole copy of the image for every container (storage driver vfs)",
+			"use overlay2: keep Docker's data root on ext4 or on xfs with ftype=1, and remove storage-driver from /etc/docker/daemon.json")
+	}
+	return a, nil
+}
+
 func unsafe(what string) error {
 	return basilica.E(basilica.Denied, "ENGINE_UNSAFE", "the container engine cannot contain a stranger: "+what, "use an engine and a kernel with cgroup limits and seccomp; docker info names what is missing")
 }

@@ -36,6 +36,7 @@ func (e *Executor) Execute(ctx context.Context, req basilica.ExecuteRequest) (ba
 	if err != nil {
 		return basilica.Holding{}, err
 	}
+	refused := e.gpusRefused(ctx)
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	known, err := e.cfg.Attempts.Attempt(ctx, basilica.TaskAttempt{Task: req.Task, Attempt: req.Attempt})
@@ -52,7 +53,7 @@ func (e *Executor) Execute(ctx context.Context, req basilica.ExecuteRequest) (ba
 		return basilica.Holding{}, err
 	}
 	now := e.lineNow()
-	gpus, err := e.choose(ctx, d.spec, now)
+	gpus, err := e.choose(ctx, d.spec, refused, now)
 	if err != nil {
 		return basilica.Holding{}, e.refusal(err, now)
 	}
@@ -151,10 +152,25 @@ func eligible(gpus []basilica.GPU, software bool) []basilica.GPU {
 	return append(real, soft...)
 }
 
-// choose picks free devices for a task; the caller holds mu.
-func (e *Executor) choose(ctx context.Context, spec basilica.TaskSpec, now time.Time) ([]string, error) {
+// gpusRefused says why this machine's real GPUs are given to no task; nil where it has none.
+func (e *Executor) gpusRefused(ctx context.Context) error {
+	if e.cfg.GPUsRefused == nil || len(eligible(e.cfg.GPUs, false)) == 0 {
+		return nil
+	}
+	return e.cfg.GPUsRefused(ctx)
+}
+
+// choose picks free devices for a task, no real one where refused says why; the caller holds mu.
+func (e *Executor) choose(ctx context.Context, spec basilica.TaskSpec, refused error, now time.Time) ([]string, error) {
 	if spec.GPUs == 0 {
 		return nil, nil
+	}
+	serve := eligible(e.cfg.GPUs, spec.AllowSoftware)
+	if refused != nil {
+		serve = slices.DeleteFunc(serve, func(g basilica.GPU) bool { return g.Kind != basilica.GPUSoftware })
+		if len(serve) < spec.GPUs {
+			return nil, refused
+		}
 	}
 	ledger, err := e.cfg.Ledger.Ledger(ctx, now)
 	if err != nil {
@@ -162,7 +178,7 @@ func (e *Executor) choose(ctx context.Context, spec basilica.TaskSpec, now time.
 	}
 	var chosen []string
 	var first *basilica.Holding
-	for _, g := range eligible(e.cfg.GPUs, spec.AllowSoftware) {
+	for _, g := range serve {
 		i := slices.IndexFunc(ledger, func(h basilica.Holding) bool { return slices.Contains(h.GPUs, g.UUID) })
 		switch {
 		case i < 0 && len(chosen) < spec.GPUs:

@@ -149,6 +149,8 @@ type Config struct {
 	// Unseal opens what was sealed to the machine's endorsed key under basilica.RegistryInfo.
 	Unseal func(sealed []byte) ([]byte, error)
 	Facts  func(ctx context.Context) (basilica.Facts, error)
+	// GPUsRefused says why real GPUs are given to no task now; nil: they are. Software devices are not concerned. Optional.
+	GPUsRefused func(ctx context.Context) error
 	// CheckImage gives the content address of the image that answers `task-check`, and makes it where it is missing.
 	CheckImage func(ctx context.Context) (string, error)
 	Revoked    func() // optional: called after grants were revoked

@@ -67,6 +67,9 @@ func (e *Executor) Health(ctx context.Context) (basilica.Health, error) {
 	if err := e.roomFor(0); err != nil {
 		h.Reasons = append(h.Reasons, reasonOf(err))
 	}
+	if err := e.gpusRefused(ctx); err != nil {
+		h.Reasons = append(h.Reasons, reasonOf(err))
+	}
 	e.mu.Lock()
 	h.Tasks = len(e.live)
 	if e.drain {
