@@ -18,6 +18,8 @@ type Fleet interface {
 	// Renew gives an executor a new certificate over its key, and whom to trust from now on. Its old certificate stays
 	// valid until its end or until the next renewal under the new one.
 	Renew(ctx context.Context, executor ExecutorID, req RenewRequest) (Renewal, error)
+	// Reach has the miner dial both doors of an executor now, at the addresses on record, and gives what it met there.
+	Reach(ctx context.Context, executor ExecutorID) (Reached, error)
 }
 
 // EnrollRequest is a machine that wants to join.
@@ -103,6 +105,16 @@ type HeartbeatReply struct {
 	Revoked []GrantID     // validation grants that ended early
 	Drain   bool          // accept no new task
 	Trust   Digest        // of what the executor is to trust: where it differs from its own, it renews
+}
+
+// Reached is what a miner met at an executor's doors, and what its clock says.
+type Reached struct {
+	At      time.Time // the miner's clock, after it had dialled
+	Addr    string    // host:port of the gRPC door, as it was announced
+	SSHAddr string    // host:port of the SSH door, as it was announced
+	GRPC    *Reason   // why the gRPC door was not reached; nil: it was, and it has the executor's key
+	SSH     *Reason   // why the SSH door was not reached; nil: somebody listens there
+	From    string    // the network address from which the executor asked; set by the miner's door
 }
 
 // TaskAttempt names one attempt.

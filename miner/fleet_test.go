@@ -295,6 +295,14 @@ func TestFleetListSaysWhatIsWrong(t *testing.T) {
 	h.answers(func(addr string) ([]byte, error) { return nil, fmt.Errorf("dial %s: connection refused", addr) })
 	eventually(t, "unreachable", func() bool { at(0, "v2"); return h.member().State == "unreachable" })
 	state("unreachable", "EXECUTOR_UNREACHABLE", "127.0.0.1:50051: dial 127.0.0.1:50051: connection refused")
+	met, err := h.miner.Reach(ctx, "box")
+	must(t, err)
+	if met.GRPC == nil || met.GRPC.Code != "EXECUTOR_UNREACHABLE" || met.SSH != nil || met.Addr != "127.0.0.1:50051" || !met.At.Equal(h.clock()) {
+		t.Errorf("%+v, gRPC %+v, SSH %+v", met, met.GRPC, met.SSH)
+	}
+	if _, err := h.miner.Reach(ctx, "nobody"); basilica.KindOf(err) != basilica.NotFound {
+		t.Error(err)
+	}
 	h.answers(func(string) ([]byte, error) { return []byte("another key"), nil })
 	eventually(t, "another machine", func() bool {
 		at(0, "v2")

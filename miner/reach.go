@@ -75,23 +75,54 @@ func (m *Miner) probe(ctx context.Context) error {
 func (m *Miner) dialled(ctx context.Context, e basilica.Member) *basilica.Reason {
 	ctx, cancel := context.WithTimeout(ctx, dialBackTimeout)
 	defer cancel()
-	bad := func(door, addr, what string) *basilica.Reason {
-		return &basilica.Reason{Code: "EXECUTOR_UNREACHABLE", Sentence: fmt.Sprintf("the miner cannot reach the %s door of executor %s at %s: %s", door, e.Executor, addr, what), Fix: fixReachable}
+	if why := m.dialGRPC(ctx, e); why != nil {
+		return why
 	}
+	return m.dialSSH(ctx, e)
+}
+
+func unreachable(e basilica.Member, door, addr, what string) *basilica.Reason {
+	return &basilica.Reason{Code: "EXECUTOR_UNREACHABLE", Sentence: fmt.Sprintf("the miner cannot reach the %s door of executor %s at %s: %s", door, e.Executor, addr, what), Fix: fixReachable}
+}
+
+// dialGRPC meets the executor's gRPC door and compares its key with the one that was enrolled.
+func (m *Miner) dialGRPC(ctx context.Context, e basilica.Member) *basilica.Reason {
 	spki, err := m.PeerKey(ctx, e.Addr)
 	if err != nil {
-		return bad("gRPC", e.Addr, causeOf(err))
+		return unreachable(e, "gRPC", e.Addr, causeOf(err))
 	}
 	if !bytes.Equal(spki, e.KeySPKI) {
-		return bad("gRPC", e.Addr, "another machine answers there")
+		return unreachable(e, "gRPC", e.Addr, "another machine answers there")
 	}
+	return nil
+}
+
+// dialSSH knocks at the executor's SSH door, whose key validators compare.
+func (m *Miner) dialSSH(ctx context.Context, e basilica.Member) *basilica.Reason {
 	if m.Knock == nil {
 		return nil
 	}
 	if err := m.Knock(ctx, e.SSHAddr); err != nil {
-		return bad("SSH", e.SSHAddr, causeOf(err))
+		return unreachable(e, "SSH", e.SSHAddr, causeOf(err))
 	}
 	return nil
+}
+
+// Reach implements basilica.Fleet: both doors are dialled at once, whatever the last round of probe found.
+func (m *Miner) Reach(ctx context.Context, executor basilica.ExecutorID) (basilica.Reached, error) {
+	e, err := m.Store.Member(ctx, executor)
+	if err != nil {
+		return basilica.Reached{}, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, dialBackTimeout)
+	defer cancel()
+	out := basilica.Reached{Addr: e.Addr, SSHAddr: e.SSHAddr}
+	var g errgroup.Group
+	g.Go(func() error { out.GRPC = m.dialGRPC(ctx, e); return nil })
+	g.Go(func() error { out.SSH = m.dialSSH(ctx, e); return nil })
+	_ = g.Wait() // no goroutine of it fails
+	out.At = m.Now()
+	return out, nil
 }
 
 // causeOf is the last word of an error's chain: what the network said.

@@ -95,6 +95,7 @@ type testFleet struct {
 	mu     sync.Mutex
 	member basilica.EnrollRequest
 	beats  int
+	clock  time.Duration // ahead of the machine's
 }
 
 func (f *testFleet) Enroll(ctx context.Context, req basilica.EnrollRequest) (basilica.Enrollment, error) {
@@ -136,6 +137,23 @@ func (f *testFleet) trust() basilica.Trust {
 func (f *testFleet) Renew(_ context.Context, id basilica.ExecutorID, req basilica.RenewRequest) (basilica.Renewal, error) {
 	cert, err := f.authority.IssueExecutor(req.CSR, string(id), time.Now())
 	return basilica.Renewal{Certificate: cert, Trust: f.trust()}, err
+}
+
+func (f *testFleet) Reach(ctx context.Context, _ basilica.ExecutorID) (basilica.Reached, error) {
+	f.mu.Lock()
+	member, clock := f.member, f.clock
+	f.mu.Unlock()
+	out := basilica.Reached{At: time.Now().Add(clock), Addr: member.Addr, SSHAddr: member.SSHAddr}
+	refused := func(addr string, err error) *basilica.Reason {
+		return &basilica.Reason{Code: "EXECUTOR_UNREACHABLE", Sentence: "the miner cannot reach " + addr + ": " + err.Error(), Fix: "open that port"}
+	}
+	if _, err := f.dialBack(ctx, member.Addr); err != nil {
+		out.GRPC = refused(member.Addr, err)
+	}
+	if err := wire.Knock(ctx, member.SSHAddr, true); err != nil {
+		out.SSH = refused(member.SSHAddr, err)
+	}
+	return out, nil
 }
 
 // anyone is a miner that knows every executor of its fleet.

@@ -490,3 +490,29 @@ func fromReply(r *wirepb.HeartbeatReply) (basilica.HeartbeatReply, error) {
 	})
 	return out, err
 }
+
+func toReached(r basilica.Reached) *wirepb.Reached {
+	out := &wirepb.Reached{At: stamp(r.At), Addr: text(r.Addr), SshAddr: text(r.SSHAddr), From: text(r.From)}
+	if r.GRPC != nil {
+		out.Grpc = toReason(*r.GRPC)
+	}
+	if r.SSH != nil {
+		out.Ssh = toReason(*r.SSH)
+	}
+	return out
+}
+
+func fromReached(r *wirepb.Reached) (basilica.Reached, error) {
+	at, err := instant(r.GetAt())
+	out := basilica.Reached{At: at, Addr: r.GetAddr(), SSHAddr: r.GetSshAddr(), From: r.GetFrom()}
+	for _, door := range []struct {
+		why  *wirepb.Reason
+		into **basilica.Reason
+	}{{r.GetGrpc(), &out.GRPC}, {r.GetSsh(), &out.SSH}} {
+		if door.why != nil {
+			why := fromReason(door.why)
+			*door.into = &why
+		}
+	}
+	return out, err
+}

@@ -79,6 +79,13 @@ func TestFleetDoorNamesEachRefusal(t *testing.T) {
 	}
 	_, err = cl.Renew(t.Context(), "box-1", basilica.RenewRequest{CSR: me.csr(t)})
 	provoke.Refused(t, err, "RENEW_RATE")
+	for range reachBurst {
+		if _, err := cl.Reach(t.Context(), "box-1"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	_, err = cl.Reach(t.Context(), "box-1")
+	provoke.Refused(t, err, "REACH_RATE")
 	_, err = cl.Heartbeat(t.Context(), "box-1", basilica.Heartbeat{Version: strings.Repeat("x", maxMessage)})
 	provoke.Refused(t, err, "MESSAGE_SIZE")
 }

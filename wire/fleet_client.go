@@ -258,6 +258,21 @@ func (c *FleetClient) Renew(ctx context.Context, executor basilica.ExecutorID, r
 	return out, nil
 }
 
+// Reach implements basilica.Fleet.
+func (c *FleetClient) Reach(ctx context.Context, executor basilica.ExecutorID) (basilica.Reached, error) {
+	if err := c.self(executor); err != nil {
+		return basilica.Reached{}, err
+	}
+	bounded, cancel := context.WithTimeout(ctx, callTime)
+	defer cancel()
+	_, rpc := c.client()
+	msg, err := rpc.Reach(bounded, &wirepb.Empty{})
+	if err != nil {
+		return basilica.Reached{}, c.met.explain(fromStatus(ctx, c.name, err))
+	}
+	return fromReached(msg)
+}
+
 func (c *FleetClient) self(executor basilica.ExecutorID) error {
 	if executor != c.executor {
 		return basilica.E(basilica.Denied, "NOT_YOURSELF", fmt.Sprintf("executor %s cannot speak for %s", c.executor, executor), "let each executor speak for itself")

@@ -33,6 +33,12 @@ const (
 	renewEvery = 10 * time.Second
 )
 
+// Looks at its own doors that one executor may ask for: so many at once, then one in ten seconds.
+const (
+	reachBurst = 6
+	reachEvery = 10 * time.Second
+)
+
 // lastWord is what a revoked executor is given to hear why, before its connection is cut.
 const lastWord = 300 * time.Millisecond
 
@@ -57,6 +63,7 @@ type FleetServer struct {
 	mu        sync.Mutex
 	enrollers limiters
 	renewers  limiters
+	reachers  limiters
 	streams   map[basilica.ExecutorID]map[*standing]bool
 }
 
@@ -75,6 +82,7 @@ func NewFleetServer(f basilica.Fleet, cfg FleetServerConfig) (*FleetServer, erro
 		fleet: f, cfg: cfg, streams: map[basilica.ExecutorID]map[*standing]bool{},
 		enrollers: limiters{rate.Every(enrollEvery), enrollBurst, map[string]*rate.Limiter{}},
 		renewers:  limiters{rate.Every(renewEvery), renewBurst, map[string]*rate.Limiter{}},
+		reachers:  limiters{rate.Every(reachEvery), reachBurst, map[string]*rate.Limiter{}},
 	}
 	s.door = &door{name: "fleet", tls: serverTLS(cfg.Certificate, cfg.Now), admit: s.admit, log: cfg.Log, whole: callTime, shake: handshakeTime}
 	return s, nil
@@ -110,6 +118,9 @@ func (s *FleetServer) admit(ctx context.Context, method string) (context.Context
 	}
 	if method == wirepb.Fleet_Renew_FullMethodName && !s.allow(&s.renewers, name) {
 		return nil, basilica.E(basilica.Exhausted, "RENEW_RATE", fmt.Sprintf("executor %s asks for certificates too often", id), "wait a minute")
+	}
+	if method == wirepb.Fleet_Reach_FullMethodName && !s.allow(&s.reachers, name) {
+		return nil, basilica.E(basilica.Exhausted, "REACH_RATE", fmt.Sprintf("executor %s asks too often whether it can be reached", id), "wait a minute")
 	}
 	return context.WithValue(ctx, executorKey{}, id), nil
 }
@@ -192,6 +203,17 @@ func (s *FleetServer) Renew(ctx context.Context, in *wirepb.RenewRequest) (*wire
 		return nil, err
 	}
 	return &wirepb.Renewal{Certificate: out.Certificate, Trust: toTrust(out.Trust)}, nil
+}
+
+// Reach implements wirepb.FleetServer.
+func (s *FleetServer) Reach(ctx context.Context, _ *wirepb.Empty) (*wirepb.Reached, error) {
+	id, _ := ctx.Value(executorKey{}).(basilica.ExecutorID)
+	out, err := s.fleet.Reach(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	out.From = remoteAddr(ctx).String()
+	return toReached(out), nil
 }
 
 // Heartbeats implements wirepb.FleetServer.

@@ -324,6 +324,13 @@ func (f *minerFleet) Renew(_ context.Context, id basilica.ExecutorID, req basili
 	return basilica.Renewal{Certificate: cert, Trust: f.h.trust()}, err
 }
 
+func (f *minerFleet) Reach(_ context.Context, id basilica.ExecutorID) (basilica.Reached, error) {
+	return basilica.Reached{
+		At: f.h.now(), Addr: "203.0.113.7:41234", SSHAddr: string(id) + ":22",
+		SSH: &basilica.Reason{Code: "EXECUTOR_UNREACHABLE", Sentence: "connection refused", Fix: "open that port"},
+	}, nil
+}
+
 func (f *minerFleet) setFail(err error) { f.mu.Lock(); defer f.mu.Unlock(); f.fail = err }
 
 func (h *house) serveFleet(f basilica.Fleet) string {
@@ -403,6 +410,13 @@ func TestJoinAndBeat(t *testing.T) {
 	}
 	if _, err := c.Heartbeat(ctx, "box-1", beat); basilica.CodeOf(err) != "NOT_YOURSELF" {
 		t.Fatal(err)
+	}
+	if _, err := c.Reach(ctx, "box-1"); basilica.CodeOf(err) != "NOT_YOURSELF" {
+		t.Fatal(err)
+	}
+	met, err := c.Reach(ctx, "box-9")
+	if err != nil || !met.At.Equal(h.now()) || met.Addr != "203.0.113.7:41234" || met.SSHAddr != "box-9:22" || met.GRPC != nil || met.SSH == nil || met.SSH.Fix != "open that port" || !strings.HasPrefix(met.From, "127.0.0.1:") {
+		t.Fatalf("%+v, %v", met, err)
 	}
 	f.mu.Lock() // the beat that was given up may still be on its way in
 	defer f.mu.Unlock()

@@ -538,6 +538,91 @@ func (x *HeartbeatReply) GetTrust() []byte {
 	return nil
 }
 
+// Reached is what the miner met at an executor's doors.
+type Reached struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	At            *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=at,proto3" json:"at,omitempty"`
+	Addr          string                 `protobuf:"bytes,2,opt,name=addr,proto3" json:"addr,omitempty"`                      // host:port of the gRPC door
+	SshAddr       string                 `protobuf:"bytes,3,opt,name=ssh_addr,json=sshAddr,proto3" json:"ssh_addr,omitempty"` // host:port of the SSH door
+	Grpc          *Reason                `protobuf:"bytes,4,opt,name=grpc,proto3" json:"grpc,omitempty"`                      // absent: reached
+	Ssh           *Reason                `protobuf:"bytes,5,opt,name=ssh,proto3" json:"ssh,omitempty"`                        // absent: reached
+	From          string                 `protobuf:"bytes,6,opt,name=from,proto3" json:"from,omitempty"`                      // the caller's network address
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Reached) Reset() {
+	*x = Reached{}
+	mi := &file_wire_wirepb_fleet_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Reached) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Reached) ProtoMessage() {}
+
+func (x *Reached) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_wirepb_fleet_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Reached.ProtoReflect.Descriptor instead.
+func (*Reached) Descriptor() ([]byte, []int) {
+	return file_wire_wirepb_fleet_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *Reached) GetAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.At
+	}
+	return nil
+}
+
+func (x *Reached) GetAddr() string {
+	if x != nil {
+		return x.Addr
+	}
+	return ""
+}
+
+func (x *Reached) GetSshAddr() string {
+	if x != nil {
+		return x.SshAddr
+	}
+	return ""
+}
+
+func (x *Reached) GetGrpc() *Reason {
+	if x != nil {
+		return x.Grpc
+	}
+	return nil
+}
+
+func (x *Reached) GetSsh() *Reason {
+	if x != nil {
+		return x.Ssh
+	}
+	return nil
+}
+
+func (x *Reached) GetFrom() string {
+	if x != nil {
+		return x.From
+	}
+	return ""
+}
+
 var File_wire_wirepb_fleet_proto protoreflect.FileDescriptor
 
 const file_wire_wirepb_fleet_proto_rawDesc = "" +
@@ -583,12 +668,20 @@ const file_wire_wirepb_fleet_proto_rawDesc = "" +
 	"\x06cancel\x18\x04 \x03(\v2\x16.basilica.wire.AttemptR\x06cancel\x12\x18\n" +
 	"\arevoked\x18\x05 \x03(\tR\arevoked\x12\x14\n" +
 	"\x05drain\x18\x06 \x01(\bR\x05drain\x12\x14\n" +
-	"\x05trust\x18\a \x01(\fR\x05trust2\xd3\x01\n" +
+	"\x05trust\x18\a \x01(\fR\x05trust\"\xcc\x01\n" +
+	"\aReached\x12*\n" +
+	"\x02at\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\x12\x12\n" +
+	"\x04addr\x18\x02 \x01(\tR\x04addr\x12\x19\n" +
+	"\bssh_addr\x18\x03 \x01(\tR\asshAddr\x12)\n" +
+	"\x04grpc\x18\x04 \x01(\v2\x15.basilica.wire.ReasonR\x04grpc\x12'\n" +
+	"\x03ssh\x18\x05 \x01(\v2\x15.basilica.wire.ReasonR\x03ssh\x12\x12\n" +
+	"\x04from\x18\x06 \x01(\tR\x04from2\x8a\x02\n" +
 	"\x05Fleet\x12A\n" +
 	"\x06Enroll\x12\x1c.basilica.wire.EnrollRequest\x1a\x19.basilica.wire.Enrollment\x12I\n" +
 	"\n" +
 	"Heartbeats\x12\x18.basilica.wire.Heartbeat\x1a\x1d.basilica.wire.HeartbeatReply(\x010\x01\x12<\n" +
-	"\x05Renew\x12\x1b.basilica.wire.RenewRequest\x1a\x16.basilica.wire.RenewalB\x16Z\x14basilica/wire/wirepbb\x06proto3"
+	"\x05Renew\x12\x1b.basilica.wire.RenewRequest\x1a\x16.basilica.wire.Renewal\x125\n" +
+	"\x05Reach\x12\x14.basilica.wire.Empty\x1a\x16.basilica.wire.ReachedB\x16Z\x14basilica/wire/wirepbb\x06proto3"
 
 var (
 	file_wire_wirepb_fleet_proto_rawDescOnce sync.Once
@@ -602,7 +695,7 @@ func file_wire_wirepb_fleet_proto_rawDescGZIP() []byte {
 	return file_wire_wirepb_fleet_proto_rawDescData
 }
 
-var file_wire_wirepb_fleet_proto_msgTypes = make([]protoimpl.MessageInfo, 7)
+var file_wire_wirepb_fleet_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
 var file_wire_wirepb_fleet_proto_goTypes = []any{
 	(*EnrollRequest)(nil),         // 0: basilica.wire.EnrollRequest
 	(*Enrollment)(nil),            // 1: basilica.wire.Enrollment
@@ -611,37 +704,45 @@ var file_wire_wirepb_fleet_proto_goTypes = []any{
 	(*Renewal)(nil),               // 4: basilica.wire.Renewal
 	(*Heartbeat)(nil),             // 5: basilica.wire.Heartbeat
 	(*HeartbeatReply)(nil),        // 6: basilica.wire.HeartbeatReply
-	(*SystemInfo)(nil),            // 7: basilica.wire.SystemInfo
-	(*Endorsement)(nil),           // 8: basilica.wire.Endorsement
-	(*timestamppb.Timestamp)(nil), // 9: google.protobuf.Timestamp
-	(*HealthStatus)(nil),          // 10: basilica.wire.HealthStatus
-	(*GPU)(nil),                   // 11: basilica.wire.GPU
-	(*durationpb.Duration)(nil),   // 12: google.protobuf.Duration
-	(*Attempt)(nil),               // 13: basilica.wire.Attempt
+	(*Reached)(nil),               // 7: basilica.wire.Reached
+	(*SystemInfo)(nil),            // 8: basilica.wire.SystemInfo
+	(*Endorsement)(nil),           // 9: basilica.wire.Endorsement
+	(*timestamppb.Timestamp)(nil), // 10: google.protobuf.Timestamp
+	(*HealthStatus)(nil),          // 11: basilica.wire.HealthStatus
+	(*GPU)(nil),                   // 12: basilica.wire.GPU
+	(*durationpb.Duration)(nil),   // 13: google.protobuf.Duration
+	(*Attempt)(nil),               // 14: basilica.wire.Attempt
+	(*Reason)(nil),                // 15: basilica.wire.Reason
+	(*Empty)(nil),                 // 16: basilica.wire.Empty
 }
 var file_wire_wirepb_fleet_proto_depIdxs = []int32{
-	7,  // 0: basilica.wire.EnrollRequest.facts:type_name -> basilica.wire.SystemInfo
+	8,  // 0: basilica.wire.EnrollRequest.facts:type_name -> basilica.wire.SystemInfo
 	2,  // 1: basilica.wire.Enrollment.trust:type_name -> basilica.wire.Trust
-	8,  // 2: basilica.wire.Enrollment.endorsement:type_name -> basilica.wire.Endorsement
+	9,  // 2: basilica.wire.Enrollment.endorsement:type_name -> basilica.wire.Endorsement
 	2,  // 3: basilica.wire.Renewal.trust:type_name -> basilica.wire.Trust
-	9,  // 4: basilica.wire.Heartbeat.at:type_name -> google.protobuf.Timestamp
-	10, // 5: basilica.wire.Heartbeat.health:type_name -> basilica.wire.HealthStatus
-	11, // 6: basilica.wire.Heartbeat.gpus:type_name -> basilica.wire.GPU
-	9,  // 7: basilica.wire.HeartbeatReply.at:type_name -> google.protobuf.Timestamp
-	12, // 8: basilica.wire.HeartbeatReply.lease:type_name -> google.protobuf.Duration
-	13, // 9: basilica.wire.HeartbeatReply.renew:type_name -> basilica.wire.Attempt
-	13, // 10: basilica.wire.HeartbeatReply.cancel:type_name -> basilica.wire.Attempt
-	0,  // 11: basilica.wire.Fleet.Enroll:input_type -> basilica.wire.EnrollRequest
-	5,  // 12: basilica.wire.Fleet.Heartbeats:input_type -> basilica.wire.Heartbeat
-	3,  // 13: basilica.wire.Fleet.Renew:input_type -> basilica.wire.RenewRequest
-	1,  // 14: basilica.wire.Fleet.Enroll:output_type -> basilica.wire.Enrollment
-	6,  // 15: basilica.wire.Fleet.Heartbeats:output_type -> basilica.wire.HeartbeatReply
-	4,  // 16: basilica.wire.Fleet.Renew:output_type -> basilica.wire.Renewal
-	14, // [14:17] is the sub-list for method output_type
-	11, // [11:14] is the sub-list for method input_type
-	11, // [11:11] is the sub-list for extension type_name
-	11, // [11:11] is the sub-list for extension extendee
-	0,  // [0:11] is the sub-list for field type_name
+	10, // 4: basilica.wire.Heartbeat.at:type_name -> google.protobuf.Timestamp
+	11, // 5: basilica.wire.Heartbeat.health:type_name -> basilica.wire.HealthStatus
+	12, // 6: basilica.wire.Heartbeat.gpus:type_name -> basilica.wire.GPU
+	10, // 7: basilica.wire.HeartbeatReply.at:type_name -> google.protobuf.Timestamp
+	13, // 8: basilica.wire.HeartbeatReply.lease:type_name -> google.protobuf.Duration
+	14, // 9: basilica.wire.HeartbeatReply.renew:type_name -> basilica.wire.Attempt
+	14, // 10: basilica.wire.HeartbeatReply.cancel:type_name -> basilica.wire.Attempt
+	10, // 11: basilica.wire.Reached.at:type_name -> google.protobuf.Timestamp
+	15, // 12: basilica.wire.Reached.grpc:type_name -> basilica.wire.Reason
+	15, // 13: basilica.wire.Reached.ssh:type_name -> basilica.wire.Reason
+	0,  // 14: basilica.wire.Fleet.Enroll:input_type -> basilica.wire.EnrollRequest
+	5,  // 15: basilica.wire.Fleet.Heartbeats:input_type -> basilica.wire.Heartbeat
+	3,  // 16: basilica.wire.Fleet.Renew:input_type -> basilica.wire.RenewRequest
+	16, // 17: basilica.wire.Fleet.Reach:input_type -> basilica.wire.Empty
+	1,  // 18: basilica.wire.Fleet.Enroll:output_type -> basilica.wire.Enrollment
+	6,  // 19: basilica.wire.Fleet.Heartbeats:output_type -> basilica.wire.HeartbeatReply
+	4,  // 20: basilica.wire.Fleet.Renew:output_type -> basilica.wire.Renewal
+	7,  // 21: basilica.wire.Fleet.Reach:output_type -> basilica.wire.Reached
+	18, // [18:22] is the sub-list for method output_type
+	14, // [14:18] is the sub-list for method input_type
+	14, // [14:14] is the sub-list for extension type_name
+	14, // [14:14] is the sub-list for extension extendee
+	0,  // [0:14] is the sub-list for field type_name
 }
 
 func init() { file_wire_wirepb_fleet_proto_init() }
@@ -657,7 +758,7 @@ func file_wire_wirepb_fleet_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_wire_wirepb_fleet_proto_rawDesc), len(file_wire_wirepb_fleet_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   7,
+			NumMessages:   8,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

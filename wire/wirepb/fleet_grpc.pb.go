@@ -22,6 +22,7 @@ const (
 	Fleet_Enroll_FullMethodName     = "/basilica.wire.Fleet/Enroll"
 	Fleet_Heartbeats_FullMethodName = "/basilica.wire.Fleet/Heartbeats"
 	Fleet_Renew_FullMethodName      = "/basilica.wire.Fleet/Renew"
+	Fleet_Reach_FullMethodName      = "/basilica.wire.Fleet/Reach"
 )
 
 // FleetClient is the client API for Fleet service.
@@ -36,6 +37,8 @@ type FleetClient interface {
 	Heartbeats(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[Heartbeat, HeartbeatReply], error)
 	// Renew gives an executor a new certificate over its key, and whom to trust from now on.
 	Renew(ctx context.Context, in *RenewRequest, opts ...grpc.CallOption) (*Renewal, error)
+	// Reach has the miner dial both doors of the executor now, at the addresses on record.
+	Reach(ctx context.Context, in *Empty, opts ...grpc.CallOption) (*Reached, error)
 }
 
 type fleetClient struct {
@@ -79,6 +82,16 @@ func (c *fleetClient) Renew(ctx context.Context, in *RenewRequest, opts ...grpc.
 	return out, nil
 }
 
+func (c *fleetClient) Reach(ctx context.Context, in *Empty, opts ...grpc.CallOption) (*Reached, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(Reached)
+	err := c.cc.Invoke(ctx, Fleet_Reach_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // FleetServer is the server API for Fleet service.
 // All implementations must embed UnimplementedFleetServer
 // for forward compatibility.
@@ -91,6 +104,8 @@ type FleetServer interface {
 	Heartbeats(grpc.BidiStreamingServer[Heartbeat, HeartbeatReply]) error
 	// Renew gives an executor a new certificate over its key, and whom to trust from now on.
 	Renew(context.Context, *RenewRequest) (*Renewal, error)
+	// Reach has the miner dial both doors of the executor now, at the addresses on record.
+	Reach(context.Context, *Empty) (*Reached, error)
 	mustEmbedUnimplementedFleetServer()
 }
 
@@ -109,6 +124,9 @@ func (UnimplementedFleetServer) Heartbeats(grpc.BidiStreamingServer[Heartbeat, H
 }
 func (UnimplementedFleetServer) Renew(context.Context, *RenewRequest) (*Renewal, error) {
 	return nil, status.Error(codes.Unimplemented, "method Renew not implemented")
+}
+func (UnimplementedFleetServer) Reach(context.Context, *Empty) (*Reached, error) {
+	return nil, status.Error(codes.Unimplemented, "method Reach not implemented")
 }
 func (UnimplementedFleetServer) mustEmbedUnimplementedFleetServer() {}
 func (UnimplementedFleetServer) testEmbeddedByValue()               {}
@@ -174,6 +192,24 @@ func _Fleet_Renew_Handler(srv interface{}, ctx context.Context, dec func(interfa
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Fleet_Reach_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(Empty)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(FleetServer).Reach(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Fleet_Reach_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(FleetServer).Reach(ctx, req.(*Empty))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Fleet_ServiceDesc is the grpc.ServiceDesc for Fleet service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -188,6 +224,10 @@ var Fleet_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Renew",
 			Handler:    _Fleet_Renew_Handler,
+		},
+		{
+			MethodName: "Reach",
+			Handler:    _Fleet_Reach_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{
