@@ -93,6 +93,8 @@ type Detection struct {
 	MemoryBytes     uint64         `json:"memory_bytes"`      // RAM of the machine
 	MemoryFreeBytes uint64         `json:"memory_free_bytes"` // unused RAM, without caches that could be dropped
 	Notes           []string       `json:"notes,omitempty"`   // what was not found, in plain words
+	// Findings are what the witnesses disagree on, and what does not come from the kernel.
+	Findings []basilica.Reason `json:"findings,omitempty"`
 }
 
 // Child starts gpu-attestor. Path, Key and Log are needed; the zero values of the others are fine.
@@ -165,6 +167,19 @@ func (c Child) Version(ctx context.Context) (v Version, err error) {
 // Detect asks the binary for the machine's devices and its attestation key.
 func (c Child) Detect(ctx context.Context) (d Detection, err error) {
 	return d, c.answer(ctx, &d, "detect", "--json")
+}
+
+// Selftest is what is read of `gpu-attestor selftest --json`.
+type Selftest struct {
+	OK           bool    `json:"ok"`
+	Vectors      int     `json:"vectors"`  // that equal the specification's
+	Openings     int     `json:"openings"` // that verified
+	OpsPerSecond float64 `json:"ops_per_second"`
+}
+
+// Selftest has the binary compare its arithmetic with the specification.
+func (c Child) Selftest(ctx context.Context) (r Selftest, err error) {
+	return r, c.answer(ctx, &r, "selftest", "--json")
 }
 
 // Serve runs one challenge: it relays frames between the channel and a fresh child until either ends, closes the

@@ -133,7 +133,10 @@ func (db *DB) Close() error {
 			errs = append(errs, pool.Close())
 		}
 	}
-	return errors.Join(append(errs, db.lock.Close())...)
+	if db.lock != nil { // beside another process there is none
+		errs = append(errs, db.lock.Close())
+	}
+	return errors.Join(errs...)
 }
 
 // tx runs f in one write transaction: all of it or nothing.
