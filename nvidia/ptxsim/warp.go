@@ -1,0 +1,209 @@
+package ptxsim
+
+import "fmt"
+
+// row is one register of the 32 lanes of a warp. A register of fewer bits keeps the upper ones zero; a predicate is 0 or 1.
+type row = [warpSize]uint64
+
+const allLanes = 1<<warpSize - 1
+
+// specialRegisters are those that the interpreter knows.
+var specialRegisters = []string{"%tid.x", "%tid.y", "%ntid.x", "%ntid.y", "%ctaid.x", "%ctaid.y", "%nctaid.x", "%nctaid.y"}
+
+// launch is one run of a kernel.
+type launch struct {
+	device  *Device
+	kernel  *kernel
+	grid    [2]uint32
+	threads [2]uint32
+	args    []uint64
+	steps   uint64 // left
+	shared  []byte // of the block that runs
+	warps   []warp // likewise
+}
+
+func newLaunch(d *Device, k *kernel, grid, threads [2]uint32) *launch {
+	n := (threads[0]*threads[1] + warpSize - 1) / warpSize
+	l := &launch{
+		device: d, kernel: k, grid: grid, threads: threads, args: make([]uint64, len(k.params)), steps: d.limits.Steps,
+		shared: make([]byte, k.shared), warps: make([]warp, n),
+	}
+	for i := range l.warps {
+		l.warps[i].launch = l
+		l.warps[i].file = make([]row, k.rows)
+	}
+	return l
+}
+
+// block runs one block: its warps in turn, each to the next barrier or its end.
+func (l *launch) block(x, y uint32) error {
+	for i := range l.shared {
+		l.shared[i] = poison
+	}
+	for i := range l.warps {
+		l.warps[i].begin(i, x, y)
+	}
+	for {
+		waiting, ended := 0, 0
+		for i := range l.warps {
+			w := &l.warps[i]
+			if w.live != 0 {
+				if err := w.run(); err != nil {
+					return fmt.Errorf("warp %d: %w", i, err)
+				}
+			}
+			if w.live == 0 {
+				ended++
+			} else {
+				waiting++
+			}
+		}
+		switch {
+		case waiting == 0:
+			return nil
+		case ended > 0:
+			return fmt.Errorf("%w: %d warps wait at a barrier that %d others have ended without", ErrFault, waiting, ended)
+		}
+	}
+}
+
+// warp is 32 threads that run in lock-step. Where they part, those at the lowest instruction go first, until all meet again.
+type warp struct {
+	launch *launch
+	file   []row
+	whole  uint32 // the lanes that are threads of the block
+	live   uint32 // of these, the ones that have not ended
+	parted bool
+	at     int           // the next instruction of all live lanes, while they are together
+	each   [warpSize]int // of each lane, while they are parted
+	copies []copyAsync   // on their way
+	groups int           // of copies, committed
+}
+
+// begin makes a warp ready for the first instruction of a block.
+func (w *warp) begin(number int, x, y uint32) {
+	l := w.launch
+	for i := range w.file {
+		for lane := range w.file[i] {
+			w.file[i][lane] = poison * 0x0101010101010101
+		}
+	}
+	for v, r := range l.kernel.constants {
+		for lane := range w.file[r] {
+			w.file[r][lane] = v
+		}
+	}
+	w.whole, w.parted, w.at, w.copies, w.groups = 0, false, 0, w.copies[:0], 0
+	for lane := range uint32(warpSize) {
+		t := uint32(number)*warpSize + lane
+		if t >= l.threads[0]*l.threads[1] {
+			break
+		}
+		w.whole |= 1 << lane
+		for name, r := range l.kernel.specials {
+			w.file[r][lane] = map[string]uint64{
+				"%tid.x": uint64(t % l.threads[0]), "%tid.y": uint64(t / l.threads[0]),
+				"%ntid.x": uint64(l.threads[0]), "%ntid.y": uint64(l.threads[1]),
+				"%ctaid.x": uint64(x), "%ctaid.y": uint64(y),
+				"%nctaid.x": uint64(l.grid[0]), "%nctaid.y": uint64(l.grid[1]),
+			}[name]
+		}
+	}
+	w.live = w.whole
+}
+
+// group gives the instruction that is next, and the lanes that are there.
+func (w *warp) group() (at int, lanes uint32) {
+	if !w.parted {
+		return w.at, w.live
+	}
+	at = len(w.launch.kernel.code)
+	for lane := range warpSize {
+		if w.live>>lane&1 == 0 {
+			continue
+		}
+		switch {
+		case w.each[lane] < at:
+			at, lanes = w.each[lane], 1<<lane
+		case w.each[lane] == at:
+			lanes |= 1 << lane
+		}
+	}
+	return at, lanes
+}
+
+// move sends lanes, which are all that stood at one instruction, to another; taken of them to a third.
+func (w *warp) move(lanes, taken uint32, next, target int) {
+	if !w.parted && (taken == 0 || taken == lanes) {
+		w.at = next
+		if taken != 0 {
+			w.at = target
+		}
+		return
+	}
+	if !w.parted {
+		w.parted = true
+		for lane := range w.each {
+			w.each[lane] = w.at
+		}
+	}
+	for lane := range w.each {
+		switch {
+		case taken>>lane&1 != 0:
+			w.each[lane] = target
+		case lanes>>lane&1 != 0:
+			w.each[lane] = next
+		}
+	}
+	w.meet()
+}
+
+// meet sees whether all live lanes are at one instruction again.
+func (w *warp) meet() {
+	if at, lanes := w.group(); lanes == w.live {
+		w.parted, w.at = false, at
+	}
+}
+
+// run goes to the next barrier or to the end of all lanes.
+func (w *warp) run() error {
+	code := w.launch.kernel.code
+	for w.live != 0 {
+		at, lanes := w.group()
+		in := &code[at]
+		if w.launch.steps == 0 {
+			return fmt.Errorf("%w: more than %d instructions", ErrLimit, w.launch.device.limits.Steps)
+		}
+		w.launch.steps--
+		active := lanes
+		if in.guard >= 0 {
+			for lane, v := range &w.file[in.guard] {
+				if (v != 0) == in.negate {
+					active &^= 1 << lane
+				}
+			}
+		}
+		switch in.kind {
+		case branch:
+			w.move(lanes, active, at+1, in.target)
+			continue
+		case leave:
+			w.live &^= active
+			w.move(lanes&^active, 0, at+1, 0)
+			continue
+		case barrier:
+			if active != w.whole {
+				return fmt.Errorf("%w: line %d: %s: reached by lanes %#x of %#x", ErrFault, in.line, in.opcode, active, w.whole)
+			}
+			w.move(lanes, 0, at+1, 0)
+			return nil
+		}
+		if active != 0 {
+			if err := in.run(w, in, active); err != nil {
+				return fmt.Errorf("line %d: %s: %w", in.line, in.opcode, err)
+			}
+		}
+		w.move(lanes, 0, at+1, 0)
+	}
+	return nil
+}
