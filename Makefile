@@ -8,9 +8,11 @@ BUILD = CGO_ENABLED=0 go build -trimpath
 # The flags of the build, so that what it compiled is not compiled again.
 LIKE_BUILD = CGO_ENABLED=0 GOFLAGS="$$(go env GOFLAGS) -trimpath"
 
-# What only computes is ten times slower when watched: the race detector leaves SQLite's translated C and others' arithmetic alone.
+# What only computes is ten times slower when watched: the race detector leaves SQLite's translated C, others' arithmetic and the
+# PTX interpreter of the tests alone.
 UNWATCHED = modernc.org/sqlite/lib modernc.org/libc/... modernc.org/memory github.com/consensys/gnark-crypto/... \
-	github.com/oasisprotocol/curve25519-voi/... golang.org/x/crypto/argon2 golang.org/x/crypto/scrypt
+	github.com/oasisprotocol/curve25519-voi/... golang.org/x/crypto/argon2 golang.org/x/crypto/scrypt \
+	basilica/nvidia/ptxsim
 RACE = -race $$(for p in $(UNWATCHED); do printf -- '-gcflags=%s=-race=false ' $$p; done)
 
 demo: build

@@ -51,6 +51,13 @@ type Device struct {
 	memory []allocation
 	next   nvidia.Memory
 	used   uint64
+	warps  map[shape][]warp
+}
+
+// shape is what the registers of a block depend on.
+type shape struct {
+	kernel  *kernel
+	threads [2]uint32
 }
 
 type allocation struct {
@@ -61,7 +68,9 @@ type allocation struct {
 var _ nvidia.Device = (*Device)(nil)
 
 // New makes a device with this module loaded.
-func New(m *Module, l Limits) *Device { return &Device{module: m, limits: l, next: firstAddress} }
+func New(m *Module, l Limits) *Device {
+	return &Device{module: m, limits: l, next: firstAddress, warps: map[shape][]warp{}}
+}
 
 // Alloc takes memory, which holds a pattern; ErrLimit where too much would be taken.
 func (d *Device) Alloc(bytes uint64) (nvidia.Memory, error) {

@@ -22,15 +22,18 @@ type launch struct {
 	warps   []warp // likewise
 }
 
+// newLaunch takes the warps that the kernel's last launch of that shape left, whose constants stand already.
 func newLaunch(d *Device, k *kernel, grid, threads [2]uint32) *launch {
-	n := (threads[0]*threads[1] + warpSize - 1) / warpSize
 	l := &launch{
 		device: d, kernel: k, grid: grid, threads: threads, args: make([]uint64, len(k.params)), steps: d.limits.Steps,
-		shared: make([]byte, k.shared), warps: make([]warp, n),
+		shared: make([]byte, k.shared), warps: d.warps[shape{k, threads}],
 	}
-	for i := range l.warps {
-		l.warps[i].launch = l
-		l.warps[i].file = make([]row, k.rows)
+	if l.warps == nil {
+		l.warps = make([]warp, (threads[0]*threads[1]+warpSize-1)/warpSize)
+		for i := range l.warps {
+			l.warps[i].load(k, threads, uint32(i))
+		}
+		d.warps[shape{k, threads}] = l.warps
 	}
 	return l
 }
@@ -41,7 +44,7 @@ func (l *launch) block(x, y uint32) error {
 		l.shared[i] = poison
 	}
 	for i := range l.warps {
-		l.warps[i].begin(i, x, y)
+		l.warps[i].begin(l, x, y)
 	}
 	for {
 		waiting, ended := 0, 0
@@ -69,47 +72,68 @@ func (l *launch) block(x, y uint32) error {
 
 // warp is 32 threads that run in lock-step. Where they part, those at the lowest instruction go first, until all meet again.
 type warp struct {
-	launch *launch
-	file   []row
-	whole  uint32 // the lanes that are threads of the block
-	live   uint32 // of these, the ones that have not ended
-	parted bool
-	at     int           // the next instruction of all live lanes, while they are together
-	each   [warpSize]int // of each lane, while they are parted
-	copies []copyAsync   // on their way
-	groups int           // of copies, committed
+	launch    *launch
+	file      []row
+	registers []int  // the rows that are not the same in every block
+	whole     uint32 // the lanes that are threads of the block
+	live      uint32 // of these, the ones that have not ended
+	parted    bool
+	at        int           // the next instruction of all live lanes, while they are together
+	each      [warpSize]int // of each lane, while they are parted
+	copies    []copyAsync   // on their way
+	groups    int           // of copies, committed
+}
+
+// load makes the file of warp number i of a block: what is the same in every block stands there from now on.
+func (w *warp) load(k *kernel, threads [2]uint32, i uint32) {
+	w.file = make([]row, k.rows)
+	fixed := map[int]bool{}
+	for v, r := range k.constants {
+		fixed[r] = true
+		fill(&w.file[r], v)
+	}
+	set := func(name string, v func(thread uint32) uint32) {
+		r, used := k.specials[name]
+		if !used {
+			return
+		}
+		fixed[r] = true
+		for lane := range uint32(warpSize) {
+			w.file[r][lane] = uint64(v(i*warpSize + lane))
+		}
+	}
+	set("%tid.x", func(t uint32) uint32 { return t % threads[0] })
+	set("%tid.y", func(t uint32) uint32 { return t / threads[0] })
+	set("%ntid.x", func(uint32) uint32 { return threads[0] })
+	set("%ntid.y", func(uint32) uint32 { return threads[1] })
+	for r := range w.file {
+		if !fixed[r] {
+			w.registers = append(w.registers, r)
+		}
+	}
+	w.whole = uint32(allLanes)
+	if left := threads[0]*threads[1] - i*warpSize; left < warpSize {
+		w.whole = 1<<left - 1
+	}
+}
+
+func fill(r *row, v uint64) {
+	for lane := range r {
+		r[lane] = v
+	}
 }
 
 // begin makes a warp ready for the first instruction of a block.
-func (w *warp) begin(number int, x, y uint32) {
-	l := w.launch
-	for i := range w.file {
-		for lane := range w.file[i] {
-			w.file[i][lane] = poison * 0x0101010101010101
+func (w *warp) begin(l *launch, x, y uint32) {
+	for _, r := range w.registers {
+		fill(&w.file[r], poison*0x0101010101010101)
+	}
+	for name, v := range map[string]uint32{"%ctaid.x": x, "%ctaid.y": y, "%nctaid.x": l.grid[0], "%nctaid.y": l.grid[1]} {
+		if r, used := l.kernel.specials[name]; used {
+			fill(&w.file[r], uint64(v))
 		}
 	}
-	for v, r := range l.kernel.constants {
-		for lane := range w.file[r] {
-			w.file[r][lane] = v
-		}
-	}
-	w.whole, w.parted, w.at, w.copies, w.groups = 0, false, 0, w.copies[:0], 0
-	for lane := range uint32(warpSize) {
-		t := uint32(number)*warpSize + lane
-		if t >= l.threads[0]*l.threads[1] {
-			break
-		}
-		w.whole |= 1 << lane
-		for name, r := range l.kernel.specials {
-			w.file[r][lane] = map[string]uint64{
-				"%tid.x": uint64(t % l.threads[0]), "%tid.y": uint64(t / l.threads[0]),
-				"%ntid.x": uint64(l.threads[0]), "%ntid.y": uint64(l.threads[1]),
-				"%ctaid.x": uint64(x), "%ctaid.y": uint64(y),
-				"%nctaid.x": uint64(l.grid[0]), "%nctaid.y": uint64(l.grid[1]),
-			}[name]
-		}
-	}
-	w.live = w.whole
+	w.launch, w.live, w.parted, w.at, w.copies, w.groups = l, w.whole, false, 0, w.copies[:0], 0
 }
 
 // group gives the instruction that is next, and the lanes that are there.
