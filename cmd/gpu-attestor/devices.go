@@ -56,13 +56,64 @@ func (o *options) loadKey() (*keys.P256, error) {
 	return k, nil
 }
 
-// devices makes what this build can prove: software devices.
-func (o *options) devices(spki []byte) ([]attestor.Device, error) {
+// machine is what a proof runs on.
+type machine struct {
+	devices []attestor.Device
+	driver  string // version; empty without GPUs
+	kernels []byte // digest of the GPU kernels; none without GPUs
+	closers []func() error
+}
+
+// close gives the GPUs up.
+func (m machine) close() error {
+	var errs []error
+	for _, c := range m.closers {
+		errs = append(errs, c())
+	}
+	return errors.Join(errs...)
+}
+
+// The words of --device.
+const (
+	deviceCUDA     = "cuda"
+	deviceSoftware = "software"
+)
+
+// checkDevice checks --device; empty stands for all that there are.
+func checkDevice(kind string) error {
+	if kind != "" && kind != deviceCUDA && kind != deviceSoftware {
+		return basilica.E(basilica.Invalid, "USAGE", "--device is neither cuda nor software", "give one of them")
+	}
+	return nil
+}
+
+// machine takes into use what detect names: the GPUs behind the CUDA driver, where there is one, and as many software devices as were
+// asked for; kind leaves one of them.
+func (o *options) machine(spki []byte, kind string) (m machine, err error) {
+	if err := checkDevice(kind); err != nil {
+		return m, err
+	}
 	n, err := o.softwareGPUs()
 	if err != nil {
-		return nil, err
+		return m, err
 	}
-	return softwareDevices(spki, n, attestor.Workers(o.parallel))
+	if kind != deviceSoftware {
+		m, err = cudaDevices()
+		switch code := basilica.CodeOf(err); {
+		case err == nil:
+		case kind == "" && (code == "CUDA_ABSENT" || code == "CUDA_NO_DEVICE" || code == "CUDA_UNBUILT"):
+		default:
+			return machine{}, err
+		}
+	}
+	if kind != deviceCUDA {
+		soft, err := softwareDevices(spki, n, attestor.Workers(o.parallel))
+		if err != nil {
+			return machine{}, errors.Join(err, m.close())
+		}
+		m.devices = append(m.devices, soft...)
+	}
+	return m, nil
 }
 
 // buildDigest is the SHA-256 of the running binary.
@@ -114,7 +165,11 @@ func (o *options) detect() (attestor.Detection, error) {
 	if err != nil {
 		return attestor.Detection{}, err
 	}
-	ds, err := o.devices(key.SPKI())
+	n, err := o.softwareGPUs()
+	if err != nil {
+		return attestor.Detection{}, err
+	}
+	ds, err := softwareDevices(key.SPKI(), n, attestor.Workers(o.parallel))
 	if err != nil {
 		return attestor.Detection{}, err
 	}

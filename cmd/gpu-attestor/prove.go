@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"io"
 	"os"
 	"time"
@@ -14,6 +15,7 @@ import (
 
 func proveCommand(o *options) *cobra.Command {
 	var unbound bool
+	var device string
 	cmd := &cobra.Command{
 		Use: "prove", Short: "Answer one challenge on stdin and stdout", Args: cobra.NoArgs,
 		Long: "Answer one GPOW1 challenge on stdin and stdout. " + attestor.EnvBinding + ` holds what the SSH server knows of the
@@ -32,23 +34,25 @@ another channel is refused.`,
 				return basilica.E(basilica.Invalid, "ATTEST_UNBOUND", "nothing says which channel this proof runs over",
 					"start gpu-attestor through the executor, or behind a foreign SSH server with --unbound")
 			}
-			return o.prove(cmd, binding)
+			return o.prove(cmd, binding, device)
 		},
 	}
+	cmd.Flags().StringVar(&device, "device", "", "cuda or software; empty: all that detect names")
 	cmd.Flags().BoolVar(&unbound, "unbound", false, "take the validator's binding as sent (behind an SSH server that tells its children nothing)")
 	return cmd
 }
 
-func (o *options) prove(cmd *cobra.Command, binding *attest.Binding) error {
+func (o *options) prove(cmd *cobra.Command, binding *attest.Binding, device string) (err error) {
 	key, err := o.loadKey()
 	if err != nil {
 		return err
 	}
-	ds, err := o.devices(key.SPKI())
+	m, err := o.machine(key.SPKI(), device)
 	if err != nil {
 		return err
 	}
-	if len(ds) == 0 {
+	defer func() { err = errors.Join(err, m.close()) }()
+	if len(m.devices) == 0 {
 		return basilica.E(basilica.NotFound, "NO_DEVICES", "this machine has no device to prove",
 			"use a machine with a GPU, or --software-gpus N where the validator allows software devices")
 	}
@@ -70,8 +74,8 @@ func (o *options) prove(cmd *cobra.Command, binding *attest.Binding) error {
 	}{os.Stdin, os.Stdout}
 	_, err = attestor.Prove(cmd.Context(), rw, attestor.Config{
 		Binding:  binding,
-		Greeting: attest.Greeting{Version: version, BuildSHA256: digest, SPKI: key.SPKI(), Caps: caps},
-		Devices:  ds, Sign: sign, Now: time.Now, Log: o.log(),
+		Greeting: attest.Greeting{Version: version, BuildSHA256: digest, KernelsSHA256: m.kernels, Driver: m.driver, SPKI: key.SPKI(), Caps: caps},
+		Devices:  m.devices, Sign: sign, Now: time.Now, Log: o.log(),
 	})
 	return err
 }

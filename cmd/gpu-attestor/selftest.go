@@ -5,7 +5,10 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/hex"
+	"errors"
 	"fmt"
+	mathrand "math/rand/v2"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -31,13 +34,31 @@ type selftestReport struct {
 }
 
 func selftestCommand(o *options) *cobra.Command {
+	runs, device := 3, ""
 	cmd := &cobra.Command{
 		Use: "selftest", Short: "Compare this machine's arithmetic with the specification and time it", Args: cobra.NoArgs,
+		Long: `Compare this machine's arithmetic with the specification and time it. With --device cuda: every GPU against
+the CPU, then challenges that fill its memory, beside a plain copy. The entry "profile" of --json is one for attest/models.json.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if runs < 1 || runs > 1000 {
+				return basilica.E(basilica.Invalid, "USAGE", "the number of runs is not 1 to 1000", "give --runs N")
+			}
+			if err := checkDevice(device); err != nil {
+				return err
+			}
+			if device == deviceCUDA {
+				r, err := selftestCUDA(cmd.Context(), runs, fullSize, attestor.Workers(o.parallel))
+				switch {
+				case err != nil:
+					return selftestError(err)
+				case o.json:
+					return printJSON(cmd.OutOrStdout(), r)
+				}
+				return r.print(cmd.OutOrStdout())
+			}
 			r, err := selftest(cmd.Context(), attestor.Workers(o.parallel))
 			if err != nil {
-				return basilica.E(basilica.Internal, "SELFTEST_FAILED", "this machine does not compute what the specification says",
-					"check its memory and the binary's checksum").With(err)
+				return selftestError(err)
 			}
 			if o.json {
 				return printJSON(cmd.OutOrStdout(), r)
@@ -47,8 +68,19 @@ func selftestCommand(o *options) *cobra.Command {
 			return err
 		},
 	}
+	cmd.Flags().StringVar(&device, "device", deviceSoftware, "cuda or software")
+	cmd.Flags().IntVar(&runs, "runs", runs, "timed challenges on every GPU")
 	cmd.Flags().BoolVar(&o.json, "json", false, "print JSON")
 	return cmd
+}
+
+// selftestError gives a wrong result its code; a device that could not be used has its own.
+func selftestError(err error) error {
+	if basilica.CodeOf(err) != "" || errors.Is(err, context.Canceled) {
+		return err
+	}
+	return basilica.E(basilica.Internal, "SELFTEST_FAILED", "this machine does not compute what the specification says",
+		"check its memory and the binary's checksum").With(err)
 }
 
 // vectors are values of gpu-proof.md section 4: final_0 and the last roots of walk and mix.
@@ -68,12 +100,25 @@ func ramp(from, n int) []byte {
 
 // proof is one device's work from seed to traces.
 type proof struct {
-	seed, walk, mix       attest.Digest
-	roots, wroots, yroots []attest.Node
-	fill, walked, mixed   time.Duration
+	seed, walk, mix             attest.Digest
+	roots, wroots, yroots       []attest.Node
+	fill, walked, mixed, traced time.Duration
 }
 
-func work(ctx context.Context, dev *attest.CPU, p attest.Params, seed, nonceW, nonceM attest.Digest) (w proof, err error) {
+// equal compares what two devices committed to under the same keys.
+func (w proof) equal(other proof) error {
+	switch {
+	case !slices.Equal(w.roots, other.roots):
+		return errors.New("the roots of the layers differ")
+	case !slices.Equal(w.wroots, other.wroots):
+		return errors.New("the roots of the walk differ")
+	case !slices.Equal(w.yroots, other.yroots):
+		return errors.New("the roots of the mix differ")
+	}
+	return nil
+}
+
+func work(ctx context.Context, dev attestor.Worker, p attest.Params, seed, nonceW, nonceM attest.Digest) (w proof, err error) {
 	w.seed, w.walk = seed, attest.WalkKey(nonceW, 0, seed)
 	w.mix = attest.MixKey(nonceM, 0, w.walk)
 	t := time.Now()
@@ -89,9 +134,10 @@ func work(ctx context.Context, dev *attest.CPU, p attest.Params, seed, nonceW, n
 	if err != nil {
 		return w, err
 	}
-	w.mixed = time.Since(t)
+	w.mixed, t = time.Since(t), time.Now()
 	trace, err := dev.Trace(ctx)
-	w.yroots = append(trace, last)
+	w.traced = time.Since(t)
+	w.yroots = append(slices.Clone(trace), last)
 	return w, err
 }
 
@@ -111,7 +157,7 @@ func selftest(ctx context.Context, parallel attest.Parallel) (r selftestReport, 
 	}
 	r.FillSeconds, r.WalkSeconds, r.MixSeconds = w.fill.Seconds(), w.walked.Seconds(), w.mixed.Seconds()
 	r.OpsPerSecond = p.FillOps() / r.FillSeconds
-	if err := checkOpenings(ctx, dev, p, w, &r); err != nil {
+	if r.Openings, r.OpenSeconds, r.CheckSeconds, err = checkOpenings(ctx, dev, p, w, attest.EnrolmentStrength().Fill); err != nil {
 		return r, err
 	}
 	if err := timeSquarings(ctx, &r); err != nil {
@@ -142,62 +188,59 @@ func compareVectors(ctx context.Context, parallel attest.Parallel) (int, error) 
 	return len(vectors), nil
 }
 
-// checkOpenings opens at enrolment strength and verifies everything as a validator would.
-func checkOpenings(ctx context.Context, dev *attest.CPU, p attest.Params, w proof, r *selftestReport) error {
+// checkOpenings opens so many product elements and the rest at enrolment strength, and verifies everything as a validator would.
+func checkOpenings(ctx context.Context, dev attestor.Worker, p attest.Params, w proof, elements int) (openings int, openSeconds, checkSeconds float64, err error) {
 	var q attest.OpenRequest
 	s := attest.EnrolmentStrength()
-	for k := range s.Fill {
-		q.Fill = append(q.Fill, attest.FillIndex{L: 2 + k%(p.Layers-2), I: k * 37 % p.N, J: k * 101 % p.N})
+	random := mathrand.New(mathrand.NewChaCha8(w.seed))
+	for range elements {
+		q.Fill = append(q.Fill, attest.FillIndex{L: 2 + random.IntN(p.Layers-2), I: random.IntN(p.N), J: random.IntN(p.N)})
 	}
 	for k := range s.Walk {
-		q.Walk = append(q.Walk, attest.WalkIndex{Lane: k * 97 % p.Lanes, Batch: k % p.Batches})
+		q.Walk = append(q.Walk, attest.WalkIndex{Lane: random.IntN(p.Lanes), Batch: k % p.Batches})
 	}
 	for k := range s.Mix * p.Rounds {
-		q.Mix = append(q.Mix, attest.MixIndex{Round: 1 + k%p.Rounds, Cell: k * 61 % p.Cells})
+		q.Mix = append(q.Mix, attest.MixIndex{Round: 1 + k%p.Rounds, Cell: random.IntN(p.Cells)})
 	}
 	q.PRG = []attest.PRGIndex{{L: 0, Leaf: 1}, {L: 1, Leaf: 2}}
 	t := time.Now()
 	o, err := dev.Open(ctx, q)
 	if err != nil {
-		return err
+		return 0, 0, 0, err
 	}
-	r.OpenSeconds, t = time.Since(t).Seconds(), time.Now()
+	openSeconds, t = time.Since(t).Seconds(), time.Now()
 	c, err := attest.NewChecker(p, w.seed, w.roots)
+	if err == nil {
+		err = errors.Join(c.SetWalk(w.walk, w.wroots), c.SetMix(w.mix, w.yroots))
+	}
 	if err != nil {
-		return err
-	}
-	if err := c.SetWalk(w.walk, w.wroots); err != nil {
-		return err
-	}
-	if err := c.SetMix(w.mix, w.yroots); err != nil {
-		return err
+		return 0, 0, 0, err
 	}
 	check := func(err error) error {
-		r.Openings++
+		openings++
 		return err
 	}
 	for k, x := range q.Fill {
 		if err := check(c.Fill(x, o.Fill[k])); err != nil {
-			return err
+			return 0, 0, 0, err
 		}
 	}
 	for k, x := range q.PRG {
 		if err := check(c.PRG(x, o.PRG[k])); err != nil {
-			return err
+			return 0, 0, 0, err
 		}
 	}
 	for k, x := range q.Walk {
 		if err := check(c.Walk(x, o.Walk[k])); err != nil {
-			return err
+			return 0, 0, 0, err
 		}
 	}
 	for k, x := range q.Mix {
 		if err := check(c.Mix(x, o.Mix[k])); err != nil {
-			return err
+			return 0, 0, 0, err
 		}
 	}
-	r.CheckSeconds = time.Since(t).Seconds()
-	return nil
+	return openings, openSeconds, time.Since(t).Seconds(), nil
 }
 
 // timeSquarings solves and checks a short VDF, and signs and verifies with a throw-away key.

@@ -1,0 +1,97 @@
+package attestor
+
+import (
+	"debug/elf"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"basilica/attest"
+	"basilica/internal/fakecuda"
+)
+
+// interpreter says whether a program needs the system's loader.
+func interpreter(t *testing.T, path string) bool {
+	t.Helper()
+	f, err := elf.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	for _, p := range f.Progs {
+		if p.Type == elf.PT_INTERP {
+			return true
+		}
+	}
+	return false
+}
+
+// TestChildOnGPUs: the real program proves both cards behind a driver's library through one barrier, tells of failing ones what they
+// failed at, and without a driver, or built without one, says so.
+func TestChildOnGPUs(t *testing.T) {
+	program, library, dir := build(t, ""), fakecuda.Build(t), t.TempDir()
+	if !interpreter(t, program) {
+		t.Error("gpu-attestor is static: it cannot load a driver")
+	}
+	// behind gives a child that finds the driver's library, with these words for it.
+	behind := func(words string) Child {
+		path := filepath.Join(dir, strings.NewReplacer(":", "-", "=", "-", ",", "-").Replace("attestor "+words))
+		script := fmt.Sprintf("#!/bin/sh\n%s='%s' LD_LIBRARY_PATH='%s' exec '%s' \"$@\"\n", fakecuda.Env, words, library, program)
+		if err := os.WriteFile(path, []byte(script), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		return Child{Path: path, Key: filepath.Join(dir, "key.pem"), Log: quiet()}
+	}
+	p := attest.Params{N: 128, Layers: 16, Lanes: 1024, Steps: 8, Batches: 8, WinLayers: 5, Cells: 512, Rounds: 16}
+	run := func(c Child) *attest.Record {
+		ours, theirs := loopback(t)
+		done := make(chan error, 1)
+		go func() { done <- c.Serve(t.Context(), theirs, binding) }()
+		s := setup(t, binding)
+		s.Policy.AllowSoftware = false
+		s.Profiles = attest.Profiles{{Model: "Fake CUDA device", Params: &p, Expect: attest.Expect{Fill: 60, Walk: 60, Mix: 60}}}
+		r := validate(t, ours, s)
+		if err := <-done; err != nil && !strings.Contains(err.Error(), "exit status 1") {
+			t.Fatal(err)
+		}
+		return r
+	}
+	if j := run(behind("devices=2,memory=16777216")).Judgement; j.Result != attest.Pass && j.Result != attest.PassOther || !j.Signed || len(j.GPUs) != 2 || j.GPUs[0].UUID == j.GPUs[1].UUID || j.GPUs[0].Software {
+		t.Errorf("%+v", j)
+	}
+	if j := run(behind("devices=2,memory=16777216,fail=cuLaunchKernel:25:719")).Judgement; j.Reason != "ABORTED_4" || !strings.Contains(j.Detail, "CUDA_ERROR_LAUNCH_FAILED") {
+		t.Errorf("a card lost in the middle: %+v", j)
+	}
+	if j := run(behind("devices=2,memory=16777216,held=16700000")).Judgement; j.Reason != "ABORTED_3" {
+		t.Errorf("memory held by others: %+v", j)
+	}
+	// MIG is on: what the driver names is no card that NVML knows.
+	if out := says(t, behind("mig=1,fail=nvmlDeviceGetUUID:1:3").Path, "prove", "--unbound", "--key", filepath.Join(dir, "key.pem")); !strings.Contains(out, "no device to prove") {
+		t.Error(out)
+	}
+	static := build(t, "nocuda")
+	if interpreter(t, static) {
+		t.Error("the build with the tag nocuda is not static")
+	}
+	if out := says(t, static, "selftest", "--device", "cuda"); !strings.Contains(out, "[CUDA_UNBUILT]") || !strings.Contains(out, "\nFix: ") {
+		t.Error(out)
+	}
+	if out := says(t, behind("devices=0").Path, "selftest", "--device", "cuda"); !strings.Contains(out, "[CUDA_NO_DEVICE]") || !strings.Contains(out, "\nFix: ") {
+		t.Error(out)
+	}
+}
+
+// says runs a program that must fail and gives what it writes to stderr.
+func says(t *testing.T, path string, args ...string) string {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), path, args...)
+	var stderr strings.Builder
+	cmd.Stderr = &stderr
+	if err := cmd.Run(); err == nil {
+		t.Error(path, args, "does not fail")
+	}
+	return stderr.String()
+}
