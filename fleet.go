@@ -73,12 +73,15 @@ func (t Trust) Digest() Digest {
 type RenewRequest struct {
 	CSR         []byte // DER, P-256
 	Certificate []byte // DER of the certificate that the executor showed; set by the miner's door
+	// Rotation asks for another attestation key too: made by Rotate, the miner's hotkey is still to sign. Nil: the same key.
+	Rotation *SignedEndorsement
 }
 
 // Renewal is a new certificate, and what is trusted beside it.
 type Renewal struct {
 	Certificate []byte // DER
 	Trust       Trust
+	Endorsement *SignedEndorsement // the new one after a rotation; nil: the old one holds
 }
 
 // Heartbeat is an executor's word, sent every few seconds.

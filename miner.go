@@ -142,6 +142,8 @@ type GrantedAccess struct {
 	HostKey     []byte            `json:"host_key"`    // SSH wire encoding
 	Certificate []byte            `json:"certificate"` // SSH wire encoding of the user certificate
 	Endorsement SignedEndorsement `json:"endorsement"` // pins the executor's keys under the miner's hotkey
+	// Earlier are the endorsements before that, oldest first, at most MaxRotations: how its attestation key came to change.
+	Earlier []SignedEndorsement `json:"earlier,omitempty"`
 }
 
 // SkippedBox is an executor without access in this grant, and why.

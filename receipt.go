@@ -63,12 +63,15 @@ type Endorsement struct {
 	AttestSPKI []byte     `json:"attest_spki"` // DER of the attestation key
 	HostKey    []byte     `json:"host_key"`    // SSH wire encoding
 	Issued     time.Time  `json:"issued"`
+	Replaces   []byte     `json:"replaces,omitempty"` // DER of the attestation key that AttestSPKI took the place of
 }
 
-// SignedEndorsement is an Endorsement's JSON under the miner's hotkey, over DSSE's pre-authentication encoding.
+// SignedEndorsement is an Endorsement's JSON under the miner's hotkey, over DSSE's pre-authentication encoding. One that
+// replaces an attestation key is under that key too.
 type SignedEndorsement struct {
 	Payload   []byte `json:"payload"`
 	Signature []byte `json:"signature"`
+	Former    []byte `json:"former_signature,omitempty"` // by the replaced key: r | s, 64 bytes
 }
 
 // Endorse signs e with the miner's hotkey; Version, Miner and Scheme are set here.
@@ -85,8 +88,8 @@ func Endorse(e Endorsement, miner keys.Signer) (SignedEndorsement, error) {
 	return SignedEndorsement{Payload: payload, Signature: sig}, nil
 }
 
-// Open checks the signature by the hotkey that the endorsement itself names, then parses. The caller compares Miner with
-// whom it expects.
+// Open checks the signature by the hotkey that the endorsement itself names, and that of the attestation key that it
+// replaces, then parses. The caller compares Miner with whom it expects.
 func (s SignedEndorsement) Open() (Endorsement, error) {
 	e, err := decodePayload[Endorsement](s.Payload)
 	if err != nil {
@@ -97,6 +100,9 @@ func (s SignedEndorsement) Open() (Endorsement, error) {
 	}
 	if err := verifyHotkey(e.Scheme, e.Miner, keys.PAE(EndorsementType, s.Payload), s.Signature); err != nil {
 		return Endorsement{}, E(Invalid, "ENDORSEMENT_SIGNATURE", "the endorsement is not signed by the miner's hotkey", "ask the miner for the executor's endorsement again").With(err)
+	}
+	if err := e.formerSigned(s); err != nil {
+		return Endorsement{}, err
 	}
 	return e, nil
 }

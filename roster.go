@@ -18,14 +18,16 @@ type Member struct {
 	Certificate []byte            `json:"certificate"` // DER, the latest
 	Previous    []byte            `json:"-"`           // DER of the one that it showed when it got the latest: valid until its end
 	Endorsement SignedEndorsement `json:"endorsement"`
-	Facts       Facts             `json:"facts"` // of its enrolment, with the GPUs of its last heartbeat
-	Enrolled    time.Time         `json:"enrolled"`
-	Drain       bool              `json:"drain"`                 // takes no new task
-	DrainUntil  *time.Time        `json:"drain_until,omitempty"` // what runs then is ended
-	DrainOver   bool              `json:"-"`                     // that time has come
-	Revoked     *time.Time        `json:"revoked,omitempty"`     // no certificate of it is taken since
-	Trust       Digest            `json:"-"`                     // what it said last that it trusts; zero: nothing
-	LastBeat    *LastBeat         `json:"last_beat,omitempty"`
+	// Earlier are the endorsements before that, oldest first, at most MaxRotations.
+	Earlier    []SignedEndorsement `json:"earlier,omitempty"`
+	Facts      Facts               `json:"facts"` // of its enrolment, with the GPUs of its last heartbeat
+	Enrolled   time.Time           `json:"enrolled"`
+	Drain      bool                `json:"drain"`                 // takes no new task
+	DrainUntil *time.Time          `json:"drain_until,omitempty"` // what runs then is ended
+	DrainOver  bool                `json:"-"`                     // that time has come
+	Revoked    *time.Time          `json:"revoked,omitempty"`     // no certificate of it is taken since
+	Trust      Digest              `json:"-"`                     // what it said last that it trusts; zero: nothing
+	LastBeat   *LastBeat           `json:"last_beat,omitempty"`
 }
 
 // Admits refuses a certificate (DER) that this member may not show: it was revoked (EXECUTOR_REVOKED), or the miner

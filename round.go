@@ -17,6 +17,17 @@ type Round struct {
 	Ended   time.Time   `json:"ended,omitzero"`
 	Outcome Reason      `json:"outcome,omitzero"` // COMPLETED, or why it was not
 	Scores  []Score     `json:"scores,omitempty"` // after it
+	Starts  []Start     `json:"starts,omitempty"` // of the machines that were challenged, a group each, oldest first
+}
+
+// Start is how near to one instant the machines of a group were challenged, by the validator's own clock: one device could
+// else answer for two of them, one after the other. All machines of a round are one group, unless they are more than the
+// validator challenges at once.
+type Start struct {
+	At       time.Time     `json:"at"`         // when the first machine had its challenge
+	Machines int           `json:"machines"`   // that were challenged
+	Late     int           `json:"late"`       // ready only after the others had begun, or lost by then: not challenged
+	Skew     time.Duration `json:"skew_nanos"` // from the first to the last machine that had its challenge
 }
 
 // Pin is what a validator knows an executor by since it first proved something.

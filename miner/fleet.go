@@ -24,7 +24,7 @@ type Fleet interface {
 	SetName(ctx context.Context, id basilica.ExecutorID, name string) error
 	SetLabels(ctx context.Context, id basilica.ExecutorID, set map[string]string, remove []string, most int) (map[string]string, error)
 	RevokeExecutor(ctx context.Context, id basilica.ExecutorID, now time.Time) error
-	RenewCertificate(ctx context.Context, id basilica.ExecutorID, shown, fresh []byte) error
+	RenewCertificate(ctx context.Context, id basilica.ExecutorID, shown, fresh []byte, rotated *basilica.SignedEndorsement) error
 }
 
 const (

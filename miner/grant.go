@@ -75,7 +75,7 @@ func (m *Miner) OpenValidation(ctx context.Context, req basilica.ValidationReque
 		if err != nil {
 			return basilica.ValidationGrant{}, basilica.E(basilica.Invalid, "SSH_KEY", "no certificate can be made for that SSH public key", "send an ephemeral Ed25519 or ECDSA key in SSH wire encoding").With(err)
 		}
-		grant.Executors = append(grant.Executors, basilica.GrantedAccess{Executor: e.Executor, Addr: e.SSHAddr, HostKey: e.HostKey, Certificate: cert, Endorsement: e.Endorsement})
+		grant.Executors = append(grant.Executors, basilica.GrantedAccess{Executor: e.Executor, Addr: e.SSHAddr, HostKey: e.HostKey, Certificate: cert, Endorsement: e.Endorsement, Earlier: e.Earlier})
 		record.Executors = append(record.Executors, e.Executor)
 	}
 	if err := m.Store.AddGrant(ctx, record, grantWindow, m.cfg.MaxGrants); err != nil {

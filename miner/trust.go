@@ -39,16 +39,48 @@ func (m *Miner) Renew(ctx context.Context, executor basilica.ExecutorID, req bas
 	if !bytes.Equal(spki, e.KeySPKI) {
 		return basilica.Renewal{}, basilica.E(basilica.Denied, "RENEW_KEY", fmt.Sprintf("executor %s was enrolled with another key", executor), "join it again with a new token: basilica token create")
 	}
+	rotated, err := m.rotated(e, req.Rotation)
+	if err != nil {
+		return basilica.Renewal{}, err
+	}
 	trust := m.trust() // before the certificate, as in Enroll
 	cert, err := m.Authority.IssueExecutor(req.CSR, string(executor), m.Now())
 	if err != nil {
 		return basilica.Renewal{}, fmt.Errorf("issue certificate: %w", err)
 	}
-	if err := m.Store.RenewCertificate(ctx, executor, req.Certificate, cert); err != nil {
+	if err := m.Store.RenewCertificate(ctx, executor, req.Certificate, cert, rotated); err != nil {
 		return basilica.Renewal{}, err
 	}
-	m.Log.InfoContext(ctx, "certificate renewed", "executor", executor)
-	return basilica.Renewal{Certificate: cert, Trust: trust}, nil
+	m.Log.InfoContext(ctx, "certificate renewed", "executor", executor, "attestation_key_replaced", rotated != nil)
+	out := basilica.Renewal{Certificate: cert, Trust: trust, Endorsement: rotated}
+	if out.Endorsement == nil && req.Rotation != nil {
+		out.Endorsement = &e.Endorsement // replaced already: that answer was lost
+	}
+	return out, nil
+}
+
+// rotated is the endorsement of the attestation key that an executor asks to have from now on; nil where it asks for none, or
+// has that key already.
+func (m *Miner) rotated(e basilica.Member, asked *basilica.SignedEndorsement) (*basilica.SignedEndorsement, error) {
+	if asked == nil {
+		return nil, nil
+	}
+	present, err := e.Endorsement.Open()
+	if err != nil {
+		return nil, fmt.Errorf("read the endorsement of %s: %w", e.Executor, err)
+	}
+	from, to, err := asked.Rotation()
+	if err != nil {
+		return nil, err
+	}
+	if bytes.Equal(to, present.AttestSPKI) && bytes.Equal(from, present.Replaces) {
+		return nil, nil
+	}
+	signed, err := asked.Countersign(present, m.Hotkey, m.Now())
+	if err != nil {
+		return nil, err
+	}
+	return &signed, nil
 }
 
 // RotateKeys begins to replace the authority's keys, unless that is under way, and says where it stands.

@@ -166,7 +166,7 @@ func (m *Miner) Enroll(ctx context.Context, token basilica.Digest, e basilica.Me
 }
 
 const memberColumns = `id, addr, ssh_addr, host_key, key_spki, certificate, endorsement, facts, enrolled, drain, beat_at, beat_clock, beat_version, beat_health,
-	name, labels, drain_until, previous, revoked, trust, beat_run, beat_gpus, drain_ends`
+	name, labels, drain_until, previous, revoked, trust, beat_run, beat_gpus, drain_ends, earlier`
 
 // Members lists all enrolled executors by id.
 func (m *Miner) Members(ctx context.Context) ([]basilica.Member, error) {
@@ -201,17 +201,17 @@ func unknownExecutor(id basilica.ExecutorID) error {
 }
 
 func (m *Miner) scanMember(row scanner) (e basilica.Member, err error) {
-	var endorsement, facts, health, version, labels string
+	var endorsement, facts, health, version, labels, earlier string
 	var enrolled, at, clock, until, revoked, run, gpus, ends int64
 	var trust []byte
 	if err = row.Scan(&e.Executor, &e.Addr, &e.SSHAddr, &e.HostKey, &e.KeySPKI, &e.Certificate, &endorsement, &facts, &enrolled,
-		&e.Drain, &at, &clock, &version, &health, &e.Name, &labels, &until, &e.Previous, &revoked, &trust, &run, &gpus, &ends); err != nil {
+		&e.Drain, &at, &clock, &version, &health, &e.Name, &labels, &until, &e.Previous, &revoked, &trust, &run, &gpus, &ends, &earlier); err != nil {
 		return e, err
 	}
 	e.Enrolled, e.DrainUntil, e.Revoked = fromMicros(enrolled), timeOrNil(until), timeOrNil(revoked)
 	copy(e.Trust[:], trust)
 	e.DrainOver = e.Drain && ends != 0 && m.clock.left(ends) <= 0
-	err = errors.Join(json.Unmarshal([]byte(endorsement), &e.Endorsement), json.Unmarshal([]byte(facts), &e.Facts), json.Unmarshal([]byte(labels), &e.Labels))
+	err = errors.Join(json.Unmarshal([]byte(endorsement), &e.Endorsement), json.Unmarshal([]byte(facts), &e.Facts), json.Unmarshal([]byte(labels), &e.Labels), json.Unmarshal([]byte(earlier), &e.Earlier))
 	if at != 0 {
 		e.LastBeat = &basilica.LastBeat{At: fromMicros(at), Silent: -m.clock.left(run), GPUs: int(gpus), Clock: time.Duration(clock), Version: version}
 		err = errors.Join(err, json.Unmarshal([]byte(health), &e.LastBeat.Health))

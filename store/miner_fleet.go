@@ -1,6 +1,7 @@
 package store
 
 import (
+	"bytes"
 	"context"
 	"database/sql"
 	"encoding/json"
@@ -90,8 +91,9 @@ func (m *Miner) RevokeExecutor(ctx context.Context, id basilica.ExecutorID, now 
 }
 
 // RenewCertificate records an executor's new certificate beside the one that it showed for it; both are DER. A revoked
-// executor is refused (EXECUTOR_REVOKED).
-func (m *Miner) RenewCertificate(ctx context.Context, id basilica.ExecutorID, shown, fresh []byte) error {
+// executor is refused (EXECUTOR_REVOKED). rotated is the endorsement of a new attestation key, nil: the key stays. One that
+// does not replace the key on record is a Conflict.
+func (m *Miner) RenewCertificate(ctx context.Context, id basilica.ExecutorID, shown, fresh []byte, rotated *basilica.SignedEndorsement) error {
 	return m.tx(ctx, func(tx *sql.Tx) error {
 		e, err := m.scanMember(tx.QueryRowContext(ctx, `SELECT `+memberColumns+` FROM executors WHERE id = $1`, string(id)))
 		if err != nil {
@@ -100,9 +102,32 @@ func (m *Miner) RenewCertificate(ctx context.Context, id basilica.ExecutorID, sh
 		if err := e.Admits(shown); err != nil {
 			return err
 		}
-		_, err = tx.ExecContext(ctx, `UPDATE executors SET certificate = $1, previous = $2 WHERE id = $3`, fresh, shown, string(id))
-		return err
+		if _, err = tx.ExecContext(ctx, `UPDATE executors SET certificate = $1, previous = $2 WHERE id = $3`, fresh, shown, string(id)); err != nil || rotated == nil {
+			return err
+		}
+		return rotateEndorsement(ctx, tx, e, *rotated)
 	})
+}
+
+func rotateEndorsement(ctx context.Context, tx *sql.Tx, e basilica.Member, rotated basilica.SignedEndorsement) error {
+	present, err := e.Endorsement.Open()
+	if err != nil {
+		return fmt.Errorf("stored endorsement of %s: %w", e.Executor, err)
+	}
+	next, err := rotated.Open()
+	if err != nil {
+		return err
+	}
+	if !bytes.Equal(next.Replaces, present.AttestSPKI) {
+		return basilica.E(basilica.Conflict, "ROTATION_INVALID", fmt.Sprintf("the attestation key of executor %s was replaced meanwhile", e.Executor), "ask again with basilica executor rekey")
+	}
+	earlier := append(e.Earlier, e.Endorsement)
+	content, list, err := jsonPair(rotated, earlier[max(0, len(earlier)-basilica.MaxRotations):])
+	if err != nil {
+		return err
+	}
+	_, err = tx.ExecContext(ctx, `UPDATE executors SET endorsement = $1, earlier = $2 WHERE id = $3`, content, list, string(e.Executor))
+	return err
 }
 
 // RevokeTokens ends every unused join token.

@@ -69,7 +69,7 @@ func (b *Book) OpenRound(ctx context.Context, r basilica.Round) error {
 }
 
 // CloseRound records an open round's end with all that it brought, in one transaction: verifications, the pins of
-// executors that were met for the first time, and the standings after it. A round that is not open is a Conflict and
+// executors that were met for the first time or under a new attestation key, and the standings after it. A round that is not open is a Conflict and
 // stores nothing.
 func (b *Book) CloseRound(ctx context.Context, r basilica.Round, verifications []basilica.Verification, pins []basilica.Pin, standings map[basilica.ExecutorKey]score.Standing) error {
 	return b.v.tx(ctx, func(tx *sql.Tx) error {
@@ -77,8 +77,12 @@ func (b *Book) CloseRound(ctx context.Context, r basilica.Round, verifications [
 		if err != nil {
 			return err
 		}
+		starts, err := json.Marshal(nonNil(r.Starts))
+		if err != nil {
+			return err
+		}
 		var id int64
-		err = tx.QueryRowContext(ctx, `UPDATE rounds SET ended = $4, outcome = $5, scores = $6 WHERE book = $1 AND first = $2 AND hash = $3 AND ended = 0 RETURNING id`, b.id, r.First, r.Hash[:], micros(r.Ended), outcome, scores).Scan(&id)
+		err = tx.QueryRowContext(ctx, `UPDATE rounds SET ended = $4, outcome = $5, scores = $6, starts = $7 WHERE book = $1 AND first = $2 AND hash = $3 AND ended = 0 RETURNING id`, b.id, r.First, r.Hash[:], micros(r.Ended), outcome, scores, string(starts)).Scan(&id)
 		if errors.Is(err, sql.ErrNoRows) {
 			return errRoundNotOpen(r)
 		}
@@ -94,7 +98,9 @@ func (b *Book) CloseRound(ctx context.Context, r basilica.Round, verifications [
 			}
 		}
 		for _, p := range pins {
-			if _, err := tx.ExecContext(ctx, `INSERT INTO pins (book, miner, executor, key_spki, attest_spki, host_key, since) VALUES ($1, $2, $3, $4, $5, $6, $7)`, b.id, p.Miner, p.Executor, p.KeySPKI, p.AttestSPKI, p.HostKey, p.Since); err != nil {
+			if _, err := tx.ExecContext(ctx, `INSERT INTO pins (book, miner, executor, key_spki, attest_spki, host_key, since) VALUES ($1, $2, $3, $4, $5, $6, $7)
+				ON CONFLICT (book, miner, executor) DO UPDATE SET attest_spki = excluded.attest_spki, since = excluded.since
+				WHERE key_spki = excluded.key_spki AND host_key = excluded.host_key`, b.id, p.Miner, p.Executor, p.KeySPKI, p.AttestSPKI, p.HostKey, p.Since); err != nil {
 				return fmt.Errorf("store pin of %s: %w", p.Executor, err)
 			}
 		}
@@ -215,17 +221,17 @@ func (b *Book) Rounds(ctx context.Context, limit int) ([]basilica.Round, error) 
 }
 
 func (b *Book) rounds(ctx context.Context, where string, args ...any) ([]basilica.Round, error) {
-	rows, err := b.v.read.QueryContext(ctx, `SELECT first, hash, slot, started, ended, outcome, scores FROM rounds WHERE `+where, args...)
+	rows, err := b.v.read.QueryContext(ctx, `SELECT first, hash, slot, started, ended, outcome, scores, starts FROM rounds WHERE `+where, args...)
 	return scanRows(rows, err, func(scan func(...any) error) (r basilica.Round, err error) {
 		var hash []byte
 		var started, ended int64
-		var outcome, scores string
-		if err := scan(&r.First, &hash, &r.Slot, &started, &ended, &outcome, &scores); err != nil {
+		var outcome, scores, starts string
+		if err := scan(&r.First, &hash, &r.Slot, &started, &ended, &outcome, &scores, &starts); err != nil {
 			return r, err
 		}
 		copy(r.Hash[:], hash)
 		r.Started, r.Ended = fromMicros(started), fromMicros(ended)
-		return r, errors.Join(json.Unmarshal([]byte(outcome), &r.Outcome), json.Unmarshal([]byte(scores), &r.Scores))
+		return r, errors.Join(json.Unmarshal([]byte(outcome), &r.Outcome), json.Unmarshal([]byte(scores), &r.Scores), json.Unmarshal([]byte(starts), &r.Starts))
 	})
 }
 

@@ -50,7 +50,7 @@ const (
 // inspection is what one look at one executor brought.
 type inspection struct {
 	verification basilica.Verification
-	pin          *basilica.Pin // new
+	pin          *basilica.Pin // new, or of a new attestation key
 }
 
 // target is one executor in one round.
@@ -140,7 +140,7 @@ func (v *Validator) inspect(ctx context.Context, t target) (inspection, error) {
 	path := v.taskPath(ctx, session)
 	conclude(proof, path, facts)
 	done := inspection{verification: out}
-	if judged && t.pin == nil && (proof.Result == basilica.Pass || proof.Result == basilica.Unsure) {
+	if judged && (t.pin == nil || !bytes.Equal(t.pin.AttestSPKI, endorsed.AttestSPKI)) && (proof.Result == basilica.Pass || proof.Result == basilica.Unsure) {
 		done.pin = &basilica.Pin{
 			ExecutorKey: basilica.ExecutorKey{Miner: t.neuron.Hotkey, Executor: t.access.Executor},
 			KeySPKI:     endorsed.KeySPKI, AttestSPKI: endorsed.AttestSPKI, HostKey: endorsed.HostKey, Since: t.round.First,
@@ -162,7 +162,7 @@ func endorsement(t target) (e basilica.Endorsement, reason, detail string) {
 		return e, reasonEndorsement, "the endorsement names no attestation key or no host key"
 	case !bytes.Equal(e.HostKey, t.access.HostKey):
 		return e, reasonMismatch, "the endorsement names another SSH host key than the grant"
-	case t.pin != nil && (!bytes.Equal(e.HostKey, t.pin.HostKey) || !bytes.Equal(e.AttestSPKI, t.pin.AttestSPKI) || !bytes.Equal(e.KeySPKI, t.pin.KeySPKI)):
+	case t.pin != nil && (!bytes.Equal(e.HostKey, t.pin.HostKey) || !bytes.Equal(e.KeySPKI, t.pin.KeySPKI) || !e.Inherits(t.pin.AttestSPKI, t.access.Earlier)):
 		return e, reasonKeyChanged, fmt.Sprintf("the executor's keys are not those it proved itself with in round %d; enroll the machine under a new id", t.pin.Since)
 	}
 	return e, "", ""
@@ -244,7 +244,7 @@ func (v *Validator) prove(ctx context.Context, t target, e basilica.Endorsement,
 		v.cfg.Log.Error("set up challenge", "verification", out.ID, "err", err)
 		return notRun(basilica.CheckGPUProof, score.ReasonLocal, "the validator could not set up the challenge"), false
 	}
-	c := challenge{verifier: verifier, stream: stream, hangUp: hangUp, now: v.cfg.Now, ready: func(ctx context.Context) error {
+	c := challenge{verifier: verifier, stream: stream, hangUp: hangUp, now: v.cfg.Now, began: t.gate.started, ready: func(ctx context.Context) error {
 		if !arrive() {
 			return basilica.E(basilica.Unavailable, reasonLate, "the machine was ready only after the miner's other machines had begun", "start all machines of a miner within the same time")
 		}

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"slices"
 	"sync"
 	"time"
 
@@ -18,6 +19,7 @@ type challenge struct {
 	stream   io.ReadWriter
 	hangUp   func()                      // must release a blocked Read or Write of stream
 	ready    func(context.Context) error // called once, before CHALLENGE is sent; an error is a refusal
+	began    func(at time.Time)          // called once, when the last byte of CHALLENGE is out; nil: nobody asks
 	now      func() time.Time
 }
 
@@ -57,7 +59,12 @@ func (c *challenge) run(ctx context.Context) (refusal error) {
 			}
 			v.Fail(attest.FailureOf(a.err), a.err.Error(), a.at)
 		case writes:
-			sent = sent || frame.Type() == attest.FrameChallenge
+			if frame.Type() == attest.FrameChallenge {
+				sent = true
+				if c.began != nil {
+					c.began(a.at)
+				}
+			}
 			v.Sent(a.at)
 		default:
 			v.Receive(a.frame, a.at)
@@ -126,10 +133,12 @@ func capsOf(v *attest.Verifier) attest.Cap {
 // gate lets several machines start at one instant: each arrives once, ready or lost. The last one opens it, or the first
 // one whose patience ends; who arrives after that is too late, or one GPU could answer for two machines one after the other.
 type gate struct {
-	mu   sync.Mutex
-	left int
-	over bool // opened
-	open chan struct{}
+	mu    sync.Mutex
+	left  int
+	over  bool // opened
+	open  chan struct{}
+	late  int         // arrived after it was opened
+	began []time.Time // when the last byte of each machine's CHALLENGE was out
 }
 
 func newGate(n int) *gate { return &gate{left: n, open: make(chan struct{})} }
@@ -139,6 +148,7 @@ func (g *gate) arrive() bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.left--; g.over {
+		g.late++
 		return false
 	}
 	if g.left == 0 {
@@ -167,4 +177,22 @@ func (g *gate) wait(ctx context.Context, longest time.Duration) {
 		g.start()
 	case <-ctx.Done():
 	}
+}
+
+// started says that a machine has its CHALLENGE.
+func (g *gate) started(at time.Time) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.began = append(g.began, at)
+}
+
+// result is what the machines of a gate came to, once all are done; false where none was challenged.
+func (g *gate) result() (basilica.Start, bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if len(g.began) == 0 {
+		return basilica.Start{}, false
+	}
+	first, last := slices.MinFunc(g.began, time.Time.Compare), slices.MaxFunc(g.began, time.Time.Compare)
+	return basilica.Start{At: first, Machines: len(g.began), Late: g.late, Skew: last.Sub(first)}, true
 }

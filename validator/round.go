@@ -63,7 +63,7 @@ func (v *Validator) round(ctx context.Context, r basilica.Round) error {
 	v.update(func(s *Status) { s.Round = &r.First })
 	v.cfg.Log.Info("round begins", "round", r.First, "slot", r.Slot, "miners", len(visits), "block", mg.Block)
 	limited, cancel := context.WithTimeout(ctx, v.cfg.RoundTimeout)
-	found, err := v.visitAll(limited, r, visits)
+	found, starts, err := v.visitAll(limited, r, visits)
 	cancel()
 	if ctx.Err() != nil {
 		return nil // the round stays open; the next start closes it
@@ -71,6 +71,7 @@ func (v *Validator) round(ctx context.Context, r basilica.Round) error {
 	if err != nil {
 		return err
 	}
+	r.Starts = starts
 	passed := 0
 	for _, f := range found {
 		if f.verification.Verdict(basilica.CheckGPUProof).Result == basilica.Pass {
@@ -136,8 +137,18 @@ func (v *Validator) counts(s score.Standing) bool {
 type findings struct {
 	keep func(inspection) error
 
-	mu  sync.Mutex
-	all []inspection
+	mu     sync.Mutex
+	all    []inspection
+	starts []basilica.Start
+}
+
+// started keeps how near to one instant the machines of a gate began.
+func (f *findings) started(g *gate) {
+	if s, any := g.result(); any {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		f.starts = append(f.starts, s)
+	}
 }
 
 func (f *findings) add(x inspection, err error) error {
@@ -153,20 +164,20 @@ func (f *findings) add(x inspection, err error) error {
 	return nil
 }
 
-func (v *Validator) visitAll(ctx context.Context, r basilica.Round, visits []visit) ([]inspection, error) {
+func (v *Validator) visitAll(ctx context.Context, r basilica.Round, visits []visit) ([]inspection, []basilica.Start, error) {
 	var trapdoor []byte
 	if v.cfg.Squarings > 0 {
 		// One modulus per round: its factors are in the records, which are published when the round is over.
 		t, err := attest.NewTrapdoor(v.cfg.Random)
 		if err != nil {
-			return nil, fmt.Errorf("draw the round's modulus: %w", err)
+			return nil, nil, fmt.Errorf("draw the round's modulus: %w", err)
 		}
 		trapdoor = t.Bytes()
 	}
 	// In an order that nobody can count on: whoever makes us wait cannot choose whose turn never comes.
 	var seed [32]byte
 	if _, err := io.ReadFull(v.cfg.Random, seed[:]); err != nil {
-		return nil, fmt.Errorf("draw the order of visits: %w", err)
+		return nil, nil, fmt.Errorf("draw the order of visits: %w", err)
 	}
 	rand.New(rand.NewChaCha8(seed)).Shuffle(len(visits), func(i, j int) { visits[i], visits[j] = visits[j], visits[i] })
 	slots := semaphore.NewWeighted(int64(v.cfg.Parallel))
@@ -189,20 +200,20 @@ func (v *Validator) visitAll(ctx context.Context, r basilica.Round, visits []vis
 		})
 	}
 	if err := doors.Wait(); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	machines := 0
 	for _, p := range parties {
 		machines += len(p.accesses)
 	}
-	group := errgroup.Group{}
+	group, together := errgroup.Group{}, newGate(machines)
 	if machines <= v.cfg.Parallel {
 		// All machines of the subnet start near one instant: a GPU answers once, whoever shares it.
-		together, late := newGate(machines), v.tooLate(ctx)
+		late := v.tooLate(ctx)
 		for _, p := range parties {
 			if late {
 				if err := v.missing(r, p.neuron, idsOf(p.accesses), score.ReasonLocal, "the round ended before this executor's turn", &found); err != nil {
-					return nil, err
+					return nil, nil, err
 				}
 				continue
 			}
@@ -214,9 +225,11 @@ func (v *Validator) visitAll(ctx context.Context, r basilica.Round, visits []vis
 		}
 	}
 	if err := group.Wait(); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	return found.all, nil
+	found.started(together)
+	slices.SortFunc(found.starts, func(a, b basilica.Start) int { return a.At.Compare(b.At) })
+	return found.all, found.starts, nil
 }
 
 // party is a miner that gave access.
@@ -292,8 +305,10 @@ func (v *Validator) inTurns(ctx context.Context, r basilica.Round, p party, trap
 			continue
 		}
 		waiting = "TIMEOUT"
-		err = v.inspectAll(ctx, r, p, batch, trapdoor, newGate(len(batch)), found)
+		together := newGate(len(batch))
+		err = v.inspectAll(ctx, r, p, batch, trapdoor, together, found)
 		slots.Release(int64(len(batch)))
+		found.started(together)
 		if err != nil {
 			return err
 		}

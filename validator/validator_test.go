@@ -437,7 +437,7 @@ func TestNobodyIsBlamedForALateTurn(t *testing.T) {
 		if err := w.book.OpenRound(t.Context(), late); err != nil {
 			t.Fatal(err)
 		}
-		found, err := w.v.visitAll(ctx, late, w.v.discover(&w.chain.mg))
+		found, _, err := w.v.visitAll(ctx, late, w.v.discover(&w.chain.mg))
 		cancel()
 		if err != nil || len(found) != 1 || proof(found[0].verification).Reason != score.ReasonLocal {
 			t.Errorf("%s: %+v %v", name, found, err)

@@ -145,6 +145,40 @@ type machine struct {
 	skipped bool
 	addr    string // instead of one of its own
 	stalls  bool   // never confirms a channel
+	// endorsed is the endorsement of a rotated key, in place of one that is made for the key as it is; earlier led to it.
+	endorsed *basilica.SignedEndorsement
+	earlier  []basilica.SignedEndorsement
+}
+
+func (m *machine) endorse(miner *keys.Pair) (basilica.SignedEndorsement, error) {
+	if m.endorsed != nil {
+		return *m.endorsed, nil
+	}
+	return basilica.Endorse(basilica.Endorsement{Executor: m.id, KeySPKI: m.receipt.SPKI(), AttestSPKI: m.key.SPKI(), HostKey: m.host, Issued: time.Now()}, miner)
+}
+
+// rotate gives the machine another attestation key, signed by the old one and by the miner.
+func (m *machine) rotate(t testing.TB, miner *keys.Pair, next *keys.P256) {
+	t.Helper()
+	was, err := m.endorse(miner)
+	if err != nil {
+		t.Fatal(err)
+	}
+	present, err := was.Open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	asked, err := basilica.Rotate(present, next.SPKI(), time.Now(), func(payload []byte) ([]byte, error) {
+		return basilica.SignRotation(payload, m.key.SPKI(), m.key.Sign)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	signed, err := asked.Countersign(present, miner, time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.earlier, m.endorsed, m.key = append(m.earlier, was), &signed, next
 }
 
 func newMachine(t testing.TB, id basilica.ExecutorID) *machine {
@@ -339,11 +373,11 @@ func (m *minerDouble) OpenValidation(_ context.Context, req basilica.ValidationR
 			grant.Skipped = append(grant.Skipped, basilica.SkippedBox{Executor: x.id, Reason: basilica.Reason{Code: "OFFLINE", Sentence: "no heartbeat"}})
 			continue
 		}
-		e, err := basilica.Endorse(basilica.Endorsement{Executor: x.id, KeySPKI: x.receipt.SPKI(), AttestSPKI: x.key.SPKI(), HostKey: x.host, Issued: time.Now()}, m.key)
+		e, err := x.endorse(m.key)
 		if err != nil {
 			return grant, err
 		}
-		grant.Executors = append(grant.Executors, basilica.GrantedAccess{Executor: x.id, Addr: cmp.Or(x.addr, string(x.id)+":22"), HostKey: x.host, Endorsement: e})
+		grant.Executors = append(grant.Executors, basilica.GrantedAccess{Executor: x.id, Addr: cmp.Or(x.addr, string(x.id)+":22"), HostKey: x.host, Endorsement: e, Earlier: x.earlier})
 	}
 	return grant, m.err
 }

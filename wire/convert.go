@@ -306,11 +306,11 @@ func fromBlob(b *wirepb.Blob) (basilica.Blob, error) {
 }
 
 func toEndorsement(e basilica.SignedEndorsement) *wirepb.Endorsement {
-	return &wirepb.Endorsement{Payload: e.Payload, Signature: e.Signature}
+	return &wirepb.Endorsement{Payload: e.Payload, Signature: e.Signature, Former: e.Former}
 }
 
 func fromEndorsement(e *wirepb.Endorsement) basilica.SignedEndorsement {
-	return basilica.SignedEndorsement{Payload: e.GetPayload(), Signature: e.GetSignature()}
+	return basilica.SignedEndorsement{Payload: e.GetPayload(), Signature: e.GetSignature(), Former: e.GetFormer()}
 }
 
 func toEvent(e basilica.TaskEvent) *wirepb.TaskEvent {
@@ -427,11 +427,36 @@ func fromTrust(t *wirepb.Trust) (basilica.Trust, error) {
 	return basilica.Trust{FleetCAs: t.GetFleetCas(), SSHCAs: t.GetSshCas(), JWTKeys: t.GetJwtKeys()}, nil
 }
 
-func toRenew(r basilica.RenewRequest) *wirepb.RenewRequest { return &wirepb.RenewRequest{Csr: r.CSR} }
+func toRenew(r basilica.RenewRequest) *wirepb.RenewRequest {
+	return &wirepb.RenewRequest{Csr: r.CSR, Rotation: toRotation(r.Rotation)}
+}
+
+func fromRenew(r *wirepb.RenewRequest) basilica.RenewRequest {
+	return basilica.RenewRequest{CSR: r.GetCsr(), Rotation: fromRotation(r.GetRotation())}
+}
+
+func toRenewal(r basilica.Renewal) *wirepb.Renewal {
+	return &wirepb.Renewal{Certificate: r.Certificate, Trust: toTrust(r.Trust), Endorsement: toRotation(r.Endorsement)}
+}
 
 func fromRenewal(r *wirepb.Renewal) (basilica.Renewal, error) {
 	trust, err := fromTrust(r.GetTrust())
-	return basilica.Renewal{Certificate: r.GetCertificate(), Trust: trust}, err
+	return basilica.Renewal{Certificate: r.GetCertificate(), Trust: trust, Endorsement: fromRotation(r.GetEndorsement())}, err
+}
+
+func toRotation(e *basilica.SignedEndorsement) *wirepb.Endorsement {
+	if e == nil {
+		return nil
+	}
+	return toEndorsement(*e)
+}
+
+func fromRotation(e *wirepb.Endorsement) *basilica.SignedEndorsement {
+	if e == nil {
+		return nil
+	}
+	out := fromEndorsement(e)
+	return &out
 }
 
 func toBeat(h basilica.Heartbeat) *wirepb.Heartbeat {

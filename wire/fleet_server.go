@@ -198,11 +198,13 @@ func (s *FleetServer) Enroll(ctx context.Context, in *wirepb.EnrollRequest) (*wi
 // Renew implements wirepb.FleetServer.
 func (s *FleetServer) Renew(ctx context.Context, in *wirepb.RenewRequest) (*wirepb.Renewal, error) {
 	id, cert := ctx.Value(executorKey{}).(basilica.ExecutorID), peerCertificate(ctx)
-	out, err := s.fleet.Renew(ctx, id, basilica.RenewRequest{CSR: in.GetCsr(), Certificate: cert.Raw})
+	req := fromRenew(in)
+	req.Certificate = cert.Raw
+	out, err := s.fleet.Renew(ctx, id, req)
 	if err != nil {
 		return nil, err
 	}
-	return &wirepb.Renewal{Certificate: out.Certificate, Trust: toTrust(out.Trust)}, nil
+	return toRenewal(out), nil
 }
 
 // Reach implements wirepb.FleetServer.
