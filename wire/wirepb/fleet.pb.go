@@ -265,7 +265,8 @@ func (x *Trust) GetJwtKeys() [][]byte {
 // RenewRequest asks for a new certificate over the same key.
 type RenewRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Csr           []byte                 `protobuf:"bytes,1,opt,name=csr,proto3" json:"csr,omitempty"` // DER
+	Csr           []byte                 `protobuf:"bytes,1,opt,name=csr,proto3" json:"csr,omitempty"`           // DER
+	Rotation      *Endorsement           `protobuf:"bytes,2,opt,name=rotation,proto3" json:"rotation,omitempty"` // of the attestation key; absent: none
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -307,11 +308,19 @@ func (x *RenewRequest) GetCsr() []byte {
 	return nil
 }
 
+func (x *RenewRequest) GetRotation() *Endorsement {
+	if x != nil {
+		return x.Rotation
+	}
+	return nil
+}
+
 // Renewal is a new certificate, and what is trusted beside it.
 type Renewal struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Certificate   []byte                 `protobuf:"bytes,1,opt,name=certificate,proto3" json:"certificate,omitempty"` // DER
 	Trust         *Trust                 `protobuf:"bytes,2,opt,name=trust,proto3" json:"trust,omitempty"`
+	Endorsement   *Endorsement           `protobuf:"bytes,3,opt,name=endorsement,proto3" json:"endorsement,omitempty"` // after a rotation
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -356,6 +365,13 @@ func (x *Renewal) GetCertificate() []byte {
 func (x *Renewal) GetTrust() *Trust {
 	if x != nil {
 		return x.Trust
+	}
+	return nil
+}
+
+func (x *Renewal) GetEndorsement() *Endorsement {
+	if x != nil {
+		return x.Endorsement
 	}
 	return nil
 }
@@ -648,12 +664,14 @@ const file_wire_wirepb_fleet_proto_rawDesc = "" +
 	"\x05Trust\x12\x1b\n" +
 	"\tfleet_cas\x18\x01 \x03(\fR\bfleetCas\x12\x17\n" +
 	"\assh_cas\x18\x02 \x03(\fR\x06sshCas\x12\x19\n" +
-	"\bjwt_keys\x18\x03 \x03(\fR\ajwtKeys\" \n" +
+	"\bjwt_keys\x18\x03 \x03(\fR\ajwtKeys\"X\n" +
 	"\fRenewRequest\x12\x10\n" +
-	"\x03csr\x18\x01 \x01(\fR\x03csr\"W\n" +
+	"\x03csr\x18\x01 \x01(\fR\x03csr\x126\n" +
+	"\brotation\x18\x02 \x01(\v2\x1a.basilica.wire.EndorsementR\brotation\"\x95\x01\n" +
 	"\aRenewal\x12 \n" +
 	"\vcertificate\x18\x01 \x01(\fR\vcertificate\x12*\n" +
-	"\x05trust\x18\x02 \x01(\v2\x14.basilica.wire.TrustR\x05trust\"\xe0\x01\n" +
+	"\x05trust\x18\x02 \x01(\v2\x14.basilica.wire.TrustR\x05trust\x12<\n" +
+	"\vendorsement\x18\x03 \x01(\v2\x1a.basilica.wire.EndorsementR\vendorsement\"\xe0\x01\n" +
 	"\tHeartbeat\x12*\n" +
 	"\x02at\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\x123\n" +
 	"\x06health\x18\x02 \x01(\v2\x1b.basilica.wire.HealthStatusR\x06health\x12\x18\n" +
@@ -719,30 +737,32 @@ var file_wire_wirepb_fleet_proto_depIdxs = []int32{
 	8,  // 0: basilica.wire.EnrollRequest.facts:type_name -> basilica.wire.SystemInfo
 	2,  // 1: basilica.wire.Enrollment.trust:type_name -> basilica.wire.Trust
 	9,  // 2: basilica.wire.Enrollment.endorsement:type_name -> basilica.wire.Endorsement
-	2,  // 3: basilica.wire.Renewal.trust:type_name -> basilica.wire.Trust
-	10, // 4: basilica.wire.Heartbeat.at:type_name -> google.protobuf.Timestamp
-	11, // 5: basilica.wire.Heartbeat.health:type_name -> basilica.wire.HealthStatus
-	12, // 6: basilica.wire.Heartbeat.gpus:type_name -> basilica.wire.GPU
-	10, // 7: basilica.wire.HeartbeatReply.at:type_name -> google.protobuf.Timestamp
-	13, // 8: basilica.wire.HeartbeatReply.lease:type_name -> google.protobuf.Duration
-	14, // 9: basilica.wire.HeartbeatReply.renew:type_name -> basilica.wire.Attempt
-	14, // 10: basilica.wire.HeartbeatReply.cancel:type_name -> basilica.wire.Attempt
-	10, // 11: basilica.wire.Reached.at:type_name -> google.protobuf.Timestamp
-	15, // 12: basilica.wire.Reached.grpc:type_name -> basilica.wire.Reason
-	15, // 13: basilica.wire.Reached.ssh:type_name -> basilica.wire.Reason
-	0,  // 14: basilica.wire.Fleet.Enroll:input_type -> basilica.wire.EnrollRequest
-	5,  // 15: basilica.wire.Fleet.Heartbeats:input_type -> basilica.wire.Heartbeat
-	3,  // 16: basilica.wire.Fleet.Renew:input_type -> basilica.wire.RenewRequest
-	16, // 17: basilica.wire.Fleet.Reach:input_type -> basilica.wire.Empty
-	1,  // 18: basilica.wire.Fleet.Enroll:output_type -> basilica.wire.Enrollment
-	6,  // 19: basilica.wire.Fleet.Heartbeats:output_type -> basilica.wire.HeartbeatReply
-	4,  // 20: basilica.wire.Fleet.Renew:output_type -> basilica.wire.Renewal
-	7,  // 21: basilica.wire.Fleet.Reach:output_type -> basilica.wire.Reached
-	18, // [18:22] is the sub-list for method output_type
-	14, // [14:18] is the sub-list for method input_type
-	14, // [14:14] is the sub-list for extension type_name
-	14, // [14:14] is the sub-list for extension extendee
-	0,  // [0:14] is the sub-list for field type_name
+	9,  // 3: basilica.wire.RenewRequest.rotation:type_name -> basilica.wire.Endorsement
+	2,  // 4: basilica.wire.Renewal.trust:type_name -> basilica.wire.Trust
+	9,  // 5: basilica.wire.Renewal.endorsement:type_name -> basilica.wire.Endorsement
+	10, // 6: basilica.wire.Heartbeat.at:type_name -> google.protobuf.Timestamp
+	11, // 7: basilica.wire.Heartbeat.health:type_name -> basilica.wire.HealthStatus
+	12, // 8: basilica.wire.Heartbeat.gpus:type_name -> basilica.wire.GPU
+	10, // 9: basilica.wire.HeartbeatReply.at:type_name -> google.protobuf.Timestamp
+	13, // 10: basilica.wire.HeartbeatReply.lease:type_name -> google.protobuf.Duration
+	14, // 11: basilica.wire.HeartbeatReply.renew:type_name -> basilica.wire.Attempt
+	14, // 12: basilica.wire.HeartbeatReply.cancel:type_name -> basilica.wire.Attempt
+	10, // 13: basilica.wire.Reached.at:type_name -> google.protobuf.Timestamp
+	15, // 14: basilica.wire.Reached.grpc:type_name -> basilica.wire.Reason
+	15, // 15: basilica.wire.Reached.ssh:type_name -> basilica.wire.Reason
+	0,  // 16: basilica.wire.Fleet.Enroll:input_type -> basilica.wire.EnrollRequest
+	5,  // 17: basilica.wire.Fleet.Heartbeats:input_type -> basilica.wire.Heartbeat
+	3,  // 18: basilica.wire.Fleet.Renew:input_type -> basilica.wire.RenewRequest
+	16, // 19: basilica.wire.Fleet.Reach:input_type -> basilica.wire.Empty
+	1,  // 20: basilica.wire.Fleet.Enroll:output_type -> basilica.wire.Enrollment
+	6,  // 21: basilica.wire.Fleet.Heartbeats:output_type -> basilica.wire.HeartbeatReply
+	4,  // 22: basilica.wire.Fleet.Renew:output_type -> basilica.wire.Renewal
+	7,  // 23: basilica.wire.Fleet.Reach:output_type -> basilica.wire.Reached
+	20, // [20:24] is the sub-list for method output_type
+	16, // [16:20] is the sub-list for method input_type
+	16, // [16:16] is the sub-list for extension type_name
+	16, // [16:16] is the sub-list for extension extendee
+	0,  // [0:16] is the sub-list for field type_name
 }
 
 func init() { file_wire_wirepb_fleet_proto_init() }

@@ -829,6 +829,7 @@ type Endorsement struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Payload       []byte                 `protobuf:"bytes,1,opt,name=payload,proto3" json:"payload,omitempty"`
 	Signature     []byte                 `protobuf:"bytes,2,opt,name=signature,proto3" json:"signature,omitempty"`
+	Former        []byte                 `protobuf:"bytes,3,opt,name=former,proto3" json:"former,omitempty"` // by the attestation key that is replaced, 64 bytes or none
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -873,6 +874,13 @@ func (x *Endorsement) GetPayload() []byte {
 func (x *Endorsement) GetSignature() []byte {
 	if x != nil {
 		return x.Signature
+	}
+	return nil
+}
+
+func (x *Endorsement) GetFormer() []byte {
+	if x != nil {
+		return x.Former
 	}
 	return nil
 }
@@ -941,10 +949,11 @@ const file_wire_wirepb_machine_proto_rawDesc = "" +
 	"\x06ledger\x18\x03 \x03(\v2\x16.basilica.wire.HoldingR\x06ledger\x12\x14\n" +
 	"\x05tasks\x18\x04 \x01(\x05R\x05tasks\x12\x1b\n" +
 	"\tmax_tasks\x18\x05 \x01(\x05R\bmaxTasks\x12-\n" +
-	"\x06limits\x18\x06 \x01(\v2\x15.basilica.wire.LimitsR\x06limits\"E\n" +
+	"\x06limits\x18\x06 \x01(\v2\x15.basilica.wire.LimitsR\x06limits\"]\n" +
 	"\vEndorsement\x12\x18\n" +
 	"\apayload\x18\x01 \x01(\fR\apayload\x12\x1c\n" +
-	"\tsignature\x18\x02 \x01(\fR\tsignature*v\n" +
+	"\tsignature\x18\x02 \x01(\fR\tsignature\x12\x16\n" +
+	"\x06former\x18\x03 \x01(\fR\x06former*v\n" +
 	"\aGPUKind\x12\x18\n" +
 	"\x14GPU_KIND_UNSPECIFIED\x10\x00\x12\x12\n" +
 	"\x0eGPU_KIND_WHOLE\x10\x01\x12\x10\n" +
