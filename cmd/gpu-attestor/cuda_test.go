@@ -1,0 +1,127 @@
+//go:build !nocuda
+
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"strings"
+	"testing"
+
+	"basilica"
+	"basilica/attest"
+	"basilica/attestor"
+	"basilica/internal/fakecuda"
+	"basilica/nvidia"
+)
+
+// envSmall makes this test program run `selftest --device cuda` on sizes that a CPU gets through, instead of tests.
+const envSmall = "GPU_ATTESTOR_SMALL_SELFTEST"
+
+func TestMain(m *testing.M) {
+	if os.Getenv(envSmall) == "" {
+		os.Exit(m.Run())
+	}
+	small := func(uint64) (attest.Params, error) {
+		return attest.Params{N: 128, Layers: 12, Lanes: 256, Steps: 4, Batches: 6, WinLayers: 5, Cells: 256, Rounds: 8}, nil
+	}
+	r, err := selftestCUDA(context.Background(), 2, small, attestor.Workers(0))
+	if err == nil {
+		err = json.NewEncoder(os.Stdout).Encode(r)
+	}
+	if err == nil {
+		err = r.print(os.Stderr)
+	}
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "%s: %v\nFix: %s\n", basilica.CodeOf(selftestError(err)), err, basilica.FixOf(selftestError(err)))
+		os.Exit(1)
+	}
+}
+
+// selftestBehind runs it in a process that finds the fake driver, with these words for it.
+func selftestBehind(t *testing.T, library, words string) (r cudaSelftest, text string, err error) {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), os.Args[0])
+	cmd.Env = append(os.Environ(), envSmall+"=1", fakecuda.Env+"="+words, "LD_LIBRARY_PATH="+library)
+	var out, log bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &log
+	if err = cmd.Run(); err == nil {
+		err = json.Unmarshal(out.Bytes(), &r)
+	}
+	return r, log.String(), err
+}
+
+// TestSelftestCUDA: every card is compared and timed, and what comes out is an entry of the validator's list of models.
+func TestSelftestCUDA(t *testing.T) {
+	library := fakecuda.Build(t)
+	r, text, err := selftestBehind(t, library, "devices=2,memory=16777216")
+	if err != nil || !r.OK || len(r.GPUs) != 2 {
+		t.Fatal(r, text, err)
+	}
+	g := r.GPUs[1]
+	if g.BytesEqual != attest.SoftwareParams().FillBytes() || g.ElementsEqual != elements || g.Openings <= elements || g.Copy.Median <= 0 ||
+		g.Fill.Runs != 2 || g.Walk.CV < 0 || g.Driver != "575.57.08" || *g.ClockMHz != 1980 || g.UUID == r.GPUs[0].UUID || g.FreeBytes > g.MemoryBytes {
+		t.Errorf("%+v", g)
+	}
+	for _, s := range []string{"Tops", "device to device", "of the copy", "1000 elements of n = 128"} {
+		if !strings.Contains(text, s) {
+			t.Errorf("%q is not in %s", s, text)
+		}
+	}
+	g.Profile.NominalMiB = 24 << 10 // of a card that a challenge fits on
+	entry, err := json.Marshal([]attest.Profile{g.Profile})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ps, err := attest.ParseProfiles(entry)
+	if err != nil || ps[0].Model != "Fake CUDA device" || ps[0].C <= 0 || ps[0].BW <= 0 || ps[0].BM <= 0 || ps[0].HashRate <= 0 || !strings.Contains(ps[0].Provenance["c"], "clocks 1980 and 3201 MHz") {
+		t.Errorf("%+v %v", ps, err)
+	}
+}
+
+// TestSelftestCUDASays: a card that cannot be used, or computes something else, is told by its code.
+func TestSelftestCUDASays(t *testing.T) {
+	library := fakecuda.Build(t)
+	for words, code := range map[string]string{
+		"memory=2097152":                     "CUDA_MEMORY",
+		"memory=16777216,held=14000000":      "CUDA_MEMORY",
+		"fail=cuMemcpyDtoH_v2:40:214":        "CUDA_LOST",
+		"driver=11000":                       "CUDA_OLD",
+		"cc=60":                              "CUDA_MODULE",
+		"wrong=gemm":                         "SELFTEST_FAILED",
+		"wrong=mix":                          "SELFTEST_FAILED",
+		"fail=cuDevicePrimaryCtxRetain:1:46": "CUDA_BUSY",
+	} {
+		if _, text, err := selftestBehind(t, library, words); err == nil || !strings.HasPrefix(text, code+":") || !strings.Contains(text, "\nFix: ") {
+			t.Errorf("%s: %v: %s, want %s", words, err, text, code)
+		}
+	}
+}
+
+// TestSelftestWithoutDriver: on a machine without a GPU the sentence says so, and what to do.
+func TestSelftestWithoutDriver(t *testing.T) {
+	if _, err := nvidia.OpenDriver(nvidia.SearchDriver("/")); err == nil {
+		t.Skip("this machine has an NVIDIA driver")
+	}
+	if _, err := run(t, "selftest", "--device", "cuda"); basilica.CodeOf(err) != "CUDA_ABSENT" || basilica.FixOf(err) == "" {
+		t.Error(err)
+	}
+	for _, args := range [][]string{{"selftest", "--device", "tpu"}, {"selftest", "--device", "cuda", "--runs", "0"}} {
+		if _, err := run(t, args...); basilica.CodeOf(err) != "USAGE" || basilica.FixOf(err) == "" {
+			t.Error(args, err)
+		}
+	}
+}
+
+func TestSpread(t *testing.T) {
+	if s := spreadOf([]float64{2, 1, 3, 2}); s.Median != 2 || s.Runs != 4 || s.CV < 0.408 || s.CV > 0.409 {
+		t.Error(s)
+	}
+	if s := spreadOf([]float64{5}); s.Median != 5 || s.CV != 0 {
+		t.Error(s)
+	}
+}
