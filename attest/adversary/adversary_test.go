@@ -104,12 +104,12 @@ func TestQuantile(t *testing.T) {
 	}
 }
 
-// share is what part of the lab's rounds is played: all of them with BASILICA_ADVERSARY=1, else that many of a thousand.
+// share is what part of the lab's rounds is played: all of them with BASILICA_ADVERSARY=1, else a few for every change.
 func share(t *testing.T) float64 {
 	t.Helper()
 	text := os.Getenv("BASILICA_ADVERSARY")
 	if text == "" {
-		return 0.001
+		return 0.0003
 	}
 	f, err := strconv.ParseFloat(text, 64)
 	if err != nil || !(f > 0 && f <= 1) {
@@ -144,7 +144,7 @@ func (y *tally) add(accepted bool, how string) {
 // meant to catch it; an honest machine is rejected in no more than one of a thousand rounds.
 func TestAdversary(t *testing.T) {
 	t.Parallel()
-	part, l := share(t), newLab()
+	part, l := share(t), theLab()
 	var text bytes.Buffer
 	w := tabwriter.NewWriter(&text, 0, 0, 2, ' ', 0)
 	fmt.Fprintf(w, "attack\tsource\trounds\taccepted\tbound\tmay be\thow caught\n")
@@ -193,6 +193,9 @@ func (c class) play(l *lab, part float64) *tally {
 	}
 	each(runtime.GOMAXPROCS(0), least(part, c.rounds()), func(n int) {
 		x := l.challenge(c.attack, n, shape)
+		if c.asks != "" {
+			x.brief(c.asks)
+		}
 		c.lie(x)
 		j, _ := x.judge()
 		how := j.Reason
@@ -204,8 +207,8 @@ func (c class) play(l *lab, part float64) *tally {
 	return y
 }
 
-// least is the part of so many rounds, but some of each.
-func least(part float64, rounds int) int { return max(3, int(part*float64(rounds))) }
+// least is the part of so many rounds, but one of each.
+func least(part float64, rounds int) int { return max(1, int(part*float64(rounds))) }
 
 func percent(f float64) string { return fmt.Sprintf("%g %%", 100*f) }
 func number(f float64) string  { return strconv.FormatFloat(f, 'g', -1, 64) }

@@ -21,6 +21,9 @@ type class struct {
 	bound  float64       // how often it may be believed at the most, by analysis
 	caught []string      // the reasons that may catch it; "*": any
 	lie    func(c *challenge)
+	// asks names the check that alone can catch the liar: the others are made with few openings, which changes nothing but the
+	// time that a round takes. Empty: all at default strength.
+	asks string
 	// believed says whether a judgement is what the liar wants; nil: every check held.
 	believed func(j attest.Judgement) bool
 }
@@ -61,7 +64,11 @@ func wrongPings(wrong int) float64 {
 // lazy is a device that Parse knows.
 func lazy(attack, source, spec string, p attest.Params, bound float64, caught ...string) class {
 	cheat := must(Parse(spec))
-	return class{attack: attack, source: source, shape: p, bound: bound, caught: caught, lie: func(c *challenge) { c.cheat = cheat }}
+	c := class{attack: attack, source: source, shape: p, bound: bound, caught: caught, lie: func(c *challenge) { c.cheat = cheat }}
+	if bound > 0 {
+		c.asks = caught[0]
+	}
+	return c
 }
 
 // spoofed is a machine whose cards do all the work at a pace that is not the claimed model's. Whoever lists the claimed model
@@ -237,7 +244,7 @@ func forgers() (cs []class) {
 		}, "MALFORMED_PROOF"),
 		told("forged root of a layer", "7 rule 7", forging(attest.FrameRoots, some), "CHEAT_FILL", "CHEAT_PRG", "CHEAT_WALK"),
 		class{
-			attack: "forged root of the last batch", source: "7 rule 5", bound: math.Pow(0.5, 64), caught: []string{"CHEAT_WALK"},
+			attack: "forged root of the last batch", source: "7 rule 5", bound: math.Pow(0.5, 64), caught: []string{"CHEAT_WALK"}, asks: "CHEAT_WALK",
 			lie: forging(attest.FrameWalkDone, last),
 		},
 		told("forged root of the last round", "7 rule 6", forging(attest.FrameMixDone, last), "CHEAT_MIX"),
@@ -499,7 +506,7 @@ func quitters() []class {
 	// The liar also leaves where the left-out byte was right by chance.
 	bound := math.Pow(1-exact(0.02, 1024), float64(attest.DefaultStrength().Fill))
 	after := func(attack string, how func(r *run), caught ...string) class {
-		return class{attack: attack, source: "12 cut or garbage when OPEN looks bad", bound: bound, caught: caught, lie: bad(how), believed: believed}
+		return class{attack: attack, source: "12 cut or garbage when OPEN looks bad", bound: bound, caught: caught, lie: bad(how), believed: believed, asks: "CHEAT_FILL"}
 	}
 	return []class{
 		after("connection cut where OPEN looks bad", func(r *run) { r.closed = true }, "TRANSPORT_PROOF"),

@@ -167,7 +167,7 @@ func trim(r *rand.Rand, own, other []bool, want int) {
 // relative to the claimed one, if they fetch what they find missing, and if they knew all addresses beforehand.
 func TestSplitModel(t *testing.T) {
 	t.Parallel()
-	const cells, points = 1 << 12, 10
+	const cells, points = 1 << 11, 10
 	r := rand.New(rand.NewPCG(3, 5))
 	var knowing [points + 1]float64 // e at x = 0.5, 0.55 .. 1
 	for i := range points {
