@@ -215,7 +215,7 @@ func TestCCReport(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	for i := 0; i < len(report); i += 97 { // every byte is under the signature; each costs half a millisecond
+	for i := 0; i < len(report); i += 397 { // every byte is under the signature
 		b := bytes.Clone(report)
 		b[i] ^= 0x40
 		refused("a changed byte", b, chain, nonce, root, ccTime)

@@ -36,6 +36,8 @@ func phi(c, i, j, roundKey uint32) byte {
 }
 
 // dot is the inner product of two rows of int8; n <= 65536 keeps it inside an int32.
+//
+//go:norace
 func dot(a, b []byte) int32 {
 	var s, t, u, v int32
 	for len(a) >= 8 && len(b) >= 8 {

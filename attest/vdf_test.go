@@ -64,7 +64,7 @@ func digitSum(s string) (sum int) {
 // shorter, or T is less than one stretch or one digit.
 func TestProofOfAnyLength(t *testing.T) {
 	t.Parallel()
-	for _, squarings := range []uint64{1, 7, 255, 300, 1023, 1024, 1025, 3*1024 + 17} {
+	for _, squarings := range []uint64{1, 300, 1024, 2*1024 + 17} {
 		z := PublicPuzzle(Digest{byte(squarings)}, squarings)
 		y, pi, err := z.Solve(t.Context())
 		if err != nil {
