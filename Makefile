@@ -2,7 +2,7 @@
 # make test   everything that must hold before a change lands
 # make adversary: every liar against the verifier, counted; make cheats: the same over a network; make honest: bad luck, counted
 .POSIX:
-.PHONY: demo test check race network lint generate bench fuzz build tools clean adversary cheats honest flood crash escape
+.PHONY: demo test check race network lint generate bench fuzz build tools clean kernels adversary cheats honest flood crash escape
 
 BUILD = CGO_ENABLED=0 go build -trimpath
 # The flags of the build, so that what it compiled is not compiled again.
@@ -23,7 +23,7 @@ demo: build
 test:
 	@mkdir -p bin
 	scripts/setup.sh test >bin/setup.log 2>&1 & setup=$$!; checked=0; $(MAKE) build check || checked=$$?; \
-	wait $$setup || { cat bin/setup.log >&2; exit 1; }; exit $$checked
+	wait $$setup || { cat bin/setup.log >&2; exit 1; }; scripts/kernels.sh check || checked=$$?; exit $$checked
 	@status=0; $(MAKE) race || status=$$?; $(MAKE) network || status=$$?; exit $$status
 
 build:
@@ -41,6 +41,7 @@ check: tools
 	@bin/tools/gofumpt -d $$(git ls-files '*.go' ':!*.pb.go') >bin/gofumpt.diff; test ! -s bin/gofumpt.diff || { cat bin/gofumpt.diff; exit 1; }
 	$(LIKE_BUILD) go vet ./...
 	$(LIKE_BUILD) go vet -tags adversary ./cmd/gpu-attestor
+	$(LIKE_BUILD) go vet -tags nocuda ./cmd/gpu-attestor ./nvidia
 	$(LIKE_BUILD) bin/tools/staticcheck ./...
 	scripts/generated.sh
 	go mod tidy -diff
@@ -88,6 +89,10 @@ escape:
 
 clean:
 	rm -rf bin
+
+# The PTX of every GPU kernel against the CPU prover, at more shapes and with more seeds than `make test` does.
+kernels:
+	BASILICA_KERNELS=long go test -count=1 -v -timeout 20m -run '^TestKernels$$' ./nvidia/ptxsim
 
 # The long versions of tests that `make test` runs short. Every liar and every honest machine of the lab against the verifier's
 # state machine: 10,000 rounds where a lie may be believed at all, 200 elsewhere, always the same ones.
