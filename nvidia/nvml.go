@@ -5,6 +5,7 @@ package nvidia
 import (
 	"errors"
 	"fmt"
+	"strings"
 
 	"basilica"
 )
@@ -22,17 +23,18 @@ const (
 	nvmlMismatch     nvmlResult = 18
 )
 
-// nvmlNames are NVML's own words for its results, without their prefix NVML_ERROR_.
-var nvmlNames = map[nvmlResult]string{
-	1: "UNINITIALIZED", 2: "INVALID_ARGUMENT", nvmlNotSupported: "NOT_SUPPORTED", nvmlNoPermission: "NO_PERMISSION", 6: "NOT_FOUND",
-	nvmlShort: "INSUFFICIENT_SIZE", 8: "INSUFFICIENT_POWER", nvmlNotLoaded: "DRIVER_NOT_LOADED", 10: "TIMEOUT", 11: "IRQ_ISSUE",
-	12: "LIBRARY_NOT_FOUND", 13: "FUNCTION_NOT_FOUND", 14: "CORRUPTED_INFOROM", nvmlLost: "GPU_IS_LOST", 16: "RESET_REQUIRED",
-	17: "OPERATING_SYSTEM", nvmlMismatch: "LIB_RM_VERSION_MISMATCH", 19: "IN_USE", 20: "MEMORY", 21: "NO_DATA", 999: "UNKNOWN",
+// nvmlWords are NVML's own names of its results, without their prefix and in small letters.
+var nvmlWords = map[nvmlResult]string{
+	1: "uninitialized", 2: "invalid argument", nvmlNotSupported: "not supported", nvmlNoPermission: "no permission", 6: "not found",
+	nvmlShort: "insufficient size", 8: "insufficient power", nvmlNotLoaded: "driver not loaded", 10: "timeout", 11: "irq issue",
+	12: "library not found", 13: "function not found", 14: "corrupted inforom", nvmlLost: "gpu is lost", 16: "reset required",
+	17: "operating system", nvmlMismatch: "lib rm version mismatch", 19: "in use", 20: "memory", 21: "no data", 999: "unknown",
 }
 
+// name is NVML's, e.g. NOT_SUPPORTED.
 func (r nvmlResult) name() string {
-	if name, ok := nvmlNames[r]; ok {
-		return name
+	if words, ok := nvmlWords[r]; ok {
+		return strings.ToUpper(strings.ReplaceAll(words, " ", "_"))
 	}
 	return fmt.Sprintf("NVML_%d", r)
 }
