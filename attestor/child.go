@@ -24,10 +24,12 @@ import (
 
 // Environment of the child.
 const (
-	EnvBinding      = "BASILICA_ATTEST_BINDING" // JSON of Channel
-	EnvKey          = "BASILICA_ATTEST_KEY"     // path of the attestation key
-	EnvSoftwareGPUs = "BASILICA_SOFTWARE_GPUS"  // number of software devices
-	EnvCheat        = "BASILICA_CHEAT"          // adversary builds only
+	EnvBinding      = "BASILICA_ATTEST_BINDING"  // JSON of Channel
+	EnvKey          = "BASILICA_ATTEST_KEY"      // path of the attestation key
+	EnvKeyKind      = "BASILICA_ATTEST_KEY_KIND" // where a new key is made: file or tpm
+	EnvTPM          = "BASILICA_TPM"             // device of the TPM
+	EnvSoftwareGPUs = "BASILICA_SOFTWARE_GPUS"   // number of software devices
+	EnvCheat        = "BASILICA_CHEAT"           // adversary builds only
 )
 
 const (
@@ -37,6 +39,15 @@ const (
 	killWait   = 5 * time.Second
 	// hangUpGrace is how long a child may go on after the validator has closed the channel.
 	hangUpGrace = 500 * time.Millisecond
+)
+
+// KeyKind is where an attestation key lives.
+type KeyKind string
+
+// The kinds.
+const (
+	KeyFile KeyKind = "file" // in a file of mode 0600
+	KeyTPM  KeyKind = "tpm"  // in the machine's TPM 2.0
 )
 
 // Channel is what the SSH server knows of the channel that a proof runs over.
@@ -89,6 +100,7 @@ type Version struct {
 // Detection is what `gpu-attestor detect --json` prints.
 type Detection struct {
 	SPKI            []byte         `json:"spki"` // attestation key, base64 of the DER SubjectPublicKeyInfo
+	KeyKind         KeyKind        `json:"key_kind"`
 	GPUs            []basilica.GPU `json:"gpus"`
 	MemoryBytes     uint64         `json:"memory_bytes"`      // RAM of the machine
 	MemoryFreeBytes uint64         `json:"memory_free_bytes"` // unused RAM, without caches that could be dropped
@@ -99,8 +111,10 @@ type Detection struct {
 
 // Child starts gpu-attestor. Path, Key and Log are needed; the zero values of the others are fine.
 type Child struct {
-	Path         string // of the binary
-	Key          string // path of the attestation key; made by the child where it does not exist
+	Path         string  // of the binary
+	Key          string  // path of the attestation key; made by the child where it does not exist
+	KeyKind      KeyKind // of a key that is made; empty: file
+	TPM          string  // device of the TPM; empty: the kernel's
 	SoftwareGPUs int
 	Parallel     int    // goroutines of a software device; 0: all processors
 	Cheat        string // optional, for adversary builds
@@ -120,6 +134,11 @@ func (c Child) command(ctx context.Context, env []string, args ...string) *exec.
 		}
 	}
 	cmd.Env = append(cmd.Env, EnvKey+"="+c.Key, EnvSoftwareGPUs+"="+strconv.Itoa(c.SoftwareGPUs))
+	for name, v := range map[string]string{EnvKeyKind: string(c.KeyKind), EnvTPM: c.TPM} {
+		if v != "" {
+			cmd.Env = append(cmd.Env, name+"="+v)
+		}
+	}
 	if c.Cheat != "" {
 		cmd.Env = append(cmd.Env, EnvCheat+"="+c.Cheat)
 	}
@@ -133,7 +152,13 @@ func (c Child) command(ctx context.Context, env []string, args ...string) *exec.
 
 // answer runs a verb that prints one JSON value.
 func (c Child) answer(ctx context.Context, into any, args ...string) error {
+	return c.reply(ctx, nil, into, args...)
+}
+
+// reply runs a verb that reads in and prints one JSON value.
+func (c Child) reply(ctx context.Context, in []byte, into any, args ...string) error {
 	cmd := c.command(ctx, nil, args...)
+	cmd.Stdin = bytes.NewReader(in)
 	var out, log capped
 	out.left, log.left = maxOutput, maxStderr
 	cmd.Stdout, cmd.Stderr = &out, &log
@@ -180,6 +205,18 @@ type Selftest struct {
 // Selftest has the binary compare its arithmetic with the specification.
 func (c Child) Selftest(ctx context.Context) (r Selftest, err error) {
 	return r, c.answer(ctx, &r, "selftest", "--json")
+}
+
+// RotationSignature is what `gpu-attestor rotate` prints.
+type RotationSignature struct {
+	Signature []byte `json:"signature"` // r | s, 64 bytes
+}
+
+// Rotate has the attestation key sign the endorsement of the key that takes its place.
+func (c Child) Rotate(ctx context.Context, payload []byte) ([]byte, error) {
+	var r RotationSignature
+	err := c.reply(ctx, payload, &r, "rotate")
+	return r.Signature, err
 }
 
 // Serve runs one challenge: it relays frames between the channel and a fresh child until either ends, closes the

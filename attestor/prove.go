@@ -30,8 +30,10 @@ type Config struct {
 	Greeting attest.Greeting // Devices is filled in from Devices below
 	Devices  []Device
 	Sign     func(msg []byte) ([]byte, error) // by the attestation key of Greeting.SPKI
-	Now      func() time.Time
-	Log      *slog.Logger
+	// Quote is the word of the TPM that the key lives in; nil for a key in a file.
+	Quote func(transcript attest.Digest) ([]byte, error)
+	Now   func() time.Time
+	Log   *slog.Logger
 }
 
 // maxToAttestor bounds a frame from the validator, in payload bytes: OPEN is the longest.
@@ -226,7 +228,7 @@ func (s *session) open(ctx context.Context, t attest.Task) error {
 	if err := s.flush(); err != nil {
 		return err
 	}
-	e := attest.Evidence{TimingsNS: s.timings}
+	e := attest.Evidence{TimingsNS: s.timings, TPMQuote: s.cfg.Quote}
 	if s.hasVDF {
 		if err := s.vdf.Wait(); err != nil {
 			return fmt.Errorf("solve VDF: %w", err)

@@ -52,7 +52,7 @@ func softwareDevices(spki []byte, n int, parallel attest.Parallel) ([]attestor.D
 }
 
 // signer signs the evidence, with another key where the cheat is that.
-func signer(key *keys.P256) (func(msg []byte) ([]byte, error), error) {
+func signer(key attestKey) (func(msg []byte) ([]byte, error), error) {
 	c, err := cheat()
 	if err != nil || c.Kind != adversary.Key {
 		return key.Sign, err

@@ -5,7 +5,6 @@ package main
 import (
 	"basilica/attest"
 	"basilica/attestor"
-	"basilica/keys"
 )
 
 // adversaryBuild says whether this binary can cheat.
@@ -21,4 +20,4 @@ func softwareDevices(spki []byte, n int, parallel attest.Parallel) ([]attestor.D
 }
 
 // signer signs the evidence.
-func signer(key *keys.P256) (func(msg []byte) ([]byte, error), error) { return key.Sign, nil }
+func signer(key attestKey) (func(msg []byte) ([]byte, error), error) { return key.Sign, nil }

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -16,45 +15,10 @@ import (
 	"basilica"
 	"basilica/attest"
 	"basilica/attestor"
-	"basilica/keys"
 )
 
 // driverFiles show that an NVIDIA driver is loaded on Linux.
 var driverFiles = [...]string{"/proc/driver/nvidia/version", "/dev/nvidiactl"}
-
-func (o *options) keyError(err error) error {
-	fix := "give the file with --key or " + attestor.EnvKey
-	switch {
-	case errors.Is(err, fs.ErrExist):
-		return basilica.E(basilica.Conflict, "ATTEST_KEY_EXISTS", "the attestation key exists already", "keep it, or move the file away to make another identity").With(err)
-	case errors.Is(err, fs.ErrNotExist):
-		fix = "make it with: gpu-attestor keygen --key FILE"
-	}
-	return basilica.E(basilica.Invalid, "ATTEST_KEY", "the attestation key cannot be used", fix).With(err)
-}
-
-func (o *options) createKey() (*keys.P256, error) {
-	if o.key == "" {
-		return nil, o.keyError(errNoKey)
-	}
-	k, err := keys.CreateP256(o.key)
-	if err != nil {
-		return nil, o.keyError(err)
-	}
-	return k, nil
-}
-
-// loadKey reads the key, and makes it where the file does not exist yet: at the first start of an executor.
-func (o *options) loadKey() (*keys.P256, error) {
-	if o.key == "" {
-		return nil, o.keyError(errNoKey)
-	}
-	k, err := keys.LoadOrCreateP256(o.key)
-	if err != nil {
-		return nil, o.keyError(err)
-	}
-	return k, nil
-}
 
 // machine is what a proof runs on.
 type machine struct {
@@ -173,7 +137,7 @@ func (o *options) detect() (attestor.Detection, error) {
 	if err != nil {
 		return attestor.Detection{}, err
 	}
-	d := attestor.Detection{SPKI: key.SPKI(), GPUs: []basilica.GPU{}}
+	d := attestor.Detection{SPKI: key.SPKI(), KeyKind: kindOf(key), GPUs: []basilica.GPU{}}
 	var mem syscall.Sysinfo_t
 	if err := syscall.Sysinfo(&mem); err != nil {
 		return attestor.Detection{}, fmt.Errorf("read memory size: %w", err)

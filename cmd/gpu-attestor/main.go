@@ -4,9 +4,9 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -19,6 +19,7 @@ import (
 
 	"basilica"
 	"basilica/attestor"
+	"basilica/tpm"
 )
 
 // version is set by the linker: -ldflags "-X main.version=…".
@@ -40,6 +41,8 @@ func main() {
 // options are the flags that several verbs share.
 type options struct {
 	key      string
+	keyKind  string
+	tpm      string
 	software int
 	parallel int
 	json     bool
@@ -55,10 +58,12 @@ func root() *cobra.Command {
 		SilenceErrors: true,
 	}
 	cmd.PersistentFlags().StringVar(&o.key, "key", os.Getenv(attestor.EnvKey), "file of the attestation key (environment "+attestor.EnvKey+")")
+	cmd.PersistentFlags().StringVar(&o.keyKind, "key-kind", cmp.Or(os.Getenv(attestor.EnvKeyKind), string(attestor.KeyFile)), "where a new attestation key is made, file or tpm (environment "+attestor.EnvKeyKind+")")
+	cmd.PersistentFlags().StringVar(&o.tpm, "tpm", cmp.Or(os.Getenv(attestor.EnvTPM), tpm.DefaultDevice), "device of the TPM (environment "+attestor.EnvTPM+")")
 	cmd.PersistentFlags().IntVar(&o.software, "software-gpus", -1, "number of software devices, 0 to 16 (environment "+attestor.EnvSoftwareGPUs+", else 0)")
 	cmd.PersistentFlags().IntVar(&o.parallel, "parallel", 0, "goroutines of a software device; 0: one per processor")
 	cmd.PersistentFlags().BoolVar(&o.verbose, "verbose", false, "log every phase")
-	cmd.AddCommand(detectCommand(o), proveCommand(o), selftestCommand(o), keygenCommand(o), versionCommand(o))
+	cmd.AddCommand(detectCommand(o), proveCommand(o), selftestCommand(o), keygenCommand(o), rotateCommand(o), versionCommand(o))
 	return cmd
 }
 
@@ -114,19 +119,3 @@ func versionCommand(o *options) *cobra.Command {
 	cmd.Flags().BoolVar(&o.json, "json", false, "print JSON")
 	return cmd
 }
-
-func keygenCommand(o *options) *cobra.Command {
-	return &cobra.Command{
-		Use: "keygen", Short: "Make the attestation key (P-256, file mode 0600)", Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			key, err := o.createKey()
-			if err != nil {
-				return err
-			}
-			_, err = fmt.Fprintf(cmd.OutOrStdout(), "%x\n", key.SPKI())
-			return err
-		},
-	}
-}
-
-var errNoKey = errors.New("no key file was named")

@@ -64,6 +64,10 @@ func (o *options) prove(cmd *cobra.Command, binding *attest.Binding, device stri
 	if binding != nil {
 		caps = 1 << 2
 	}
+	quote := quoter(key)
+	if quote != nil {
+		caps |= 1 << 0
+	}
 	sign, err := signer(key)
 	if err != nil {
 		return err
@@ -73,9 +77,12 @@ func (o *options) prove(cmd *cobra.Command, binding *attest.Binding, device stri
 		io.Writer
 	}{os.Stdin, os.Stdout}
 	_, err = attestor.Prove(cmd.Context(), rw, attestor.Config{
-		Binding:  binding,
-		Greeting: attest.Greeting{Version: version, BuildSHA256: digest, KernelsSHA256: m.kernels, Driver: m.driver, SPKI: key.SPKI(), Caps: caps},
-		Devices:  m.devices, Sign: sign, Now: time.Now, Log: o.log(),
+		Binding: binding,
+		Greeting: attest.Greeting{
+			Version: version, BuildSHA256: digest, KernelsSHA256: m.kernels, Driver: m.driver,
+			SPKI: key.SPKI(), TPM: kindOf(key) == attestor.KeyTPM, Caps: caps,
+		},
+		Devices: m.devices, Sign: sign, Quote: quote, Now: time.Now, Log: o.log(),
 	})
 	return err
 }
