@@ -1,5 +1,5 @@
 #!/bin/sh
-# Runs the benchmarks of what the chain asks of us and prints each beside its baselines, measured in the same run:
+# Runs the benchmarks of what the chain and the GPU proof ask of us and prints each beside its baselines, measured in the same run:
 # scripts/bench.sh [go test flags, e.g. -benchtime 20x]
 #
 # A baseline is a sub-benchmark beside "ours". "times" is how many times longer the baseline takes. Goals are for a machine of
@@ -39,4 +39,30 @@ END {
 		}
 		if (b == "LocalnetBlock") printf "%-36s %10.2f/s\n", "  that is blocks", 1e9 / ours[b]
 	}
+}' "$out"
+
+# The GPU proof: one H200-sized GPU (L=8266, n=4096, 2^23 lanes, 2^25 cells, 64 rounds) on one core. The ratio and the bytes are
+# enforced, here and in TestVerifierCost; times are goals.
+go test -run '^$' -bench '^Benchmark(VerifierH200|VDF|Prover)$' -timeout 30m "$@" ./attest >"$out" || { cat "$out" >&2; exit 1; }
+awk '
+/^Benchmark/ {
+	name = $1; sub(/^Benchmark/, "", name); sub(/-[0-9]+$/, "", name)
+	for (i = 3; i < NF; i += 2) v[name, $(i + 1)] = $i
+}
+function verifier(q, ms, mb, most) {
+	b = "VerifierH200/" q
+	printf "%-10s %8.2f ms %9.2f ms %10.2f ms %6.2f %8.2f MB  %8.2g %8.2g %8.2g   %s ms of openings, %s MB (at most %s), ratio at most 1.50\n", q, v[b, "openings-ms"], v[b, "verifier-ms"],
+		v[b, "primitives-ms"], v[b, "ratio"], v[b, "MB"], v[b, "fill-5%/1e12"] / 1e12, v[b, "walk-5%/1e12"] / 1e12, v[b, "mix-5%/1e12"] / 1e12, ms, mb, most
+}
+END {
+	printf "\n%-10s %11s %12s %13s %6s %11s  %8s %8s %8s   %s\n", "H200", "openings", "whole", "primitives", "ratio", "traffic", "5% fill", "5% walk", "5% mix", "goals"
+	verifier("default", 6, 4, 5)
+	verifier("enrolment", 12, 8, 8)
+	print "  CPU time of one core. whole: all of a challenge, with frames, transcript and signature; primitives: SHA-256 of its leaves, nodes"
+	print "  and frames and the dot products alone; ratio: of the whole to them; 5%: probability that a prover passes with so many wrong"
+	print "  elements, skipped lanes, wrong cells"
+	printf "\n%-36s %8.2f M/s   one Exp %.2f M/s (%.2f times), multiply and divide %.2f M/s   goal 0.8 M/s, within 0.95 of the best\n", "squarings, 2048 bits",
+		v["VDF/ours", "Msq/s"], v["VDF/exp", "Msq/s"], v["VDF/ours", "Msq/s"] / v["VDF/exp", "Msq/s"], v["VDF/mulmod", "Msq/s"]
+	printf "%-36s %8.2f ms    goal 1.5 ms; by anybody (Wesolowski) %.2f ms\n", "time-lock check with the trapdoor", v["VDF/trapdoor", "cpu-ms"], v["VDF/wesolowski", "cpu-ms"]
+	printf "%-36s %8.2f Gops  a plain triple loop %.2f Gops (%.2f times)\n", "CPU prover, one core", v["Prover/ours", "Gops"], v["Prover/loop", "Gops"], v["Prover/ours", "Gops"] / v["Prover/loop", "Gops"]
 }' "$out"
