@@ -273,8 +273,7 @@ func mayMount(dir string) error {
 	if err != nil {
 		return fmt.Errorf("probe mounts: %w", err)
 	}
-	err = docker.MountOutput(filepath.Join(probe, "out"), 64<<10)
-	return errors.Join(err, docker.UnmountAll(probe), os.RemoveAll(probe))
+	return mountProbe(probe)
 }
 
 // childOf finds gpu-attestor and refuses a build that can cheat unless it may be here.
@@ -335,7 +334,7 @@ func (n *Executor) wire(ctx context.Context, db *store.Executor) error {
 		return err
 	}
 	n.closers.add(check.remove)
-	wake := make(chan struct{}, 1)
+	wake, toolkit := make(chan struct{}, 1), &toolkitGate{find: docker.FindToolkit, up: hardware.Uptime}
 	fleet, err := wire.DialFleet(cfg.MinerAddr, wire.FleetClientConfig{Certificate: self.certificate, CAs: self.fleetCAs, Now: deps.Now, Ended: func() {
 		select {
 		case wake <- struct{}{}:
@@ -357,9 +356,9 @@ func (n *Executor) wire(ctx context.Context, db *store.Executor) error {
 		MaxContainers: cfg.Resources.MaxContainers, MaxMemory: int64(cfg.Resources.MaxMemoryPerContainer), MaxCPUMillis: int64(cfg.Resources.MaxCPUPerContainer * 1000),
 		MaxLogBytes: int64(cfg.LogBytes), Heartbeat: time.Duration(cfg.Heartbeat), KeepTasks: cfg.KeepTasks,
 		Boot: m.facts.BootID, Uptime: hardware.Uptime, MinFreeDisk: int64(cfg.MinFreeDisk), FreeDisk: func() (int64, error) { return hardware.FreeDisk(cfg.DataDir) },
-		Unseal:     func(sealed []byte) ([]byte, error) { return self.key.Unseal(basilica.RegistryInfo, sealed) },
-		Facts:      func(ctx context.Context) (basilica.Facts, error) { return hardware.Real().Facts(ctx, cfg.DataDir) },
-		CheckImage: check.ensure, Revoked: func() { n.ssh.CloseRevoked() }, Now: deps.Now, Log: deps.Log,
+		Unseal:      func(sealed []byte) ([]byte, error) { return self.key.Unseal(basilica.RegistryInfo, sealed) },
+		Facts:       func(ctx context.Context) (basilica.Facts, error) { return hardware.Real().Facts(ctx, cfg.DataDir) },
+		GPUsRefused: toolkit.refused, CheckImage: check.ensure, Revoked: func() { n.ssh.CloseRevoked() }, Now: deps.Now, Log: deps.Log,
 		Engine: m.engine, Ledger: db, Attempts: db, Marks: db, Blobs: blobs, Logs: logs, Disk: hostDisk{}, Prover: prover{m.attestor, self.Miner}, Fleet: fleet, Identity: self, Wake: wake,
 	})
 	if err != nil {

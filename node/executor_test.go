@@ -224,10 +224,13 @@ func TestExecutorJoinsWorksAndStartsAgain(t *testing.T) {
 	if len(fleet.member.Facts.GPUs) != 2 || fleet.member.Facts.Engine != "docker" || fleet.member.Addr != joined.Addr {
 		t.Errorf("enrolled with %+v", fleet.member)
 	}
-	for range 2 {
+	for i := range 2 {
 		whole := DefaultConfig()
 		if err := LoadConfig(joined.ConfigPath, nil, &whole); err != nil {
 			t.Fatal(err)
+		}
+		if i == 1 { // it has run, so it has a ledger
+			doctorOnJoinedMachine(t, whole.Executor, deps, fleet, token)
 		}
 		runJoinedExecutor(t, whole.Executor, deps, fleet, joined, engine)
 	}
@@ -317,7 +320,7 @@ func runJoinedExecutor(t *testing.T, cfg ExecutorConfig, deps Deps, fleet *testF
 	if addrs := <-ready; addrs["grpc"] != joined.Addr || addrs["ssh"] != joined.SSHAddr {
 		t.Errorf("doors at %v, enrolled as %+v", addrs, joined)
 	}
-	visitJoinedExecutor(t, fleet, joined)
+	visitJoinedExecutor(t, cfg.DataDir, fleet, joined)
 	taskOnJoinedExecutor(t, fleet, joined)
 	cancel()
 	if err := <-done; err != nil {
@@ -336,7 +339,7 @@ func runJoinedExecutor(t *testing.T, cfg ExecutorConfig, deps Deps, fleet *testF
 }
 
 // visitJoinedExecutor is a validator with a grant of the miner.
-func visitJoinedExecutor(t *testing.T, fleet *testFleet, joined Joined) {
+func visitJoinedExecutor(t *testing.T, dir string, fleet *testFleet, joined Joined) {
 	t.Helper()
 	_, key, err := ed25519.GenerateKey(rand.Reader)
 	if err != nil {
@@ -397,6 +400,7 @@ func visitJoinedExecutor(t *testing.T, fleet *testFleet, joined Joined) {
 	if err != nil || len(hello) == 0 {
 		t.Errorf("hello: %v", err)
 	}
+	busyForDoctor(t, dir, "grant-1")
 	// The challenge holds both devices, so a second one is refused with its holder.
 	second, err := sshdoor.Dial(t.Context(), joined.SSHAddr, sshdoor.DialConfig{HostKey: fleet.member.HostKey, Signer: signer, Certificate: cert, AllowPrivate: true})
 	if err != nil {

@@ -3,6 +3,7 @@ package node
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"reflect"
 	"slices"
@@ -40,24 +41,18 @@ func CheckConfig(path string, environ []string) ([]string, error) {
 	if err := LoadConfig(path, environ, &cfg); err != nil {
 		return nil, err
 	}
-	text, err := os.ReadFile(path)
+	names, err := Sections(path)
 	if err != nil {
-		return nil, fmt.Errorf("read %s again: %w", path, err)
-	}
-	var present map[string]any
-	if err := toml.Unmarshal(text, &present); err != nil {
-		return nil, fmt.Errorf("read %s again: %w", path, err)
+		return nil, err
 	}
 	cfg.Miner.Chain = cfg.Chain // what a miner may publish depends on the chain
-	var names []string
 	var errs []error
 	v := reflect.ValueOf(&cfg).Elem()
 	for i := range v.NumField() {
 		name := v.Type().Field(i).Tag.Get("toml")
-		if _, ok := present[name]; !ok {
+		if !slices.Contains(names, name) {
 			continue
 		}
-		names = append(names, name)
 		if section, ok := v.Field(i).Addr().Interface().(interface{ Validate() error }); ok {
 			errs = append(errs, section.Validate())
 		}
@@ -68,8 +63,20 @@ func CheckConfig(path string, environ []string) ([]string, error) {
 	if len(names) == 0 {
 		return nil, basilica.E(basilica.Invalid, "CONFIG_EMPTY", fmt.Sprintf("%s has no section", path), "write at least [chain] and the section of a role")
 	}
-	slices.Sort(names)
 	return names, nil
+}
+
+// Sections names the sections that a file has, in their order by name, whatever stands in them.
+func Sections(path string) ([]string, error) {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("read the sections of %s: %w", path, err)
+	}
+	var present map[string]any
+	if err := toml.Unmarshal(text, &present); err != nil {
+		return nil, fmt.Errorf("read the sections of %s: %w", path, err)
+	}
+	return slices.Sorted(maps.Keys(present)), nil
 }
 
 // ClientConfig is section [client].

@@ -140,7 +140,7 @@ BASILICA_SECTION_KEY. Flags come last.`),
 	root.AddCommand(inGroup("role", validatorCommand(), minerCommand(), executorCommand(), localnetCommand(), subnetCommand())...)
 	root.AddCommand(inGroup("fleet", tokenCommand(), joinCommand(), fleetCommand())...)
 	root.AddCommand(inGroup("keys", walletCommand())...)
-	root.AddCommand(inGroup("check", explainCommand(), configCommand(), receiptCommand(), verifyCommand(), versionCommand())...)
+	root.AddCommand(inGroup("check", doctorCommand(), explainCommand(), configCommand(), receiptCommand(), verifyCommand(), versionCommand())...)
 	root.AddCommand(taskCheckCommand())
 	root.SetHelpCommandGroupID("check")
 	root.SetCompletionCommandGroupID("check")

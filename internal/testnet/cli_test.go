@@ -47,7 +47,7 @@ func TestCommandLine(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { taken.Close() }) // the scripts run after this function has returned
-	scripts(t, "script", map[string]string{"TAKEN": taken.Addr().String(), "VECTORS": oldKeyfiles(t)})
+	scripts(t, "script", map[string]string{"CHEAT": program(cheatName), "TAKEN": taken.Addr().String(), "VECTORS": oldKeyfiles(t)})
 }
 
 // oldKeyfiles writes key files of older wallets, by //Alice under the password test-Passw0rd, into a directory.
