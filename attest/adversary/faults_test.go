@@ -120,9 +120,9 @@ func (w *watch) untouched() bool {
 	return true
 }
 
-// small makes a challenge with few openings.
-func (l *lab) small(name string, n int) *challenge {
-	c := l.challenge(name, n, small)
+// tiny makes a challenge as small as there can be, with few openings.
+func (l *lab) tiny(name string, n int) *challenge {
+	c := l.challenge(name, n, tiny)
 	c.brief("")
 	return c
 }
@@ -167,7 +167,7 @@ func outcome(t *testing.T, what string, w *watch, want []string) {
 func TestFaults(t *testing.T) {
 	t.Parallel()
 	l := theLab()
-	honest := l.small("faults", 0).faulty()
+	honest := l.tiny("faults", 0).faulty()
 	outcome(t, "nothing", honest, []string{"none"})
 	for d, up := range []bool{false, true} {
 		var places []int
@@ -176,7 +176,7 @@ func TestFaults(t *testing.T) {
 			first := i == 0 || honest.made[d][i-1].Type() != f.Type()
 			last := i == len(honest.made[d])-1 || honest.made[d][i+1].Type() != f.Type()
 			alternating := f.Type() >= attest.FramePing && f.Type() <= attest.FrameEchoReply
-			if (first || last) && !alternating || i%43 == 0 {
+			if (first || last) && !alternating || i%89 == 0 {
 				places = append(places, i)
 			}
 		}
@@ -196,7 +196,7 @@ func TestFaults(t *testing.T) {
 						expected = nil // the first one decides
 					}
 				}
-				outcome(t, what, l.small("faults", 0).faulty(fault{kind, up, at}), expected)
+				outcome(t, what, l.tiny("faults", 0).faulty(fault{kind, up, at}), expected)
 			}
 		}
 	}
@@ -209,7 +209,7 @@ func TestManyFaults(t *testing.T) {
 	kinds := slices.Sorted(maps.Keys(faults))
 	passes := 0
 	for n := range max(30, int(share(t)*20_000)) {
-		c := l.small("many faults", n)
+		c := l.tiny("many faults", n)
 		var fs []fault
 		for range c.rng.IntN(4) {
 			up := c.rng.IntN(2) == 0

@@ -62,6 +62,7 @@ var theLab = sync.OnceValue(func() *lab {
 
 // Shapes of the challenges: a few milliseconds each, and fractions of a power of two.
 var (
+	tiny    = attest.Params{N: 32, Layers: 3, Lanes: 16, Steps: 1, Batches: 2, WinLayers: 2, Cells: 16, Rounds: 4}
 	small   = attest.Params{N: 32, Layers: 6, Lanes: 64, Steps: 2, Batches: 2, WinLayers: 3, Cells: 64, Rounds: 8}
 	layered = attest.Params{N: 32, Layers: 66, Lanes: 64, Steps: 2, Batches: 2, WinLayers: 33, Cells: 64, Rounds: 8}
 	wide    = attest.Params{N: 64, Layers: 8, Lanes: 4096, Steps: 2, Batches: 2, WinLayers: 4, Cells: 64, Rounds: 8}
