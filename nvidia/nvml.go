@@ -43,19 +43,19 @@ type nvmlDevice uintptr
 
 // nvmlPCI is nvmlPciInfo_t.
 type nvmlPCI struct {
-	legacy                               [16]byte
-	domain, bus, device, id, subsystemID uint32
-	busID                                [32]byte
+	_             [16]byte // the bus id with a domain of four digits
+	_, _, _, _, _ uint32   // domain, bus, device, PCI id, subsystem id
+	busID         [32]byte
 }
 
 // nvmlMemory is nvmlMemory_t.
-type nvmlMemory struct{ total, free, used uint64 }
+type nvmlMemory struct{ total, _, used uint64 } // the second is what is free
 
 // nvmlProcess is nvmlProcessInfo_t of the functions with suffix _v3.
 type nvmlProcess struct {
-	pid                          uint32
-	bytes                        uint64
-	gpuInstance, computeInstance uint32
+	pid   uint32
+	bytes uint64
+	_, _  uint32 // GPU instance, compute instance
 }
 
 // Kinds of clock (nvmlClockType_t), and of ECC errors and their counters.
