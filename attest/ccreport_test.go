@@ -166,6 +166,12 @@ func (d *testDevice) report(t testing.TB, nonce [32]byte) []byte {
 	return d.sign(t, ccBody(nonce, map[uint16][]byte{ccFieldDriver: []byte("000.00.test\x00"), ccFieldVBIOS: {1, 2, 3, 4}, ccFieldFWID: d.fwid}))
 }
 
+// NewCCDevice is a test device for whole runs: its root (DER), and its report and chain for a nonce.
+func NewCCDevice(t testing.TB) (root []byte, answer func(nonce Digest) (report, chain []byte)) {
+	d := newTestDevice(t, elliptic.P384(), x509.KeyUsageDigitalSignature)
+	return d.root.Raw, func(nonce Digest) (report, chain []byte) { return d.report(t, nonce), d.chain }
+}
+
 var ccTime = time.Date(ccYear, 6, 1, 0, 0, 0, 0, time.UTC)
 
 // The fixture: a report, its chain and the root of a test authority, whose keys were thrown away. BASILICA_UPDATE=1 makes

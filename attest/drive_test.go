@@ -47,7 +47,8 @@ func drive(ctx context.Context, v *attest.Verifier, conn net.Conn, now func() ti
 }
 
 // prove is the attestor's side in its smallest form: one goroutine, devices one after the other.
-func prove(conn net.Conn, p *attest.Prover, devices []*attest.CPU, key *keys.P256) error {
+// also may add to what it signs; nil: nothing.
+func prove(conn net.Conn, p *attest.Prover, devices []*attest.CPU, key *keys.P256, also func(*attest.Prover, *attest.Evidence)) error {
 	ctx := context.Background()
 	var jobs []attest.Job
 	var puzzle *attest.Puzzle
@@ -146,6 +147,9 @@ func prove(conn net.Conn, p *attest.Prover, devices []*attest.CPU, key *keys.P25
 					return err
 				}
 			}
+			if also != nil {
+				also(p, &e)
+			}
 			if err := p.Sign(e, key.Sign); err != nil {
 				return err
 			}
@@ -162,6 +166,7 @@ type world struct {
 	key     *keys.P256
 	greet   attest.Greeting
 	binding attest.Binding
+	also    func(*attest.Prover, *attest.Evidence) // to what the prover signs
 }
 
 func newWorld(t testing.TB, gpus int, skip attest.Shortcuts) *world {
@@ -208,7 +213,7 @@ func (w *world) run(t testing.TB) *attest.Record {
 	}
 	ours, theirs := net.Pipe()
 	proved := make(chan error, 1)
-	go func() { proved <- errors.Join(prove(theirs, p, w.devices, w.key), theirs.Close()) }()
+	go func() { proved <- errors.Join(prove(theirs, p, w.devices, w.key, w.also), theirs.Close()) }()
 	drive(t.Context(), v, ours, time.Now)
 	ours.Close()
 	if err := <-proved; err != nil && v.Judgement().Result == attest.Pass {

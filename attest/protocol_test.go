@@ -67,7 +67,9 @@ func (w *world) tamperAt(t testing.TB, now func() time.Time, change func(f attes
 	}
 	ours, theirs := net.Pipe()
 	done := make(chan error, 1)
-	go func() { done <- errors.Join(prove(tampered{theirs, change}, p, w.devices, w.key), theirs.Close()) }()
+	go func() {
+		done <- errors.Join(prove(tampered{theirs, change}, p, w.devices, w.key, w.also), theirs.Close())
+	}()
 	drive(t.Context(), v, ours, now)
 	ours.Close()
 	<-done // the prover's own error is what the change provoked
