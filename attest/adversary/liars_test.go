@@ -90,7 +90,7 @@ func told(attack, source string, lie func(c *challenge), caught ...string) class
 
 // liars are all classes of the lab.
 func liars() []class {
-	return slices.Concat(workers(), steerers(), forgers(), replayers(), spoofers(), quitters(), shortcutters())
+	return slices.Concat(workers(), steerers(), forgers(), scramblers(), replayers(), spoofers(), quitters(), shortcutters())
 }
 
 // workers leave work out.
@@ -272,6 +272,12 @@ func forgers() (cs []class) {
 				return []attest.Frame{pack(f.Type(), &m)}
 			}
 		}, "CHEAT_PING"),
+	)
+}
+
+// scramblers send what no attestor would.
+func scramblers() []class {
+	return []class{
 		told("a frame of the attestor with one bit changed", "12 frame fuzz", func(c *challenge) {
 			c.tap = mutated(c.rng, 471)
 		}, "*"),
@@ -297,7 +303,7 @@ func forgers() (cs []class) {
 		told("one UUID twice", "peers 8", func(c *challenge) {
 			c.up = greeting(func(m *attestpb.Hello) { m.Gpus = append(m.Gpus, m.GetGpus()[0]) })
 		}, "MALFORMED_HELLO"),
-	)
+	}
 }
 
 func noise(r *rand.Rand, n int) []byte {
