@@ -20,8 +20,9 @@ type GPU struct {
 	UUID        string  `json:"uuid,omitempty"` // 8-4-4-4-12 hex without a prefix
 	Model       string  `json:"model,omitempty"`
 	MemoryBytes *uint64 `json:"memory_bytes,omitempty"`
-	PCI         string  `json:"pci,omitempty"`
+	PCI         string  `json:"pci,omitempty"` // as PCIAddress writes it
 	Driver      string  `json:"driver,omitempty"`
+	Unified     bool    `json:"unified,omitempty"` // its memory is the machine's own
 }
 
 // Facts describe one machine as it sees itself; nobody is paid for a fact.
@@ -31,15 +32,19 @@ type Facts struct {
 	Kernel        string  `json:"kernel"`
 	BootID        string  `json:"boot_id"`
 	CPUModel      string  `json:"cpu_model,omitempty"`
-	CPUs          int     `json:"cpus"` // logical processors that this process may use
-	MemoryBytes   int64   `json:"memory_bytes"`
-	DiskBytes     int64   `json:"disk_bytes"`      // of the data directory's file system
-	DiskFreeBytes int64   `json:"disk_free_bytes"` // available to this process
+	CPUs          int     `json:"cpus"`                   // logical processors that this process may use
+	MemoryBytes   int64   `json:"memory_bytes,omitempty"` // that this process may use; 0: unknown
+	DiskBytes     int64   `json:"disk_bytes"`             // of the data directory's file system
+	DiskFreeBytes int64   `json:"disk_free_bytes"`        // available to this process
 	Engine        string  `json:"engine,omitempty"`
 	EngineVersion string  `json:"engine_version,omitempty"`
 	Version       string  `json:"version"` // of Basilica
 	GPUs          []GPU   `json:"gpus"`
 	Network       []Iface `json:"network,omitempty"`
+
+	// Findings say what limits this process, what the witnesses of its GPUs disagree on, and what of theirs does not come from
+	// the kernel. They are the machine's own word like all else here: they inform, and a machine that lies has none.
+	Findings []Reason `json:"findings,omitempty"`
 }
 
 // Iface is one network interface that is up.

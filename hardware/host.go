@@ -21,8 +21,8 @@ import (
 const oldestMajor, oldestMinor = 4, 6
 
 // Kernel gives the kernel's release, and refuses one that is too old to contain a stranger: KERNEL_OLD.
-func (r Roots) Kernel() (release string, err error) {
-	release = r.line(filepath.Join(r.Proc, "sys/kernel/osrelease"))
+func (r Root) Kernel() (release string, err error) {
+	release = r.line("/proc/sys/kernel/osrelease")
 	var major, minor int
 	if n, err := fmt.Sscanf(release, "%d.%d", &major, &minor); n != 2 || err != nil {
 		return release, nil // who does not say is not refused
@@ -38,10 +38,10 @@ var controllers = [...]string{"cpu", "memory", "pids"}
 
 // Cgroups gives the version of the control groups, 1 or 2, and refuses a kernel that has not all controllers by which a
 // container is bounded: CGROUP_MISSING.
-func (r Roots) Cgroups() (version int, err error) {
-	root := filepath.Join(r.Sys, "fs/cgroup")
+func (r Root) Cgroups() (version int, err error) {
+	const root = "/sys/fs/cgroup"
 	var missing []string
-	have, err := readSmall(filepath.Join(root, "cgroup.controllers"))
+	have, err := r.text(filepath.Join(root, "cgroup.controllers"))
 	switch {
 	case err == nil:
 		version = 2
@@ -53,7 +53,7 @@ func (r Roots) Cgroups() (version int, err error) {
 	case errors.Is(err, fs.ErrNotExist):
 		version = 1
 		for _, c := range controllers {
-			if _, err := os.Stat(filepath.Join(root, c)); err != nil {
+			if _, _, err := r.resolve(filepath.Join(root, c)); err != nil {
 				missing = append(missing, c)
 			}
 		}
@@ -68,7 +68,7 @@ func (r Roots) Cgroups() (version int, err error) {
 }
 
 // DiskKind says what a path's disk is: "ssd", "hdd", "memory", or "" where the kernel does not say.
-func (r Roots) DiskKind(path string) string {
+func (r Root) DiskKind(path string) string {
 	var fs unix.Statfs_t
 	if unix.Statfs(path, &fs) == nil && (fs.Type == unix.TMPFS_MAGIC || fs.Type == unix.RAMFS_MAGIC) {
 		return "memory"
@@ -77,7 +77,8 @@ func (r Roots) DiskKind(path string) string {
 	if err := unix.Stat(path, &st); err != nil {
 		return ""
 	}
-	real, err := filepath.EvalSymlinks(filepath.Join(r.Sys, "dev/block", fmt.Sprintf("%d:%d", unix.Major(st.Dev), unix.Minor(st.Dev))))
+	at := filepath.Join("/sys/dev/block", fmt.Sprintf("%d:%d", unix.Major(st.Dev), unix.Minor(st.Dev)))
+	real, _, err := r.resolve(at)
 	if err != nil {
 		return ""
 	}

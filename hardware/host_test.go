@@ -9,7 +9,7 @@ import (
 )
 
 // kernelFiles makes roots with the given files under proc and sys.
-func kernelFiles(t *testing.T, files map[string]string) Roots {
+func kernelFiles(t *testing.T, files map[string]string) Root {
 	t.Helper()
 	dir := t.TempDir()
 	for name, content := range files {
@@ -21,7 +21,7 @@ func kernelFiles(t *testing.T, files map[string]string) Roots {
 			t.Fatal(err)
 		}
 	}
-	return Roots{Proc: filepath.Join(dir, "proc"), Sys: filepath.Join(dir, "sys")}
+	return At(dir)
 }
 
 func TestKernelAndCgroups(t *testing.T) {

@@ -13,15 +13,15 @@ const listening = "0A" // TCP_LISTEN in /proc/net/tcp
 
 // PortHolder finds the process that listens on a TCP port: its pid and the name of its program, as far as this user may
 // see them. The third value is false where nobody is found.
-func (r Roots) PortHolder(port uint16) (pid int, program string, found bool) {
+func (r Root) PortHolder(port uint16) (pid int, program string, found bool) {
 	sockets := map[string]bool{}
 	for _, table := range []string{"net/tcp", "net/tcp6"} {
-		r.listeners(filepath.Join(r.Proc, table), port, sockets)
+		r.listeners(filepath.Join(r.dir, "proc", table), port, sockets)
 	}
 	if len(sockets) == 0 {
 		return 0, "", false
 	}
-	links, err := filepath.Glob(filepath.Join(r.Proc, "[0-9]*", "fd", "*"))
+	links, err := filepath.Glob(filepath.Join(r.dir, "proc", "[0-9]*", "fd", "*"))
 	if err != nil {
 		return 0, "", false
 	}
@@ -33,7 +33,7 @@ func (r Roots) PortHolder(port uint16) (pid int, program string, found bool) {
 		if pid, err = strconv.Atoi(filepath.Base(process)); err != nil {
 			continue
 		}
-		name, err := readSmall(filepath.Join(process, "comm"))
+		name, err := r.text(filepath.Join("/proc", filepath.Base(process), "comm"))
 		if err != nil {
 			continue // it ended meanwhile
 		}
@@ -43,7 +43,7 @@ func (r Roots) PortHolder(port uint16) (pid int, program string, found bool) {
 }
 
 // listeners adds the sockets that listen on port, as /proc/PID/fd names them.
-func (r Roots) listeners(table string, port uint16, into map[string]bool) {
+func (r Root) listeners(table string, port uint16, into map[string]bool) {
 	f, err := os.Open(table)
 	if err != nil {
 		return

@@ -236,26 +236,28 @@ func inspect(ctx context.Context, cfg ExecutorConfig, log *slog.Logger) (_ *mach
 	for _, note := range m.detection.Notes {
 		log.Info("gpu-attestor notes", "note", note)
 	}
-	if m.facts, err = hardware.Real().Facts(ctx, cfg.DataDir); err != nil {
+	if m.facts, err = m.factsNow(ctx, cfg.DataDir); err != nil {
 		return nil, err
 	}
+	for _, f := range m.facts.Findings {
+		log.Warn("this machine has a finding", "code", f.Code, "sentence", f.Sentence, "fix", f.Fix)
+	}
+	if m.facts.MemoryBytes == 0 {
+		return nil, basilica.E(basilica.Unavailable, "MEMORY_UNKNOWN", "this machine does not say how much memory it has, so no task can be given a share of it", "")
+	}
 	m.facts.GPUs, m.facts.Engine, m.facts.EngineVersion, m.facts.Version = m.detection.GPUs, name, version, Version()
-	return m, unusedDisplays(m.detection.GPUs, log)
+	return m, nil
 }
 
-// unusedDisplays warns of NVIDIA devices on the bus that the attestor cannot prove.
-func unusedDisplays(gpus []basilica.GPU, log *slog.Logger) error {
-	displays, err := hardware.Real().Displays()
-	if err != nil {
-		return err
-	}
-	for _, d := range displays {
-		known := slices.ContainsFunc(gpus, func(g basilica.GPU) bool { return g.PCI == d.Slot })
-		if d.Vendor == "10de" && !known {
-			log.Warn("an NVIDIA device on the PCI bus is not among the devices that gpu-attestor can prove", "slot", d.Slot, "device", d.Device, "kernel_driver", d.Driver)
-		}
-	}
-	return nil
+// maxFindings bounds what a machine reports against itself.
+const maxFindings = 64
+
+// factsNow reads the machine's facts, with what was found out of its GPUs at the start.
+func (m *machine) factsNow(ctx context.Context, dir string) (basilica.Facts, error) {
+	f, err := hardware.Real().Facts(ctx, dir)
+	f.Findings = slices.Concat(f.Findings, m.detection.Findings)
+	f.Findings = f.Findings[:min(len(f.Findings), maxFindings)]
+	return f, err
 }
 
 // mayMount tries the mount that every task needs.
@@ -357,7 +359,7 @@ func (n *Executor) wire(ctx context.Context, db *store.Executor) error {
 		MaxLogBytes: int64(cfg.LogBytes), Heartbeat: time.Duration(cfg.Heartbeat), KeepTasks: cfg.KeepTasks,
 		Boot: m.facts.BootID, Uptime: hardware.Uptime, MinFreeDisk: int64(cfg.MinFreeDisk), FreeDisk: func() (int64, error) { return hardware.FreeDisk(cfg.DataDir) },
 		Unseal:      func(sealed []byte) ([]byte, error) { return self.key.Unseal(basilica.RegistryInfo, sealed) },
-		Facts:       func(ctx context.Context) (basilica.Facts, error) { return hardware.Real().Facts(ctx, cfg.DataDir) },
+		Facts:       func(ctx context.Context) (basilica.Facts, error) { return m.factsNow(ctx, cfg.DataDir) },
 		GPUsRefused: toolkit.refused, CheckImage: check.ensure, Revoked: func() { n.ssh.CloseRevoked() }, Now: deps.Now, Log: deps.Log,
 		Engine: m.engine, Ledger: db, Attempts: db, Marks: db, Blobs: blobs, Logs: logs, Disk: hostDisk{}, Prover: prover{m.attestor, self.Miner}, Fleet: fleet, Identity: self, Wake: wake,
 	})

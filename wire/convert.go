@@ -166,7 +166,7 @@ func fromReason(r *wirepb.Reason) basilica.Reason {
 func toGPU(g basilica.GPU) *wirepb.GPU {
 	return &wirepb.GPU{
 		Index: int32(g.Index), Kind: wirepb.GPUKind(number(gpuKinds[:], g.Kind)), Uuid: text(g.UUID), Model: text(g.Model),
-		MemoryBytes: pointer[uint64, uint64](g.MemoryBytes), Pci: text(g.PCI), Driver: text(g.Driver),
+		MemoryBytes: pointer[uint64, uint64](g.MemoryBytes), Pci: text(g.PCI), Driver: text(g.Driver), Unified: g.Unified,
 	}
 }
 
@@ -177,7 +177,7 @@ func fromGPU(g *wirepb.GPU) (basilica.GPU, error) {
 	}
 	return basilica.GPU{
 		Index: int(g.GetIndex()), Kind: kind, UUID: g.GetUuid(), Model: g.GetModel(),
-		MemoryBytes: pointer[uint64, uint64](g.MemoryBytes), PCI: g.GetPci(), Driver: g.GetDriver(),
+		MemoryBytes: pointer[uint64, uint64](g.MemoryBytes), PCI: g.GetPci(), Driver: g.GetDriver(), Unified: g.GetUnified(),
 	}, nil
 }
 
@@ -190,6 +190,7 @@ func toFacts(f basilica.Facts) *wirepb.SystemInfo {
 		Network: each(f.Network, func(i basilica.Iface) *wirepb.Interface {
 			return &wirepb.Interface{Name: text(i.Name), Addrs: each(i.Addrs, text), Mbps: pointer[int64, int64](i.Mbps)}
 		}),
+		Findings: each(f.Findings, toReason),
 	}
 }
 
@@ -205,10 +206,14 @@ func fromFacts(s *wirepb.SystemInfo) (basilica.Facts, error) {
 	if err != nil {
 		return basilica.Facts{}, err
 	}
+	findings, err := eachErr("findings", s.GetFindings(), func(r *wirepb.Reason) (basilica.Reason, error) { return fromReason(r), nil })
+	if err != nil {
+		return basilica.Facts{}, err
+	}
 	return basilica.Facts{
 		Hostname: s.GetHostname(), OS: s.GetOs(), Kernel: s.GetKernel(), BootID: s.GetBootId(), CPUModel: s.GetCpuModel(), CPUs: int(s.GetCpus()),
 		MemoryBytes: s.GetMemoryBytes(), DiskBytes: s.GetDiskBytes(), DiskFreeBytes: s.GetDiskFreeBytes(),
-		Engine: s.GetEngine(), EngineVersion: s.GetEngineVersion(), Version: s.GetVersion(), GPUs: gpus, Network: network,
+		Engine: s.GetEngine(), EngineVersion: s.GetEngineVersion(), Version: s.GetVersion(), GPUs: gpus, Network: network, Findings: findings,
 	}, nil
 }
 

@@ -63,7 +63,7 @@ func drawText(r *rapid.T) string { return rapid.StringN(0, 20, 200).Draw(r, "tex
 func drawGPU(r *rapid.T) basilica.GPU {
 	return basilica.GPU{
 		Index: rapid.IntRange(0, 100).Draw(r, "index"), Kind: rapid.SampledFrom(gpuKinds[1:]).Draw(r, "kind"), UUID: drawText(r), Model: drawText(r),
-		MemoryBytes: optional(r, "memory", rapid.Uint64()), PCI: drawText(r), Driver: drawText(r),
+		MemoryBytes: optional(r, "memory", rapid.Uint64()), PCI: drawText(r), Driver: drawText(r), Unified: rapid.Bool().Draw(r, "unified"),
 	}
 }
 
@@ -104,6 +104,9 @@ func drawFacts(r *rapid.T) basilica.Facts {
 		Engine: drawText(r), EngineVersion: drawText(r), Version: drawText(r), GPUs: drawList(r, "gpus", drawGPU),
 		Network: drawList(r, "network", func(r *rapid.T) basilica.Iface {
 			return basilica.Iface{Name: drawText(r), Addrs: drawList(r, "addrs", drawText), Mbps: optional(r, "mbps", rapid.Int64())}
+		}),
+		Findings: drawList(r, "findings", func(r *rapid.T) basilica.Reason {
+			return basilica.Reason{Code: drawText(r), Sentence: drawText(r), Fix: drawText(r)}
 		}),
 	}
 }

@@ -308,6 +308,7 @@ type GPU struct {
 	MemoryBytes   *uint64                `protobuf:"varint,5,opt,name=memory_bytes,json=memoryBytes,proto3,oneof" json:"memory_bytes,omitempty"`
 	Pci           string                 `protobuf:"bytes,6,opt,name=pci,proto3" json:"pci,omitempty"`
 	Driver        string                 `protobuf:"bytes,7,opt,name=driver,proto3" json:"driver,omitempty"`
+	Unified       bool                   `protobuf:"varint,8,opt,name=unified,proto3" json:"unified,omitempty"` // its memory is the machine's own
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -391,6 +392,13 @@ func (x *GPU) GetDriver() string {
 	return ""
 }
 
+func (x *GPU) GetUnified() bool {
+	if x != nil {
+		return x.Unified
+	}
+	return false
+}
+
 // Interface is one network interface that is up.
 type Interface struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -469,6 +477,7 @@ type SystemInfo struct {
 	Version       string                 `protobuf:"bytes,12,opt,name=version,proto3" json:"version,omitempty"`
 	Gpus          []*GPU                 `protobuf:"bytes,13,rep,name=gpus,proto3" json:"gpus,omitempty"`
 	Network       []*Interface           `protobuf:"bytes,14,rep,name=network,proto3" json:"network,omitempty"`
+	Findings      []*Reason              `protobuf:"bytes,15,rep,name=findings,proto3" json:"findings,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -597,6 +606,13 @@ func (x *SystemInfo) GetGpus() []*GPU {
 func (x *SystemInfo) GetNetwork() []*Interface {
 	if x != nil {
 		return x.Network
+	}
+	return nil
+}
+
+func (x *SystemInfo) GetFindings() []*Reason {
+	if x != nil {
+		return x.Findings
 	}
 	return nil
 }
@@ -899,7 +915,7 @@ const file_wire_wirepb_machine_proto_rawDesc = "" +
 	"\x06Reason\x12\x12\n" +
 	"\x04code\x18\x01 \x01(\tR\x04code\x12\x1a\n" +
 	"\bsentence\x18\x02 \x01(\tR\bsentence\x12\x10\n" +
-	"\x03fix\x18\x03 \x01(\tR\x03fix\"\xd4\x01\n" +
+	"\x03fix\x18\x03 \x01(\tR\x03fix\"\xee\x01\n" +
 	"\x03GPU\x12\x14\n" +
 	"\x05index\x18\x01 \x01(\x05R\x05index\x12*\n" +
 	"\x04kind\x18\x02 \x01(\x0e2\x16.basilica.wire.GPUKindR\x04kind\x12\x12\n" +
@@ -907,13 +923,14 @@ const file_wire_wirepb_machine_proto_rawDesc = "" +
 	"\x05model\x18\x04 \x01(\tR\x05model\x12&\n" +
 	"\fmemory_bytes\x18\x05 \x01(\x04H\x00R\vmemoryBytes\x88\x01\x01\x12\x10\n" +
 	"\x03pci\x18\x06 \x01(\tR\x03pci\x12\x16\n" +
-	"\x06driver\x18\a \x01(\tR\x06driverB\x0f\n" +
+	"\x06driver\x18\a \x01(\tR\x06driver\x12\x18\n" +
+	"\aunified\x18\b \x01(\bR\aunifiedB\x0f\n" +
 	"\r_memory_bytes\"W\n" +
 	"\tInterface\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
 	"\x05addrs\x18\x02 \x03(\tR\x05addrs\x12\x17\n" +
 	"\x04mbps\x18\x03 \x01(\x03H\x00R\x04mbps\x88\x01\x01B\a\n" +
-	"\x05_mbps\"\xb9\x03\n" +
+	"\x05_mbps\"\xec\x03\n" +
 	"\n" +
 	"SystemInfo\x12\x1a\n" +
 	"\bhostname\x18\x01 \x01(\tR\bhostname\x12\x0e\n" +
@@ -931,7 +948,8 @@ const file_wire_wirepb_machine_proto_rawDesc = "" +
 	"\x0eengine_version\x18\v \x01(\tR\rengineVersion\x12\x18\n" +
 	"\aversion\x18\f \x01(\tR\aversion\x12&\n" +
 	"\x04gpus\x18\r \x03(\v2\x12.basilica.wire.GPUR\x04gpus\x122\n" +
-	"\anetwork\x18\x0e \x03(\v2\x18.basilica.wire.InterfaceR\anetwork\"\xb0\x01\n" +
+	"\anetwork\x18\x0e \x03(\v2\x18.basilica.wire.InterfaceR\anetwork\x121\n" +
+	"\bfindings\x18\x0f \x03(\v2\x15.basilica.wire.ReasonR\bfindings\"\xb0\x01\n" +
 	"\aHolding\x12-\n" +
 	"\x04kind\x18\x01 \x01(\x0e2\x19.basilica.wire.HolderKindR\x04kind\x12\x16\n" +
 	"\x06holder\x18\x02 \x01(\tR\x06holder\x12\x12\n" +
@@ -1000,16 +1018,17 @@ var file_wire_wirepb_machine_proto_depIdxs = []int32{
 	0,  // 0: basilica.wire.GPU.kind:type_name -> basilica.wire.GPUKind
 	5,  // 1: basilica.wire.SystemInfo.gpus:type_name -> basilica.wire.GPU
 	6,  // 2: basilica.wire.SystemInfo.network:type_name -> basilica.wire.Interface
-	1,  // 3: basilica.wire.Holding.kind:type_name -> basilica.wire.HolderKind
-	12, // 4: basilica.wire.Holding.expires:type_name -> google.protobuf.Timestamp
-	4,  // 5: basilica.wire.HealthStatus.reasons:type_name -> basilica.wire.Reason
-	8,  // 6: basilica.wire.HealthStatus.ledger:type_name -> basilica.wire.Holding
-	9,  // 7: basilica.wire.HealthStatus.limits:type_name -> basilica.wire.Limits
-	8,  // [8:8] is the sub-list for method output_type
-	8,  // [8:8] is the sub-list for method input_type
-	8,  // [8:8] is the sub-list for extension type_name
-	8,  // [8:8] is the sub-list for extension extendee
-	0,  // [0:8] is the sub-list for field type_name
+	4,  // 3: basilica.wire.SystemInfo.findings:type_name -> basilica.wire.Reason
+	1,  // 4: basilica.wire.Holding.kind:type_name -> basilica.wire.HolderKind
+	12, // 5: basilica.wire.Holding.expires:type_name -> google.protobuf.Timestamp
+	4,  // 6: basilica.wire.HealthStatus.reasons:type_name -> basilica.wire.Reason
+	8,  // 7: basilica.wire.HealthStatus.ledger:type_name -> basilica.wire.Holding
+	9,  // 8: basilica.wire.HealthStatus.limits:type_name -> basilica.wire.Limits
+	9,  // [9:9] is the sub-list for method output_type
+	9,  // [9:9] is the sub-list for method input_type
+	9,  // [9:9] is the sub-list for extension type_name
+	9,  // [9:9] is the sub-list for extension extendee
+	0,  // [0:9] is the sub-list for field type_name
 }
 
 func init() { file_wire_wirepb_machine_proto_init() }
