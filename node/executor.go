@@ -53,6 +53,11 @@ type ExecutorConfig struct {
 	// SoftwareGPUs is the number of software devices (the CPU prover), which are labelled as such everywhere and which a
 	// validator refuses unless its own configuration allows them.
 	SoftwareGPUs int `toml:"software_gpus"`
+	// AttestationKey is where the key lives that signs this machine's proofs: "file", in attest.key, or "tpm", in the TPM 2.0,
+	// where nobody can copy it. A machine that has joined changes it with basilica executor rekey.
+	AttestationKey string `toml:"attestation_key"`
+	// TPMDevice is the TPM's device.
+	TPMDevice string `toml:"tpm_device"`
 	// DockerHost is the engine's socket; it must be of this machine.
 	DockerHost string `toml:"docker_host"`
 	// Heartbeat is the time between two words to the miner.
@@ -90,6 +95,7 @@ type ExecutorResources struct {
 func DefaultExecutorConfig() ExecutorConfig {
 	return ExecutorConfig{
 		DataDir: "~/.basilica/executor", Listen: "0.0.0.0:50051", SSHListen: "0.0.0.0:50022", StatusListen: "127.0.0.1:50052",
+		AttestationKey: string(attestor.KeyFile), TPMDevice: "/dev/tpmrm0",
 		DockerHost: docker.DefaultHost, Heartbeat: Duration(2 * time.Second), BlobBytes: 100 << 30, ImageBytes: 64 << 30, LogBytes: 16 << 20, MinFreeDisk: 1 << 30,
 		Resources: ExecutorResources{MaxContainers: 10, MaxMemoryPerContainer: 8 << 30, MaxCPUPerContainer: 4, GPUAllocationMode: "exclusive"},
 	}
@@ -104,6 +110,12 @@ func (c *ExecutorConfig) Validate() error {
 		if _, _, err := net.SplitHostPort(addr); err != nil {
 			return invalid(key, fmt.Sprintf("%.80q is not host:port", addr), "write it like 0.0.0.0:50051")
 		}
+	}
+	if c.AttestationKey != string(attestor.KeyFile) && c.AttestationKey != string(attestor.KeyTPM) {
+		return invalid("executor.attestation_key", fmt.Sprintf("%.40q is no place for a key", c.AttestationKey), `write "file" or "tpm"`)
+	}
+	if c.TPMDevice == "" {
+		return invalid("executor.tpm_device", "is empty", `write it like "/dev/tpmrm0"`)
 	}
 	r := c.Resources
 	switch {
@@ -174,6 +186,9 @@ func NewExecutor(ctx context.Context, cfg ExecutorConfig, deps Deps) (_ *Executo
 		return nil, err
 	}
 	n.closers.add(db.Close)
+	if err := n.finishRekey(ctx); err != nil {
+		return nil, err
+	}
 	if err := n.bind(ctx); err != nil {
 		return nil, err
 	}
@@ -288,7 +303,7 @@ func childOf(ctx context.Context, cfg ExecutorConfig, log *slog.Logger) (attesto
 		}
 		path = filepath.Join(filepath.Dir(self), "gpu-attestor")
 	}
-	c := attestor.Child{Path: path, Key: filepath.Join(cfg.DataDir, "attest.key"), SoftwareGPUs: cfg.SoftwareGPUs, Log: log}
+	c := attestor.Child{Path: path, Key: filepath.Join(cfg.DataDir, attestKeyFile), KeyKind: attestor.KeyKind(cfg.AttestationKey), TPM: cfg.TPMDevice, SoftwareGPUs: cfg.SoftwareGPUs, Log: log}
 	v, err := c.Version(ctx)
 	if err != nil {
 		return c, err
@@ -322,6 +337,9 @@ func (n *Executor) wire(ctx context.Context, db *store.Executor) error {
 		return err
 	} else if !slices.Equal(e.AttestSPKI, m.detection.SPKI) {
 		return basilica.E(basilica.Invalid, "ATTEST_KEY_CHANGED", "the attestation key is not the one that the miner endorsed", "put the old attest.key back, or join again with another data directory")
+	}
+	if err := keyFits(cfg, m.detection); err != nil {
+		return err
 	}
 	blobs, err := store.OpenBlobs(filepath.Join(cfg.DataDir, "blobs"), int64(cfg.BlobBytes))
 	if err != nil {

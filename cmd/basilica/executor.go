@@ -16,12 +16,39 @@ import (
 )
 
 func executorCommand() *cobra.Command {
-	return withUnit(roleVerb("executor", "Run a machine that has joined a fleet", `Takes tasks from its miner and challenges from validators, runs containers, gives each GPU one
+	cmd := withUnit(roleVerb("executor", "Run a machine that has joined a fleet", `Takes tasks from its miner and challenges from validators, runs containers, gives each GPU one
 holder at a time. The machine must have joined: see `+"`basilica join`"+`.`,
 		(*commonFlags).register,
 		func(ctx context.Context, cfg node.Config, deps node.Deps) (role, error) {
 			return node.NewExecutor(ctx, cfg.Executor, deps)
 		}), executorUnit)
+	cmd.AddCommand(rekeyCommand())
+	return cmd
+}
+
+func rekeyCommand() *cobra.Command {
+	var at commonFlags
+	cmd := &cobra.Command{
+		Use: "rekey", Short: "Replace the key that signs this machine's proofs",
+		Long: `Makes a new attestation key where executor.attestation_key says (file or tpm), has the old key and the miner's hotkey sign for
+it, and puts it in the old one's place. Validators take the new key for the same machine. Stop the executor first; tasks
+go on where executor.keep_tasks is true.`,
+		Args: arguments(cobra.NoArgs),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			file, deps, err := at.load(cmd)
+			if err != nil {
+				return err
+			}
+			done, err := node.Rekey(cmd.Context(), file.Executor, deps)
+			if err != nil {
+				return err
+			}
+			_, err = fmt.Fprintf(cmd.OutOrStdout(), "executor %s signs its proofs with a new key (%s) from now on\nnow run: basilica executor\n", done.Executor, done.Kind)
+			return err
+		},
+	}
+	at.register(cmd)
+	return cmd
 }
 
 // executorUnit ends in half a minute where tasks go on without their executor, and else in the time that ending and
