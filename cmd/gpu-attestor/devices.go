@@ -7,18 +7,11 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"strings"
-	"syscall"
-
-	"github.com/spf13/cobra"
 
 	"basilica"
 	"basilica/attest"
 	"basilica/attestor"
 )
-
-// driverFiles show that an NVIDIA driver is loaded on Linux.
-var driverFiles = [...]string{"/proc/driver/nvidia/version", "/dev/nvidiactl"}
 
 // machine is what a proof runs on.
 type machine struct {
@@ -96,70 +89,4 @@ func buildDigest() (d attest.Digest, err error) {
 		return d, fmt.Errorf("hash own binary: %w", err)
 	}
 	return attest.Digest(h.Sum(nil)), nil
-}
-
-func detectCommand(o *options) *cobra.Command {
-	cmd := &cobra.Command{
-		Use: "detect", Short: "Name the devices of this machine", Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			d, err := o.detect()
-			if err != nil {
-				return err
-			}
-			if o.json {
-				return printJSON(cmd.OutOrStdout(), d)
-			}
-			w := cmd.OutOrStdout()
-			for _, g := range d.GPUs {
-				fmt.Fprintf(w, "%d  %s  %s  %s  %d MiB\n", g.Index, g.Kind, g.UUID, g.Model, *g.MemoryBytes>>20)
-			}
-			fmt.Fprintf(w, "memory %d MiB, %d MiB unused\n", d.MemoryBytes>>20, d.MemoryFreeBytes>>20)
-			for _, n := range d.Notes {
-				fmt.Fprintln(w, n)
-			}
-			return nil
-		},
-	}
-	cmd.Flags().BoolVar(&o.json, "json", false, "print JSON")
-	return cmd
-}
-
-func (o *options) detect() (attestor.Detection, error) {
-	key, err := o.loadKey()
-	if err != nil {
-		return attestor.Detection{}, err
-	}
-	n, err := o.softwareGPUs()
-	if err != nil {
-		return attestor.Detection{}, err
-	}
-	ds, err := softwareDevices(key.SPKI(), n, attestor.Workers(o.parallel))
-	if err != nil {
-		return attestor.Detection{}, err
-	}
-	d := attestor.Detection{SPKI: key.SPKI(), KeyKind: kindOf(key), GPUs: []basilica.GPU{}}
-	var mem syscall.Sysinfo_t
-	if err := syscall.Sysinfo(&mem); err != nil {
-		return attestor.Detection{}, fmt.Errorf("read memory size: %w", err)
-	}
-	d.MemoryBytes, d.MemoryFreeBytes = mem.Totalram*uint64(mem.Unit), mem.Freeram*uint64(mem.Unit)
-	driver := false
-	for _, path := range driverFiles {
-		if _, err := os.Stat(path); err == nil {
-			driver = true
-		}
-	}
-	if driver {
-		d.Notes = append(d.Notes, "an NVIDIA driver is loaded, but this version proves software devices only: its GPUs are not listed")
-	} else {
-		d.Notes = append(d.Notes, "no GPU driver found ("+strings.Join(driverFiles[:], " and ")+" are absent): this machine has no GPU that can be proven")
-	}
-	for i, dev := range ds {
-		info := dev.Info()
-		d.GPUs = append(d.GPUs, basilica.GPU{Index: i, Kind: basilica.GPUSoftware, UUID: info.UUID.String(), Model: info.Name, MemoryBytes: &info.VRAMBytes})
-	}
-	if len(ds) > 0 {
-		d.Notes = append(d.Notes, fmt.Sprintf("%d software devices: CPU provers for tests, labelled software in all evidence", len(ds)))
-	}
-	return d, nil
 }
