@@ -96,13 +96,18 @@ func (d *doctor) published(ctx context.Context, cfg MinerConfig) (graph *basilic
 			return "", basilica.E(basilica.NotFound, "MINER_NO_AXON", "the chain shows no address of this miner", "")
 		}
 		me = &n
-		want, err := netip.ParseAddrPort(cfg.AxonAdvertise)
-		if err == nil && want.Port() != 0 && netip.AddrPortFrom(want.Addr().Unmap(), want.Port()) != n.Axon.Addr {
-			return "", basilica.E(basilica.Conflict, "AXON_OTHER_ADDRESS", fmt.Sprintf("the chain shows %s, and miner.axon_advertise is %s", n.Axon.Addr, want), "restart the miner: it publishes its address when it starts; read its log where the chain refused")
-		}
-		return fmt.Sprintf("%s, while the axon listens at %s", n.Axon.Addr, cfg.AxonListen), nil
+		return fmt.Sprintf("%s, while the axon listens at %s", n.Axon.Addr, cfg.AxonListen), otherAddress(cfg.AxonAdvertise, n.Axon.Addr)
 	})
 	return graph, me
+}
+
+// otherAddress refuses a chain that shows another address than the configured one; port 0 stands for any.
+func otherAddress(advertise string, shown netip.AddrPort) error {
+	want, err := netip.ParseAddrPort(advertise)
+	if err != nil || want.Port() == 0 || netip.AddrPortFrom(want.Addr().Unmap(), want.Port()) == shown {
+		return nil
+	}
+	return basilica.E(basilica.Conflict, "AXON_OTHER_ADDRESS", fmt.Sprintf("the chain shows %s, and miner.axon_advertise is %s", shown, want), "restart the miner: it publishes its address when it starts; read its log where the chain refused")
 }
 
 // metOwnAxon dials the published address from here and compares the key.
