@@ -89,7 +89,7 @@ var proofCodes = []Explanation{
 	{"TASK_EXIT", "the check's task ended with an exit code other than zero", "the path from engine to container does not work there", "run a job on the machine yourself and read its log"},
 	{"TASK_OUTPUT", "the check's task gave another output than was asked for", "the path from engine to container does not work there", "run a job on the machine yourself and read its log"},
 	{"TIMEOUT", "no answer came in time", "the machine is busy, slow or far away; the phase stands after the code", "look at the machine's load and its network"},
-	{"TOO_FAR", "the measured speed fits no known model", "the profile of that model is missing", "nothing; the machine is not blamed for it"},
+	{"TOO_FAR", "a floor was missed by a machine that is too far away to say so", "the round trip is more than 5 % of the time that was measured", "nothing; the machine is not blamed for it"},
 	{"TOO_MANY_EXECUTORS", "a miner has more executors than are looked at", "their number per miner is bounded", "enroll fewer executors under one hotkey"},
 	{"TPM_ABSENT", "there is no TPM", "the firmware hides it, its driver is not loaded, or the path is wrong", "enable the TPM 2.0 in the firmware, or set executor.attestation_key = \"file\""},
 	{"TPM_DENIED", "this user may not use the TPM", "its device belongs to a group", "add the user to the device's group (usually tss) and start again"},

@@ -1,9 +1,12 @@
 package node
 
 import (
+	"bytes"
 	"context"
 	"crypto/ed25519"
 	"crypto/rand"
+	"crypto/x509"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"net"
@@ -61,6 +64,11 @@ type ValidatorConfig struct {
 	Profiles string `toml:"profiles"`
 	// Squarings is T of the delay function in every challenge, 0 for none, at most 2^26; 2^21 takes a machine about 2.4 s.
 	Squarings uint64 `toml:"vdf_squarings"`
+	// PublicVDF asks for a proof of the delay that third parties can check in a record, and takes a machine about a quarter longer.
+	PublicVDF bool `toml:"vdf_public"`
+	// CCRoot is a file with the one certificate (PEM) that the confidential-computing reports of GPUs must lead to. Empty: they are
+	// not looked at. A report shows that a genuine GPU answered, not in which machine: it changes no verdict.
+	CCRoot string `toml:"cc_root"`
 	// EvidenceCount and EvidenceBytes bound the record files that are kept; the oldest go first.
 	EvidenceCount int `toml:"evidence_count"`
 	// EvidenceBytes is the other bound.
@@ -148,6 +156,10 @@ func NewValidator(ctx context.Context, cfg ValidatorConfig, deps Deps) (_ *Valid
 	if err != nil {
 		return nil, err
 	}
+	ccRoot, err := loadCCRoot(cfg.CCRoot)
+	if err != nil {
+		return nil, err
+	}
 	n := &Validator{cfg: cfg, deps: deps}
 	defer func() {
 		if err != nil {
@@ -173,7 +185,7 @@ func NewValidator(ctx context.Context, cfg ValidatorConfig, deps Deps) (_ *Valid
 	if err != nil {
 		return nil, err
 	}
-	if err := n.wire(hotkey, chain, db, book, profiles); err != nil {
+	if err := n.wire(hotkey, chain, db, book, profiles, ccRoot); err != nil {
 		return nil, err
 	}
 	return n, nil
@@ -198,8 +210,31 @@ func loadProfiles(path string) (attest.Profiles, error) {
 	return profiles, nil
 }
 
+// loadCCRoot gives the DER of the certificate in a file.
+func loadCCRoot(path string) ([]byte, error) {
+	if path == "" {
+		return nil, nil
+	}
+	path, err := expandHome(path)
+	if err != nil {
+		return nil, err
+	}
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return nil, invalid("validator.cc_root", fmt.Sprintf("the file %s cannot be read", path), "give the right path, or remove the key")
+	}
+	block, rest := pem.Decode(text)
+	if block == nil || len(bytes.TrimSpace(rest)) > 0 {
+		return nil, invalid("validator.cc_root", fmt.Sprintf("the file %s does not hold one certificate", path), "put the root's certificate there, as PEM")
+	}
+	if _, err := x509.ParseCertificate(block.Bytes); err != nil {
+		return nil, invalid("validator.cc_root", fmt.Sprintf("the file %s holds no certificate: %v", path, err), "put the root's certificate there, as PEM")
+	}
+	return block.Bytes, nil
+}
+
 // wire makes the role and hands it to its door.
-func (n *Validator) wire(hotkey *keys.Pair, chain *subtensor.Client, db *store.Validator, book *store.Book, profiles attest.Profiles) (err error) {
+func (n *Validator) wire(hotkey *keys.Pair, chain *subtensor.Client, db *store.Validator, book *store.Book, profiles attest.Profiles, ccRoot []byte) (err error) {
 	cfg, deps := n.cfg, n.deps
 	n.role, err = validator.New(validator.Config{
 		NetUID: cfg.Chain.NetUID, Hotkey: hotkey, Chain: chain, Book: book, Archive: db,
@@ -213,7 +248,7 @@ func (n *Validator) wire(hotkey *keys.Pair, chain *subtensor.Client, db *store.V
 			return dialExecutor(ctx, access, key, cfg.Chain.AllowPrivate)
 		},
 		RoundBlocks: cfg.RoundBlocks, Slots: cfg.Slots, Policy: score.Policy{Rounds: cfg.Rounds, AllowSoftware: cfg.AllowSoftware}, BurnShare: cfg.BurnShare,
-		Profiles: profiles, Squarings: cfg.Squarings, MaxExecutors: cfg.MaxExecutorsPerMiner, Parallel: cfg.Parallel,
+		Profiles: profiles, Squarings: cfg.Squarings, PublicVDF: cfg.PublicVDF, CCRoot: ccRoot, MaxExecutors: cfg.MaxExecutorsPerMiner, Parallel: cfg.Parallel,
 		AllowPrivate: cfg.Chain.AllowPrivate, AllowPlain: cfg.AllowPlain, EvidenceCount: cfg.EvidenceCount, EvidenceBytes: int64(cfg.EvidenceBytes),
 		ConnectTimeout: askTimeout, CheckTimeout: checkTimeout, RoundTimeout: time.Duration(cfg.RoundTimeout),
 		Now: deps.Now, Uptime: uptime(), Random: rand.Reader, Log: deps.Log,

@@ -7,6 +7,8 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -57,6 +59,36 @@ func TestValidatorAPIStaysOnLoopback(t *testing.T) {
 }
 
 // devChain runs a localnet with short blocks until the test ends, and gives a client of it.
+func TestCCRoot(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	file := func(name, text string) string {
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	root, err := os.ReadFile("../attest/testdata/ccreport/root.pem")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if der, err := loadCCRoot(file("root.pem", string(root))); err != nil || len(der) == 0 {
+		t.Error(err)
+	}
+	if der, err := loadCCRoot(""); err != nil || der != nil {
+		t.Error("no root is a root")
+	}
+	for _, path := range []string{
+		filepath.Join(dir, "absent"), file("empty.pem", ""), file("two.pem", string(root)+string(root)),
+		file("other.pem", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"),
+	} {
+		if _, err := loadCCRoot(path); basilica.CodeOf(err) != "CONFIG_VALUE" {
+			t.Errorf("%s: %v", path, err)
+		}
+	}
+}
+
 func devChain(t *testing.T) (ChainConfig, *subtensor.Client) {
 	t.Helper()
 	_, cfg, client := devLocalnet(t)

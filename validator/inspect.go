@@ -289,7 +289,9 @@ func (v *Validator) verifier(t target, e basilica.Endorsement, out *basilica.Ver
 		Binding:  attest.Binding{SessionID: session.SessionID(), HostKey: session.HostKeyBlob(), MinerHotkey: miner, ValidatorHotkey: v.cfg.Hotkey.PublicKey()},
 		SPKI:     e.AttestSPKI,
 		Strength: strength(t.standing),
-		Policy:   attest.Policy{AllowSoftware: v.cfg.Policy.AllowSoftware, Squarings: v.cfg.Squarings, Limits: v.cfg.Limits},
+		Policy: attest.Policy{
+			AllowSoftware: v.cfg.Policy.AllowSoftware, Squarings: v.cfg.Squarings, Wesolowski: v.cfg.PublicVDF, CCRoot: v.cfg.CCRoot, Limits: v.cfg.Limits,
+		},
 		Profiles: v.cfg.Profiles,
 		Trapdoor: t.trapdoor,
 	}, v.cfg.Random, v.cfg.Hotkey.Sign)

@@ -166,7 +166,7 @@ func (f *findings) add(x inspection, err error) error {
 
 func (v *Validator) visitAll(ctx context.Context, r basilica.Round, visits []visit) ([]inspection, []basilica.Start, error) {
 	var trapdoor []byte
-	if v.cfg.Squarings > 0 {
+	if v.cfg.Squarings > 0 && !v.cfg.PublicVDF {
 		// One modulus per round: its factors are in the records, which are published when the round is over.
 		t, err := attest.NewTrapdoor(v.cfg.Random)
 		if err != nil {

@@ -85,6 +85,8 @@ type Config struct {
 	Profiles       attest.Profiles // of GPU models
 	Limits         attest.Limits   // of a challenge; zero fields take the specification's
 	Squarings      uint64          // T of the delay function, 0: none
+	PublicVDF      bool            // ask for a proof that anybody can check, instead of an answer that convinces this validator
+	CCRoot         []byte          // certificate (DER) of the root of GPUs' confidential-computing reports; empty: none is looked at
 	MaxExecutors   int             // of one miner
 	Parallel       int             // executors that are challenged at once
 	AllowPrivate   bool            // axons on private or loopback addresses

@@ -47,6 +47,17 @@ func (w *world) judgeAgain(d basilica.Verdict) attest.Judgement {
 	return j
 }
 
+// TestPublicVDF: what a validator asks of a machine for everybody needs no secret of its own.
+func TestPublicVDF(t *testing.T) {
+	w := newWorld(t, newMachine(t, "box-1"))
+	w.cfg.Squarings, w.cfg.PublicVDF = 256, true
+	w.restart()
+	d := proof(w.round(20)["box-1"])
+	if j := w.judgeAgain(d); j.Result != attest.Pass || j.SequentialTimeLowerBound != 256/2e7 {
+		t.Errorf("%+v", j)
+	}
+}
+
 func TestHonestMachines(t *testing.T) {
 	two := newMachine(t, "box-2")
 	two.gpus = 2
