@@ -111,7 +111,7 @@ var machineCodes = []Explanation{
 	{"STORE_READ_ONLY", "the data directory cannot be written", "its file system is mounted read-only, or became so after errors", "mount its file system for writing, or correct the owner of its files"},
 	{"TOOLKIT_ABSENT", "the NVIDIA container toolkit is not installed", "the engine gives GPUs to containers by it", "install nvidia-container-toolkit, then restart Docker"},
 	{"TOOLKIT_ESCAPE", "the NVIDIA container toolkit has a published flaw by which a container gets out of its bounds", "the installed release is older than the one that mends it; no task gets a real GPU of the machine until it is replaced", "install nvidia-container-toolkit and libnvidia-container-tools of the release that the sentence names or later, then restart Docker"},
-	{"TOOLKIT_UNKNOWN", "a part of the NVIDIA container toolkit does not say its version", "it is damaged, or not executable", "run it with --version on this machine and mend what it says, or install the toolkit again"},
+	{"TOOLKIT_UNKNOWN", "a part of the NVIDIA container toolkit does not say its version", "it is damaged, or not executable", "run it on this machine and mend what it says, or install the toolkit again"},
 	{"USAGE", "the command line is wrong", "a flag or argument is unknown, missing or malformed", "see --help of that command"},
 	{"WALLET_ABSENT", "there is no such wallet or key", "it was never made on this machine, or stands in another directory", "see what there is with `basilica wallet list`, or make it with `basilica wallet new-hotkey`"},
 	{"WALLET_NAME", "that is no name of a wallet or hotkey", "names are those of files", "use a name without / and without a dot first; another directory is --path"},

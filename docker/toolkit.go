@@ -211,7 +211,7 @@ func (t Toolkit) Usable() error {
 	}
 	for _, p := range t.Parts {
 		if p.Err != nil {
-			return basilica.E(basilica.Unavailable, "TOOLKIT_UNKNOWN", p.Program+" of the NVIDIA container toolkit does not say its version", "run `"+p.Program+" --version` on this machine and mend what it says, or install the toolkit again").With(p.Err)
+			return basilica.E(basilica.Unavailable, "TOOLKIT_UNKNOWN", p.Program+" of the NVIDIA container toolkit does not say its version", "run "+p.Program+" on this machine and mend what it says, or install the toolkit again").With(p.Err)
 		}
 	}
 	return nil

@@ -33,7 +33,8 @@ func rekeyCommand() *cobra.Command {
 		Long: `Makes a new attestation key where executor.attestation_key says (file or tpm), has the old key and the miner's hotkey sign for
 it, and puts it in the old one's place. Validators take the new key for the same machine. Stop the executor first; tasks
 go on where executor.keep_tasks is true.`,
-		Args: arguments(cobra.NoArgs),
+		Example: "  basilica executor rekey --config executor.toml",
+		Args:    arguments(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			file, deps, err := at.load(cmd)
 			if err != nil {

@@ -112,7 +112,7 @@ var (
 	namedCommand = regexp.MustCompile(`\b(basilica|gpu-attestor)((?: [a-z][a-z-]*[a-z])+)`)
 	namedFlag    = regexp.MustCompile(`(^|[ (\x60])--([a-z][a-z-]*[a-z])`)
 	// What other programs are told, and prose in which the product's name is followed by no verb.
-	foreign = regexp.MustCompile(`\bbasilica (of|that|from|as|on|is|wrote|with|and)\b|journalctl -u basilica-executor|gpu-attestor through the|docker build --platform`)
+	foreign = regexp.MustCompile(`\bbasilica (of|that|from|as|on|is|wrote|with|and)\b|journalctl -u basilica-executor|gpu-attestor through the|docker build --platform|tpm2_dictionarylockout --clear-lockout`)
 )
 
 // TestFixesNameWhatExists: whoever follows a next step to the letter finds the verb and the flag that it names.
