@@ -79,7 +79,7 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 		return exitInterrupted
 	}
 	if err != nil {
-		report(err, asJSON(verb), stdout, stderr)
+		report(err, asJSON(verb) && verb.Annotations[shownAnnotation] == "", stdout, stderr)
 	}
 	return code
 }
@@ -213,7 +213,15 @@ func show(cmd *cobra.Command, v any, text func(io.Writer) error) error {
 	if !asJSON(cmd) {
 		return text(cmd.OutOrStdout())
 	}
+	if cmd.Annotations == nil {
+		cmd.Annotations = map[string]string{}
+	}
+	cmd.Annotations[shownAnnotation] = "true"
 	enc := json.NewEncoder(cmd.OutOrStdout())
 	enc.SetIndent("", "  ")
 	return enc.Encode(v)
 }
+
+// shownAnnotation marks a verb that has printed its JSON: what fails after that is told on stderr alone, for a program reads
+// one value.
+const shownAnnotation = "basilica.shown"
