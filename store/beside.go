@@ -13,7 +13,6 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/pressly/goose/v3"
 	"golang.org/x/sys/unix"
 
 	"basilica"
@@ -91,13 +90,9 @@ func OpenExecutorBeside(ctx context.Context, dir string) (_ *Executor, err error
 }
 
 func sameSchema(ctx context.Context, db *sql.DB, role string) error {
-	steps, err := fs.Sub(migrations, "migrations/"+role)
+	provider, err := schema(db, role)
 	if err != nil {
-		return fmt.Errorf("schema of %s: %w", role, err)
-	}
-	provider, err := goose.NewProvider(goose.DialectSQLite3, db, steps, goose.WithVerbose(false))
-	if err != nil {
-		return fmt.Errorf("schema of %s: %w", role, err)
+		return err
 	}
 	known := provider.ListSources()
 	var have int64

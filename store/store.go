@@ -102,14 +102,23 @@ func lockDir(dir, role string) (*os.File, error) {
 	return f, nil
 }
 
-func migrate(ctx context.Context, db *sql.DB, role string) error {
+// schema is what this program knows of a role's database: its migrations.
+func schema(db *sql.DB, role string) (*goose.Provider, error) {
 	steps, err := fs.Sub(migrations, "migrations/"+role)
 	if err != nil {
-		return fmt.Errorf("schema of %s: %w", role, err)
+		return nil, fmt.Errorf("schema of %s: %w", role, err)
 	}
 	provider, err := goose.NewProvider(goose.DialectSQLite3, db, steps, goose.WithVerbose(false))
 	if err != nil {
-		return fmt.Errorf("schema of %s: %w", role, err)
+		return nil, fmt.Errorf("schema of %s: %w", role, err)
+	}
+	return provider, nil
+}
+
+func migrate(ctx context.Context, db *sql.DB, role string) error {
+	provider, err := schema(db, role)
+	if err != nil {
+		return err
 	}
 	have, err := provider.GetDBVersion(ctx)
 	if err != nil {
