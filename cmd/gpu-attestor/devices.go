@@ -44,8 +44,8 @@ func checkDevice(kind string) error {
 	return nil
 }
 
-// machine takes into use what detect names: the GPUs behind the CUDA driver, where there is one, and as many software devices as were
-// asked for; kind leaves one of them.
+// machine takes into use every whole GPU that the CUDA driver and NVML name, also one that detect disputes, and as many software
+// devices as were asked for; kind leaves one of them. The proof decides what a disputed card is worth.
 func (o *options) machine(spki []byte, kind string) (m machine, err error) {
 	if err := checkDevice(kind); err != nil {
 		return m, err

@@ -58,6 +58,9 @@ func keyError(err error) error {
 
 // createKey makes the key where --key-kind says.
 func (o *options) createKey() (k attestKey, err error) {
+	if o.key == "" {
+		return nil, keyError(errNoKey)
+	}
 	switch attestor.KeyKind(o.keyKind) {
 	case attestor.KeyTPM:
 		k, err = tpm.Create(o.tpm, o.key)
@@ -65,9 +68,6 @@ func (o *options) createKey() (k attestKey, err error) {
 		k, err = keys.CreateP256(o.key)
 	default:
 		err = fmt.Errorf("%.20q is no kind of key: file or tpm", o.keyKind)
-	}
-	if o.key == "" {
-		err = errNoKey
 	}
 	if err != nil {
 		return nil, keyError(err)
@@ -122,6 +122,9 @@ Nothing else is signed. basilica executor rekey starts this.`,
 			payload, err := io.ReadAll(io.LimitReader(cmd.InOrStdin(), maxRotation+1))
 			if err != nil {
 				return fmt.Errorf("read the endorsement: %w", err)
+			}
+			if o.key == "" {
+				return keyError(errNoKey)
 			}
 			if _, err := os.Stat(o.key); err != nil { // a key that is made now signs no one away
 				return keyError(err)

@@ -37,7 +37,7 @@ another channel is refused.`,
 			return o.prove(cmd, binding, device)
 		},
 	}
-	cmd.Flags().StringVar(&device, "device", "", "cuda or software; empty: all that detect names")
+	cmd.Flags().StringVar(&device, "device", "", "cuda or software; empty: both, as far as they are there")
 	cmd.Flags().BoolVar(&unbound, "unbound", false, "take the validator's binding as sent (behind an SSH server that tells its children nothing)")
 	return cmd
 }
