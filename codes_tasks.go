@@ -51,6 +51,7 @@ var taskCodes = []Explanation{
 	{"FILE_NAME", "a file's name does not stay beneath its root", "names with .., empty parts or control characters could leave the directory", "use a relative name without .., empty parts or control characters"},
 	{"FILE_SIZE", "a file's size is wrong or over the limit", "a blob has at most 8 GiB, and the size must be the real one", "split the file, or hash it again"},
 	{"FILE_TWICE", "two file names are the same, or differ by case alone", "on some file systems one would replace the other", "rename one of the files"},
+	{"FILE_UNWRITTEN", "a file cannot be written", "its directory does not exist or is not this user's, or the disk is full", "name a file in a directory that this user may write"},
 	{"GPU_ACCESS_LOST", "the task's container lost its access to the GPU", "a reload of the host's service manager took the device from its control group; neither task nor GPU is at fault", "run it again"},
 	{"HOST_REBOOTED", "the machine started anew while the task ran", "after a reboot an engine shows ended containers whose end nobody saw", "run it again if running it twice does no harm"},
 	{"IDEMPOTENCY_KEY", "an idempotency key is malformed or belongs to another task", "the same key with the same task gives the same task again, with another one it is an error", "use a new key for a new task"},

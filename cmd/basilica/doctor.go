@@ -165,11 +165,12 @@ func writeSupport(path string, cfg node.DoctorConfig, d node.Diagnosis) error {
 	if errors.Is(err, fs.ErrExist) {
 		return basilica.E(basilica.Conflict, "FILE_EXISTS", path+" exists already", "give --support the name of a new file")
 	}
+	if err == nil {
+		_, err = f.Write(text)
+		err = errors.Join(err, f.Close())
+	}
 	if err != nil {
-		return fmt.Errorf("write the support file: %w", err)
+		return basilica.E(basilica.Invalid, "FILE_UNWRITTEN", "the file "+path+" cannot be written", "name a file in a directory that this user may write").With(err)
 	}
-	if _, err := f.Write(text); err != nil {
-		return errors.Join(fmt.Errorf("write the support file: %w", err), f.Close())
-	}
-	return f.Close()
+	return nil
 }

@@ -12,6 +12,7 @@ import (
 	"basilica/admin"
 	"basilica/internal/provoke"
 	"basilica/internal/pty"
+	"basilica/node"
 )
 
 // undone is a miner whose drains somebody undoes at once.
@@ -29,6 +30,9 @@ func TestRefusals(t *testing.T) {
 			cmd := subnetRegisterCommand()
 			cmd.SetIn(&bytes.Buffer{})
 			return (&actFlags{}).confirm(cmd)
+		},
+		"FILE_UNWRITTEN": func(t *testing.T) error {
+			return writeSupport(filepath.Join(t.TempDir(), "absent", "support.json"), node.DoctorConfig{}, node.Diagnosis{})
 		},
 		"DRAIN_UNDONE": func(t *testing.T) error {
 			dir := t.TempDir()
