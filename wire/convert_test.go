@@ -235,9 +235,7 @@ func FuzzMessages(f *testing.F) {
 		again(t, raw, &wirepb.ExecuteRequest{}, fromExecute, toExecute)
 		again(t, raw, &wirepb.HealthStatus{}, fromHealth, toHealth)
 		again(t, raw, &wirepb.Enrollment{}, fromEnrollment, toEnrollment)
-		again(t, raw, &wirepb.Renewal{}, fromRenewal, func(n basilica.Renewal) *wirepb.Renewal {
-			return &wirepb.Renewal{Certificate: n.Certificate, Trust: toTrust(n.Trust)}
-		})
+		again(t, raw, &wirepb.Renewal{}, fromRenewal, toRenewal)
 	})
 }
 
