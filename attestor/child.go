@@ -99,8 +99,8 @@ type Version struct {
 
 // Detection is what `gpu-attestor detect --json` prints.
 type Detection struct {
-	SPKI            []byte         `json:"spki"` // attestation key, base64 of the DER SubjectPublicKeyInfo
-	KeyKind         KeyKind        `json:"key_kind"`
+	SPKI            []byte         `json:"spki,omitempty"` // attestation key, base64 of the DER SubjectPublicKeyInfo; absent where a person asked without one
+	KeyKind         KeyKind        `json:"key_kind,omitempty"`
 	GPUs            []basilica.GPU `json:"gpus"`
 	MemoryBytes     uint64         `json:"memory_bytes"`      // RAM of the machine
 	MemoryFreeBytes uint64         `json:"memory_free_bytes"` // unused RAM, without caches that could be dropped
@@ -191,7 +191,10 @@ func (c Child) Version(ctx context.Context) (v Version, err error) {
 
 // Detect asks the binary for the machine's devices and its attestation key.
 func (c Child) Detect(ctx context.Context) (d Detection, err error) {
-	return d, c.answer(ctx, &d, "detect", "--json")
+	if err = c.answer(ctx, &d, "detect", "--json"); err == nil && len(d.SPKI) == 0 {
+		err = errAttestor.With(fmt.Errorf("%s detect: it names no attestation key", c.Path))
+	}
+	return d, err
 }
 
 // Selftest is what is read of `gpu-attestor selftest --json`.

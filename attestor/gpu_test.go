@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"basilica"
 	"basilica/attest"
 	"basilica/internal/fakecuda"
 )
@@ -71,6 +72,9 @@ func TestChildOnGPUs(t *testing.T) {
 	// MIG is on: what the driver names is no card that NVML knows.
 	if out := says(t, behind("mig=1,fail=nvmlDeviceGetUUID:1:3").Path, "prove", "--unbound", "--key", filepath.Join(dir, "key.pem")); !strings.Contains(out, "no device to prove") {
 		t.Error(out)
+	}
+	if d, err := (Child{Path: program, Log: quiet()}).Detect(t.Context()); basilica.CodeOf(err) != "ATTESTOR_FAILED" {
+		t.Errorf("a detection without an attestation key: %+v, %v", d, err)
 	}
 	static := build(t, "nocuda")
 	if interpreter(t, static) {

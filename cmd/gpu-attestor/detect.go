@@ -33,7 +33,8 @@ func detectCommand(o *options) *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "detect", Short: "Name the devices of this machine", Args: cobra.NoArgs,
 		Long: `Name the devices of this machine. The GPUs are what four witnesses say: the CUDA driver, NVML, the PCI bus and the
-kernel driver. What they disagree on is a finding; nothing of it is a proof.`,
+kernel driver. What they disagree on is a finding; nothing of it is a proof. Without --key no attestation key is named, and
+cards that were lost since the last look are not remembered.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			d, err := o.detect(cmd.Context(), hardware.Real())
 			if err != nil {
@@ -49,24 +50,27 @@ kernel driver. What they disagree on is a finding; nothing of it is a proof.`,
 	return cmd
 }
 
-func (o *options) detect(ctx context.Context, root hardware.Root) (detection, error) {
-	key, err := o.loadKey()
-	if err != nil {
-		return detection{}, err
-	}
+func (o *options) detect(ctx context.Context, root hardware.Root) (d detection, err error) {
 	n, err := o.softwareGPUs()
 	if err != nil {
 		return detection{}, err
 	}
-	software, err := softwareDevices(key.SPKI(), n, attestor.Workers(o.parallel))
-	if err != nil {
-		return detection{}, err
+	var software []attestor.Device
+	if o.key != "" || n > 0 { // a look at the cards needs no key; software devices have their names from it
+		key, err := o.loadKey()
+		if err != nil {
+			return detection{}, err
+		}
+		if software, err = softwareDevices(key.SPKI(), n, attestor.Workers(o.parallel)); err != nil {
+			return detection{}, err
+		}
+		d.SPKI, d.KeyKind = key.SPKI(), kindOf(key)
 	}
 	facts, err := root.Facts(ctx, filepath.Dir(o.key))
 	if err != nil {
 		return detection{}, err
 	}
-	d := detection{Detection: attestor.Detection{SPKI: key.SPKI(), KeyKind: kindOf(key), GPUs: []basilica.GPU{}, MemoryBytes: uint64(facts.MemoryBytes)}}
+	d.GPUs, d.MemoryBytes = []basilica.GPU{}, uint64(facts.MemoryBytes)
 	var mem syscall.Sysinfo_t
 	if err := syscall.Sysinfo(&mem); err != nil {
 		return detection{}, fmt.Errorf("read memory size: %w", err)
@@ -76,10 +80,16 @@ func (o *options) detect(ctx context.Context, root hardware.Root) (detection, er
 		d.MemoryFreeBytes = min(d.MemoryFreeBytes, d.MemoryBytes)
 	}
 	cuda, nvml := witnesses()
+	var known []hardware.Known
 	memory := o.key + ".gpus"
-	seen := root.Detect(cuda, nvml, recall(memory), time.Now())
-	if err := remember(memory, seen.Known); err != nil {
-		return detection{}, err
+	if o.key != "" {
+		known = recall(memory)
+	}
+	seen := root.Detect(cuda, nvml, known, time.Now())
+	if o.key != "" {
+		if err := remember(memory, seen.Known); err != nil {
+			return detection{}, err
+		}
 	}
 	d.Cards, d.Witnesses, d.Files, d.Findings = seen.Cards, seen.Witnesses, seen.Files, seen.Findings
 	for _, c := range seen.Cards {
@@ -89,8 +99,11 @@ func (o *options) detect(ctx context.Context, root hardware.Root) (detection, er
 			})
 		}
 	}
-	if len(d.Cards) == 0 {
+	switch {
+	case len(d.Cards) == 0:
 		d.Notes = append(d.Notes, "no GPU was found: this machine has none that can be proven")
+	case seen.Ready() == 0:
+		d.Notes = append(d.Notes, "none of this machine's GPUs can be proven: the findings say why")
 	}
 	for _, dev := range software {
 		info := dev.Info()

@@ -33,6 +33,22 @@ func TestDetectNamesItsWitnesses(t *testing.T) {
 	}
 }
 
+// TestDetectWithoutKey: who wants to know what card is there needs no key, and leaves nothing behind.
+func TestDetectWithoutKey(t *testing.T) {
+	t.Chdir(t.TempDir())
+	out, err := run(t, "detect", "--json")
+	var d detection
+	if err != nil || json.Unmarshal([]byte(out), &d) != nil || len(d.Witnesses) != 4 || d.SPKI != nil || d.KeyKind != "" || strings.Contains(out, "spki") {
+		t.Fatal(out, err)
+	}
+	if out, err = run(t, "detect"); err != nil || !strings.Contains(out, "WITNESS") {
+		t.Fatal(out, err)
+	}
+	if left, err := os.ReadDir("."); err != nil || len(left) > 0 {
+		t.Error(left, err)
+	}
+}
+
 // TestRememberedCards: what one detection saw is there for the next, and a damaged memory remembers nothing.
 func TestRememberedCards(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "key.gpus")

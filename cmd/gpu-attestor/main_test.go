@@ -59,7 +59,7 @@ func TestRefusals(t *testing.T) {
 		t.Fatal(err)
 	}
 	for code, args := range map[string][]string{
-		"ATTEST_KEY":        {"detect"},
+		"ATTEST_KEY":        {"detect", "--software-gpus", "1"},
 		"ATTEST_KEY_EXISTS": {"keygen", "--key", key},
 		"SOFTWARE_GPUS":     {"detect", "--key", key, "--software-gpus", "17"},
 		"ATTEST_UNBOUND":    {"prove", "--key", key},
