@@ -28,6 +28,8 @@ import (
 // Limits of the door. Those of the wall clock are no part of any judgement, so they do not use the given clock.
 const (
 	maxBody         = 256 << 10 // bytes of a body that is not a blob
+	maxLeft         = 16 << 10  // bytes of a refused request's body that are read so that its connection lives on
+	leftTime        = 200 * time.Millisecond
 	bodyTime        = 10 * time.Second
 	headerTime      = 10 * time.Second
 	idleTime        = 60 * time.Second
@@ -139,7 +141,7 @@ func burst(perSecond float64) int { return max(1, int(4*perSecond)) }
 func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	ln = gate.Listen(ln, maxConns, maxConnsNetwork)
+	ln = gate.ListenPaced(ln, maxConns, maxConnsNetwork, gate.NewRates(s.cfg.RateNetwork, maxConnsNetwork, s.cfg.Now))
 	if s.cert == nil {
 		return s.run(ctx, ln, s.mux, nil)
 	}
@@ -288,8 +290,12 @@ func (s *Server) refuse(w *reply, r *http.Request, err error) {
 		panic(http.ErrAbortHandler)
 	}
 	status, body := toBody(err)
-	if r.ProtoMajor == 1 {
-		w.Header().Set("Connection", "close") // what is left of a body is not read
+	if r.ProtoMajor == 1 && r.ContentLength != 0 {
+		// What little is left of a body is read before the answer goes out, so that the connection lives on and its caller
+		// does not cost another handshake; what does not come at once or is more is not.
+		if r.ContentLength < 0 || r.ContentLength > maxLeft || http.NewResponseController(w).SetReadDeadline(time.Now().Add(leftTime)) != nil {
+			w.Header().Set("Connection", "close")
+		}
 	}
 	writeJSON(w, status, errorReply{Error: body})
 }

@@ -254,6 +254,30 @@ func TestRateLimit(t *testing.T) {
 	}
 }
 
+// TestPagesCost: a long page counts for as many requests as it takes the work of.
+func TestPagesCost(t *testing.T) {
+	now := time.Unix(1_800_000_000, 0)
+	empty := &results{verifications: func(basilica.VerificationQuery) (basilica.VerificationPage, error) { return basilica.VerificationPage{}, nil }}
+	h, err := New(Config{Version: "1", Results: empty, PerSec: 1, Burst: 21, Now: func() time.Time { return now }, Failed: func(string, error) {}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, c := range []struct {
+		path string
+		want int
+	}{
+		{"/api/v1/verifications?limit=500", 200}, // 20 of 21
+		{"/api/v1/verifications?limit=500", 429},
+		{"/api/v1/verifications?limit=50", 429}, // 2 of 1
+		{"/api/v1/verifications?limit=49", 200}, // 1 of 1
+		{"/api/v1/verifications?limit=-9999999999999999999", 429},
+	} {
+		if w := get1(h, c.path); w.Code != c.want {
+			t.Errorf("request %d, %s: %d, want %d", i, c.path, w.Code, c.want)
+		}
+	}
+}
+
 func FuzzParams(f *testing.F) {
 	for _, s := range []string{"limit=1", "after=-1&round=99999999999999999999", "miner=%00&result=pass", "executor=" + strings.Repeat("x", 100), "round=-1", ";&=&"} {
 		f.Add(s)

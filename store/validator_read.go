@@ -36,28 +36,36 @@ func (b *Book) scanVerification(scan func(...any) error) (r verificationRow, err
 
 // withVerdicts reads the verdicts of verifications.
 func (b *Book) withVerdicts(ctx context.Context, rows []verificationRow) ([]basilica.Verification, error) {
+	at := make(map[int64]int, len(rows))
+	ids := make([]int64, len(rows))
 	out := make([]basilica.Verification, len(rows))
 	for i, r := range rows {
-		q, err := b.v.read.QueryContext(ctx, `SELECT d.check_name, d.result, d.reason, d.detail, d.evidence, coalesce(e.size, 0), d.class, d.signed
-			FROM verdicts d LEFT JOIN evidence e ON e.sha256 = d.evidence WHERE d.verification = $1 ORDER BY d.place`, r.seq)
-		r.Verdicts, err = scanRows(q, err, func(scan func(...any) error) (d basilica.Verdict, err error) {
-			var sum []byte
-			var e basilica.Evidence
-			if err := scan(&d.Check, &d.Result, &d.Reason, &d.Detail, &sum, &e.Size, &e.Class, &e.Signed); err != nil {
-				return d, err
-			}
-			if sum != nil {
-				copy(e.SHA256[:], sum)
-				d.Evidence = &e
-			}
-			return d, nil
-		})
-		if err != nil {
-			return nil, err
-		}
-		out[i] = r.Verification
+		at[r.seq], ids[i], out[i] = i, r.seq, r.Verification
 	}
-	return out, nil
+	list, err := json.Marshal(ids)
+	if err != nil {
+		return nil, err
+	}
+	// One question for all of them: each question by itself would cost more than its rows.
+	q, err := b.v.read.QueryContext(ctx, `SELECT d.verification, d.check_name, d.result, d.reason, d.detail, d.evidence, coalesce(e.size, 0), d.class, d.signed
+		FROM json_each($1) j JOIN verdicts d ON d.verification = j.value LEFT JOIN evidence e ON e.sha256 = d.evidence ORDER BY d.verification, d.place`, string(list))
+	_, err = scanRows(q, err, func(scan func(...any) error) (none struct{}, err error) {
+		var seq int64
+		var sum []byte
+		var d basilica.Verdict
+		var e basilica.Evidence
+		if err := scan(&seq, &d.Check, &d.Result, &d.Reason, &d.Detail, &sum, &e.Size, &e.Class, &e.Signed); err != nil {
+			return none, err
+		}
+		if sum != nil {
+			copy(e.SHA256[:], sum)
+			d.Evidence = &e
+		}
+		v := &out[at[seq]]
+		v.Verdicts = append(v.Verdicts, d)
+		return none, nil
+	})
+	return out, err
 }
 
 // Verifications gives one page, newest first.

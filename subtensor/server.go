@@ -1,6 +1,7 @@
 package subtensor
 
 import (
+	"bytes"
 	"context"
 	"encoding/hex"
 	"encoding/json"
@@ -104,6 +105,13 @@ func (c ServerConfig) withDefaults() ServerConfig {
 	return c
 }
 
+// The metadata is the largest answer of all, and no client asks for it more than a few times a start: one network may so many times
+// a second, and for a few starts at once.
+const (
+	metadataPerSec = 16
+	metadataBurst  = 128
+)
+
 // maxWaiting bounds the answers that wait for a slow reader of one connection, maxWaitingAll those of all, in bytes; who falls
 // behind is dropped.
 const (
@@ -120,12 +128,13 @@ const (
 
 // Server answers a node's JSON-RPC 2.0 on one port: over WebSocket with subscriptions, and over HTTP POST without.
 type Server struct {
-	node    Node
-	pool    Pool
-	cfg     ServerConfig
-	log     *slog.Logger
-	methods map[string]method
-	waiting atomic.Int64 // bytes of answers on their way, of all callers
+	node      Node
+	pool      Pool
+	cfg       ServerConfig
+	log       *slog.Logger
+	methods   map[string]method
+	waiting   atomic.Int64 // bytes of answers on their way, of all callers
+	metadatas *gate.Rates  // that one network asks for
 
 	mu       sync.Mutex
 	open     int
@@ -140,7 +149,9 @@ type Server struct {
 
 // NewServer makes a server for a chain; Serve starts it.
 func NewServer(node Node, pool Pool, cfg ServerConfig, log *slog.Logger) *Server {
-	return &Server{node: node, pool: pool, cfg: cfg.withDefaults(), log: log, methods: serverMethods(cfg)}
+	return &Server{
+		node: node, pool: pool, cfg: cfg.withDefaults(), log: log, methods: serverMethods(cfg), metadatas: gate.NewRates(metadataPerSec, metadataBurst, time.Now),
+	}
 }
 
 // Serve answers on ln until ctx ends, then closes every connection and returns nil; any other end is an error.
@@ -203,7 +214,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "the request could not be read", http.StatusBadRequest)
 		return
 	}
-	answer, _ := s.respond(nil, body)
+	answer, _ := s.respond(caller{network: gate.Network(r.RemoteAddr)}, body)
 	defer s.waiting.Add(-int64(len(answer)))
 	if s.waiting.Add(int64(len(answer))) > maxWaitingAll {
 		refuse(w, basilica.E(basilica.Unavailable, "CHAIN_BUSY", "too many answers wait for callers that do not read them", "try again in a minute"))
@@ -238,7 +249,7 @@ func (s *Server) upgrade(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	ws.SetReadLimit(s.cfg.MaxMessage)
-	newSession(s, ws).run(r.Context())
+	newSession(s, ws, gate.Network(r.RemoteAddr)).run(r.Context())
 }
 
 func (s *Server) admit() bool {
@@ -310,26 +321,32 @@ type failure struct {
 	ID      json.RawMessage `json:"id"`
 }
 
+// caller is who asks: the connection's session, nil over HTTP, and the network that it comes from.
+type caller struct {
+	*session
+	network string
+}
+
 // respond answers one message, a request or a batch of them; nil where nothing is to be said. What then must be
-// started (subscriptions, after their answer) comes with it. session is nil over HTTP.
-func (s *Server) respond(session *session, message []byte) (answer []byte, then []func()) {
-	for i, c := range message {
-		if c == ' ' || c == '\t' || c == '\r' || c == '\n' {
+// started (subscriptions, after their answer) comes with it.
+func (s *Server) respond(c caller, message []byte) (answer []byte, then []func()) {
+	for i, b := range message {
+		if b == ' ' || b == '\t' || b == '\r' || b == '\n' {
 			continue
 		}
-		if c == '[' {
-			return s.respondBatch(session, message[i:])
+		if b == '[' {
+			return s.respondBatch(c, message[i:])
 		}
 		break
 	}
-	one, start := s.respondOne(session, message)
+	one, start := s.respondOne(c, message)
 	if start != nil {
 		then = append(then, start)
 	}
 	return one, then
 }
 
-func (s *Server) respondBatch(session *session, message []byte) (answer []byte, then []func()) {
+func (s *Server) respondBatch(c caller, message []byte) (answer []byte, then []func()) {
 	var batch []json.RawMessage
 	if err := json.Unmarshal(message, &batch); err != nil {
 		return encodeFault(nil, &fault{Code: -32700, Message: "Parse error"}), nil
@@ -343,7 +360,7 @@ func (s *Server) respondBatch(session *session, message []byte) (answer []byte, 
 	var answers []json.RawMessage
 	size := 0
 	for _, m := range batch {
-		one, start := s.respondOne(session, m)
+		one, start := s.respondOne(c, m)
 		if start != nil {
 			then = append(then, start)
 		}
@@ -365,7 +382,7 @@ func (s *Server) respondBatch(session *session, message []byte) (answer []byte, 
 	return answer, then
 }
 
-func (s *Server) respondOne(session *session, message []byte) (answer []byte, start func()) {
+func (s *Server) respondOne(c caller, message []byte) (answer []byte, start func()) {
 	var q request
 	if err := json.Unmarshal(message, &q); err != nil {
 		var syntax *json.SyntaxError
@@ -379,13 +396,16 @@ func (s *Server) respondOne(session *session, message []byte) (answer []byte, st
 	}
 	if s.cfg.Inject != nil {
 		if err := s.cfg.Inject(q.Method); errors.Is(err, ErrDrop) {
-			s.drop(session)
+			s.drop(c.session)
 			return nil, nil
 		} else if err != nil {
 			return encodeFault(q.ID, faultOf(err)), nil
 		}
 	}
-	result, start, err := s.dispatch(session, q)
+	if asksMetadata(q) && !s.metadatas.Take(c.network) {
+		return encodeFault(q.ID, faultOf(ErrRateLimited)), nil
+	}
+	result, start, err := s.dispatch(c.session, q)
 	if q.ID == nil {
 		return nil, start
 	}
@@ -406,6 +426,11 @@ func (s *Server) respondOne(session *session, message []byte) (answer []byte, st
 		return encodeFault(q.ID, &fault{Code: -32603, Message: "Internal error"}), start
 	}
 	return answer, start
+}
+
+// asksMetadata says whether a request is for the metadata, by its own method or through the runtime's API.
+func asksMetadata(q request) bool {
+	return q.Method == "state_getMetadata" || q.Method == "state_call" && bytes.Contains(q.Params, []byte(`"Metadata_`))
 }
 
 // quoted is a result that stands as it is on the wire: JSON without white space.

@@ -13,11 +13,12 @@ import (
 // session is one WebSocket connection to the server. Requests are answered in their order; notifications come between
 // the answers, but none of a subscription before its own.
 type session struct {
-	server *Server
-	ws     *websocket.Conn
-	feeds  sync.WaitGroup
-	ctx    context.Context // ends with the connection; set by run
-	stop   context.CancelFunc
+	server  *Server
+	ws      *websocket.Conn
+	network string // that the connection comes from
+	feeds   sync.WaitGroup
+	ctx     context.Context // ends with the connection; set by run
+	stop    context.CancelFunc
 
 	mu      sync.Mutex
 	queue   [][]byte
@@ -41,8 +42,8 @@ type feed struct {
 	held    []any // results that came before the subscription was answered
 }
 
-func newSession(s *Server, ws *websocket.Conn) *session {
-	return &session{server: s, ws: ws, filled: make(chan struct{}, 1), subs: map[string]*feed{}}
+func newSession(s *Server, ws *websocket.Conn, network string) *session {
+	return &session{server: s, ws: ws, network: network, filled: make(chan struct{}, 1), subs: map[string]*feed{}}
 }
 
 // run serves the connection until it ends and everything it started has stopped.
@@ -65,7 +66,7 @@ func (s *session) run(ctx context.Context) {
 			s.ws.Close(websocket.StatusUnsupportedData, "text frames only") //nolint:errcheck // it is over either way
 			return
 		}
-		answer, then := s.server.respond(s, message)
+		answer, then := s.server.respond(caller{s, s.network}, message)
 		if answer != nil {
 			s.send(answer)
 		}

@@ -273,6 +273,25 @@ func TestServerCaps(t *testing.T) {
 	}
 }
 
+// TestServerPacesMetadata: one place gets the metadata as often as many clients' starts ask for it, then hears that it asks too
+// often; what is small goes on.
+func TestServerPacesMetadata(t *testing.T) {
+	s := serve(t, true, subtensor.ServerConfig{})
+	ask := `{"jsonrpc":"2.0","id":1,"method":"state_getMetadata"}`
+	got, asked := "", 0
+	for asked = 1; asked <= 1000; asked++ {
+		if got = s.post(t, ask); len(got) < 1000 {
+			break
+		}
+	}
+	if got != `{"jsonrpc":"2.0","error":{"code":-32004,"message":"storage work rate limit exceeded"},"id":1}` || asked < 100 {
+		t.Errorf("request %d: %d bytes %.200s", asked, len(got), got)
+	}
+	if got := s.post(t, `{"jsonrpc":"2.0","id":1,"method":"system_chain"}`); !strings.Contains(got, `"result"`) {
+		t.Error(got)
+	}
+}
+
 // TestServerDropsSlowReader: answers that nobody reads end the connection instead of filling the memory.
 func TestServerDropsSlowReader(t *testing.T) {
 	s := serve(t, true, subtensor.ServerConfig{})

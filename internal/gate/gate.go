@@ -33,9 +33,16 @@ func Listen(ln net.Listener, limit, perNetwork int) net.Listener {
 	return &listener{Listener: ln, max: limit, maxPerNetwork: perNetwork, networks: make(map[string]int)}
 }
 
+// ListenPaced is Listen where one network may also come only so often: a handshake of TLS costs this side more than many
+// requests, and who asks once a connection would have one for each.
+func ListenPaced(ln net.Listener, limit, perNetwork int, pace *Rates) net.Listener {
+	return &listener{Listener: ln, max: limit, maxPerNetwork: perNetwork, pace: pace, networks: make(map[string]int)}
+}
+
 type listener struct {
 	net.Listener
 	max, maxPerNetwork int
+	pace               *Rates // nil: none
 
 	mu       sync.Mutex
 	total    int
@@ -50,7 +57,7 @@ func (l *listener) Accept() (net.Conn, error) {
 			return nil, err
 		}
 		from := Network(c.RemoteAddr().String())
-		if l.enter(from) {
+		if (l.pace == nil || l.pace.Take(from)) && l.enter(from) {
 			return &conn{Conn: c, leave: sync.OnceFunc(func() { l.leave(from) })}, nil
 		}
 		c.Close()
@@ -111,11 +118,14 @@ func NewRates(perSecond float64, burst int, now func() time.Time) *Rates {
 }
 
 // Take says whether who may have one more request now.
-func (r *Rates) Take(who string) bool {
+func (r *Rates) Take(who string) bool { return r.TakeN(who, 1) }
+
+// TakeN is Take of a request that costs as much as n; none costs more than a burst.
+func (r *Rates) TakeN(who string, n int) bool {
 	now := r.now()
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.of(who, now).AllowN(now, 1)
+	return r.of(who, now).AllowN(now, min(n, r.burst))
 }
 
 func (r *Rates) of(who string, now time.Time) *rate.Limiter {

@@ -68,6 +68,38 @@ func TestOneNetworkLeavesRoomForOthers(t *testing.T) {
 	refused("127.0.0.6")
 }
 
+// TestOneNetworkComesInPace: one place's connections beyond its pace are closed at once, another's are not.
+func TestOneNetworkComesInPace(t *testing.T) {
+	raw, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := time.Unix(0, 0)
+	ln := ListenPaced(raw, 100, 100, NewRates(1, 2, func() time.Time { return at }))
+	taken := make(chan string, 8)
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		for {
+			c, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			taken <- Network(c.RemoteAddr().String())
+			c.Close()
+		}
+	}()
+	defer func() { ln.Close(); <-ended }()
+	for _, from := range []string{"127.0.0.1", "127.0.0.1", "127.0.0.1", "127.0.0.1", "127.0.0.2"} {
+		dialFrom(t, from, raw.Addr().String())
+	}
+	for i, want := range []string{"127.0.0.1/32", "127.0.0.1/32", "127.0.0.2/32"} {
+		if got := <-taken; got != want {
+			t.Errorf("connection %d is of %s, want %s", i, got, want)
+		}
+	}
+}
+
 func TestNetworks(t *testing.T) {
 	for remote, want := range map[string]string{"1.2.3.4:5": "1.2.3.4/32", "[::ffff:1.2.3.4]:5": "1.2.3.4/32", "[2001:db8:1:2:3::4]:5": "2001:db8:1:2::/64", "x": "x"} {
 		if got := Network(remote); got != want {
