@@ -257,7 +257,9 @@ func TestRateLimit(t *testing.T) {
 // TestPagesCost: a long page counts for as many requests as it takes the work of.
 func TestPagesCost(t *testing.T) {
 	now := time.Unix(1_800_000_000, 0)
-	empty := &results{verifications: func(basilica.VerificationQuery) (basilica.VerificationPage, error) { return basilica.VerificationPage{}, nil }}
+	empty := &results{verifications: func(basilica.VerificationQuery) (basilica.VerificationPage, error) {
+		return basilica.VerificationPage{}, nil
+	}}
 	h, err := New(Config{Version: "1", Results: empty, PerSec: 1, Burst: 21, Now: func() time.Time { return now }, Failed: func(string, error) {}})
 	if err != nil {
 		t.Fatal(err)
