@@ -33,7 +33,20 @@ func interpreter(t *testing.T, path string) bool {
 // TestChildOnGPUs: the real program proves both cards behind a driver's library through one barrier, tells of failing ones what they
 // failed at, and without a driver, or built without one, says so.
 func TestChildOnGPUs(t *testing.T) {
-	program, library, dir := build(t, ""), fakecuda.Build(t), t.TempDir()
+	library, dir, machine := fakecuda.Build(t), t.TempDir(), t.TempDir()
+	program := build(t, "", "-X main.system="+machine)
+	bus := filepath.Join(machine, "sys/bus/pci/devices")
+	for _, at := range []string{"0000:3b:00.0", "0000:3c:00.0"} { // where the fake driver has its first two cards
+		for name, text := range map[string]string{"class": "0x030200\n", "vendor": "0x10de\n", "device": "0x2330\n"} {
+			err := os.MkdirAll(filepath.Join(bus, at), 0o755)
+			if err == nil {
+				err = os.WriteFile(filepath.Join(bus, at, name), []byte(text), 0o600)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
 	if !interpreter(t, program) {
 		t.Error("gpu-attestor is static: it cannot load a driver")
 	}
@@ -69,8 +82,21 @@ func TestChildOnGPUs(t *testing.T) {
 	if j := run(behind("devices=2,memory=16777216,held=16700000")).Judgement; j.Reason != "ABORTED_3" {
 		t.Errorf("memory held by others: %+v", j)
 	}
-	// MIG is on: what the driver names is no card that NVML knows.
-	if out := says(t, behind("mig=1,fail=nvmlDeviceGetUUID:1:3").Path, "prove", "--unbound", "--key", filepath.Join(dir, "key.pem")); !strings.Contains(out, "no device to prove") {
+	// A card that the libraries invent is left out; where no other is left, prove says why, as detect does.
+	if j := run(behind("devices=3,memory=16777216")).Judgement; len(j.GPUs) != 2 || j.Reason == "" {
+		t.Errorf("a third card that is not on the bus: %+v", j)
+	}
+	prove := []string{"prove", "--unbound", "--key", filepath.Join(dir, "key.pem")}
+	if out := says(t, behind("mig=1").Path, prove...); !strings.Contains(out, "[GPU_MIG]") || !strings.Contains(out, "\nFix: ") {
+		t.Error(out)
+	}
+	if err := os.RemoveAll(bus); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Mkdir(bus, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if out := says(t, behind("memory=16777216").Path, prove...); !strings.Contains(out, "[GPU_NOT_ON_BUS]") || !strings.Contains(out, "\nFix: ") {
 		t.Error(out)
 	}
 	if d, err := (Child{Path: program, Log: quiet()}).Detect(t.Context()); basilica.CodeOf(err) != "ATTESTOR_FAILED" {

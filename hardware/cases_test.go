@@ -216,8 +216,11 @@ func TestCaseA3_2(t *testing.T) {
 	if m := c.MIG; m == nil || len(m.Slices) != 1 || m.Slices[0].UUID != slice.GetUUID || *m.Slices[0].MemoryBytes != 5100273664 {
 		t.Errorf("%+v", m)
 	}
-	if d.Usable(at, "") || d.Usable("", strings.TrimPrefix(strings.ToLower(slice.GetUUID), "mig-")) {
-		t.Error("the card or its instance is offered")
+	if err := d.Usable(at, ""); basilica.CodeOf(err) != "GPU_MIG" || basilica.FixOf(err) == "" {
+		t.Error("the card is offered:", err)
+	}
+	if err := d.Usable("", strings.TrimPrefix(strings.ToLower(slice.GetUUID), "mig-")); basilica.CodeOf(err) != "GPU_HIDDEN" {
+		t.Error("its instance is offered:", err)
 	}
 	x := smi(t, "A3-2-mig-noperm.xml").GPUs[0]
 	if here, err := basilica.ParsePCI(x.ID); err != nil || here.String() != at || x.MIG != "Enabled" || integer(x.Memory) != 0 {

@@ -157,14 +157,18 @@ func (d Detection) Ready() int {
 	return n
 }
 
-// Usable says whether the card at a PCI address, or of a UUID, can be proven whole. A device that no witness knows cannot.
-func (d Detection) Usable(pci, uuid string) bool {
+// Usable says whether the card at a PCI address, or of a UUID, can be proven whole: nil, or an error with the code of the
+// finding. A device that no witness knows cannot.
+func (d Detection) Usable(pci, uuid string) error {
 	at, err := basilica.ParsePCI(pci)
 	for _, c := range d.Cards {
 		here, errHere := basilica.ParsePCI(c.PCI)
 		if c.UUID != "" && c.UUID == uuid || err == nil && errHere == nil && here == at {
-			return c.State == CardReady
+			if c.State == CardReady {
+				return nil
+			}
+			return basilica.E(basilica.Unavailable, c.Reason.Code, c.Reason.Sentence, c.Reason.Fix)
 		}
 	}
-	return false
+	return basilica.E(basilica.Unavailable, "GPU_HIDDEN", "no witness names a GPU at "+clean(pci)+" or with the UUID "+clean(uuid), "")
 }

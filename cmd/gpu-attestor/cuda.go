@@ -80,8 +80,8 @@ func openCard(d *nvidia.Driver, c nvidia.Card, serial string) (cudaDevice, error
 	return out, nil
 }
 
-// cudaDevices takes all GPUs of this machine into use at once: each needs a second for its context and kernels.
-func cudaDevices() (m machine, err error) {
+// cudaDevices takes all usable GPUs of this machine into use at once: each needs a second for its context and kernels.
+func cudaDevices(usable func(pci, uuid string) bool) (m machine, err error) {
 	d, err := cudaDriver()
 	if err != nil {
 		return m, err
@@ -90,11 +90,8 @@ func cudaDevices() (m machine, err error) {
 	if err != nil {
 		return m, err
 	}
+	cards = slices.DeleteFunc(cards, func(c nvidia.Card) bool { return !usable(c.PCI, strings.TrimPrefix(c.UUIDText(), "GPU-")) })
 	report := cudaReport()
-	// A card that NVML does not name is an instance of one that MIG cut: it is not offered as a card.
-	if len(report.Readings) > 0 {
-		cards = slices.DeleteFunc(cards, func(c nvidia.Card) bool { return cudaReading(report, c).UUID == "" })
-	}
 	open := make([]cudaDevice, len(cards))
 	var group errgroup.Group
 	for i, c := range cards {

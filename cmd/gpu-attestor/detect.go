@@ -36,7 +36,7 @@ func detectCommand(o *options) *cobra.Command {
 kernel driver. What they disagree on is a finding; nothing of it is a proof. Without --key no attestation key is named, and
 cards that were lost since the last look are not remembered.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			d, err := o.detect(cmd.Context(), hardware.Real())
+			d, err := o.detect(cmd.Context(), hardware.At(system))
 			if err != nil {
 				return err
 			}

@@ -1,16 +1,19 @@
 package main
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
+	"time"
 
 	"basilica"
 	"basilica/attest"
 	"basilica/attestor"
+	"basilica/hardware"
 )
 
 // machine is what a proof runs on.
@@ -44,8 +47,8 @@ func checkDevice(kind string) error {
 	return nil
 }
 
-// machine takes into use every whole GPU that the CUDA driver and NVML name, also one that detect disputes, and as many software
-// devices as were asked for; kind leaves one of them. The proof decides what a disputed card is worth.
+// machine takes into use every GPU that detect calls ready, and as many software devices as were asked for; kind leaves one of them.
+// A card that detect refuses is left out and the log says why; where that leaves no device at all, it is the error.
 func (o *options) machine(spki []byte, kind string) (m machine, err error) {
 	if err := checkDevice(kind); err != nil {
 		return m, err
@@ -54,8 +57,19 @@ func (o *options) machine(spki []byte, kind string) (m machine, err error) {
 	if err != nil {
 		return m, err
 	}
+	var refused error
 	if kind != deviceSoftware {
-		m, err = cudaDevices()
+		cuda, nvml := witnesses()
+		seen := hardware.At(system).Detect(cuda, nvml, nil, time.Now())
+		usable := func(pci, uuid string) bool {
+			why := seen.Usable(pci, uuid)
+			if why != nil {
+				o.log().Warn("a GPU is left out", "pci", pci, "uuid", uuid, "code", basilica.CodeOf(why), "sentence", why.Error(), "fix", basilica.FixOf(why))
+				refused = cmp.Or(refused, why)
+			}
+			return why == nil
+		}
+		m, err = cudaDevices(usable)
 		switch code := basilica.CodeOf(err); {
 		case err == nil:
 		case kind == "" && (code == "CUDA_ABSENT" || code == "CUDA_NO_DEVICE" || code == "CUDA_UNBUILT"):
@@ -69,6 +83,9 @@ func (o *options) machine(spki []byte, kind string) (m machine, err error) {
 			return machine{}, errors.Join(err, m.close())
 		}
 		m.devices = append(m.devices, soft...)
+	}
+	if len(m.devices) == 0 && refused != nil {
+		return machine{}, refused
 	}
 	return m, nil
 }

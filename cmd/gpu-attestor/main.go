@@ -25,6 +25,9 @@ import (
 // version is set by the linker: -ldflags "-X main.version=…".
 var version = "dev"
 
+// system is the directory under which the kernel's /proc and /sys are looked for. Only tests link another one than the root.
+var system = "/"
+
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	err := root().ExecuteContext(ctx)
@@ -34,7 +37,40 @@ func main() {
 		if fix := basilica.FixOf(err); fix != "" {
 			fmt.Fprintln(os.Stderr, "Fix:", fix)
 		}
-		os.Exit(1)
+	}
+	os.Exit(exitCode(err))
+}
+
+// exitCode is 0 for what was done, 2 for a command line that is wrong, 1 for all else, as with basilica.
+func exitCode(err error) int {
+	switch {
+	case err == nil:
+		return 0
+	case basilica.CodeOf(err) == "USAGE":
+		return 2
+	}
+	return 1
+}
+
+// wrongUsage is a command line that cannot be understood.
+func wrongUsage(cmd *cobra.Command, err error) error {
+	return basilica.E(basilica.Invalid, "USAGE", err.Error(), fmt.Sprintf("see `%s --help`", cmd.CommandPath()))
+}
+
+// strict has a command and those below it tell of wrong arguments as of wrong flags.
+func strict(c *cobra.Command) {
+	if c.HasSubCommands() {
+		c.Args, c.RunE = cobra.NoArgs, func(cmd *cobra.Command, _ []string) error { return cmd.Help() }
+	}
+	check := c.Args
+	c.Args = func(cmd *cobra.Command, args []string) error {
+		if err := check(cmd, args); err != nil {
+			return wrongUsage(cmd, err)
+		}
+		return nil
+	}
+	for _, sub := range c.Commands() {
+		strict(sub)
 	}
 }
 
@@ -64,6 +100,8 @@ func root() *cobra.Command {
 	cmd.PersistentFlags().IntVar(&o.parallel, "parallel", 0, "goroutines of a software device; 0: one per processor")
 	cmd.PersistentFlags().BoolVar(&o.verbose, "verbose", false, "log every phase")
 	cmd.AddCommand(detectCommand(o), proveCommand(o), selftestCommand(o), keygenCommand(o), rotateCommand(o), versionCommand(o))
+	cmd.SetFlagErrorFunc(wrongUsage)
+	strict(cmd)
 	return cmd
 }
 

@@ -70,3 +70,20 @@ func TestRefusals(t *testing.T) {
 		}
 	}
 }
+
+// TestExitCodes: what is wrong on the command line ends with 2, as with basilica, and all else with 1.
+func TestExitCodes(t *testing.T) {
+	for _, args := range [][]string{
+		{"detect", "--kye", "x"}, {"detect", "--software-gpus", "many"}, {"detect", "card"}, {"detekt"}, {"selftest", "--device", "tpu"}, {"selftest", "--runs", "0"},
+	} {
+		if _, err := run(t, args...); basilica.CodeOf(err) != "USAGE" || basilica.FixOf(err) == "" || exitCode(err) != 2 {
+			t.Errorf("%v: %v, exit code %d", args, err, exitCode(err))
+		}
+	}
+	if _, err := run(t, "keygen"); exitCode(err) != 1 {
+		t.Error(err)
+	}
+	if out, err := run(t); exitCode(err) != 0 || !strings.Contains(out, "selftest") {
+		t.Error(out, err)
+	}
+}

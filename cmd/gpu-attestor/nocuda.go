@@ -12,7 +12,7 @@ import (
 // errUnbuilt: a static build cannot load the driver's library.
 var errUnbuilt = basilica.E(basilica.NotFound, "CUDA_UNBUILT", "this gpu-attestor was built without CUDA", "build it with `make build`, without the tag nocuda")
 
-func cudaDevices() (machine, error) { return machine{}, errUnbuilt }
+func cudaDevices(func(pci, uuid string) bool) (machine, error) { return machine{}, errUnbuilt }
 
 type sizer func(vramBytes uint64) (attest.Params, error)
 
