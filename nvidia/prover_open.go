@@ -3,8 +3,12 @@ package nvidia
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
+	"runtime"
 	"slices"
+
+	"golang.org/x/sync/errgroup"
 
 	"basilica/attest"
 )
@@ -30,24 +34,52 @@ func (g *Prover) lay(pieces []attest.Piece) (opening []byte, parts []part) {
 	return opening, parts
 }
 
-// write writes one piece, of the tree with that crown over the bytes from base on.
-func (g *Prover) write(x part, crown attest.Crown, base Memory) error {
-	under := crown.Below(x.piece.First)
+// below reads the leaves that hang with one on the same node of its tree's crown; the tree is over the bytes from base on.
+func (g *Prover) below(leaf int, crown attest.Crown, base Memory) ([]byte, error) {
+	under := crown.Below(leaf)
 	data := make([]byte, under.Count*attest.LeafSize)
-	if err := g.dev.Read(data, base+Memory(under.First*attest.LeafSize)); err != nil {
+	return data, g.dev.Read(data, base+Memory(under.First*attest.LeafSize))
+}
+
+// opener writes pieces on the other processors while the device goes on, for the lower part of a tree is hashed here: 2,048 leaves
+// of an H200's cells. No more pieces are held at a time than there are processors.
+type opener struct {
+	g     *Prover
+	group errgroup.Group
+}
+
+func newOpener(g *Prover) *opener {
+	w := &opener{g: g}
+	w.group.SetLimit(runtime.GOMAXPROCS(0))
+	return w
+}
+
+// open writes one piece from the leaves below its node.
+func (w *opener) open(x part, crown attest.Crown, data []byte) {
+	w.group.Go(func() error {
+		crown.Open(x.to[:0], x.piece, data)
+		return nil
+	})
+}
+
+// write reads one piece's leaves of the tree with that crown over the bytes from base on, and writes it.
+func (w *opener) write(x part, crown attest.Crown, base Memory) error {
+	data, err := w.g.below(x.piece.First, crown, base)
+	if err != nil {
 		return err
 	}
-	crown.Open(x.to[:0], x.piece, data)
+	w.open(x, crown, data)
 	return nil
 }
 
 // Open opens what the validator asked for. The indices were checked against the parameters (attest.Prover does so). Walk and mix
 // are replayed; leaves of the fill come last, layer by layer, when the working area is free for their trees.
-func (g *Prover) Open(ctx context.Context, q attest.OpenRequest) (attest.Opened, error) {
+func (g *Prover) Open(ctx context.Context, q attest.OpenRequest) (o attest.Opened, err error) {
 	if g.crowns == nil {
-		return attest.Opened{}, attest.ErrOrder
+		return o, attest.ErrOrder
 	}
-	var o attest.Opened
+	w := newOpener(g)
+	defer func() { err = errors.Join(err, w.group.Wait()) }()
 	var layers []part
 	lay := func(pieces []attest.Piece) []byte {
 		b, parts := g.lay(pieces)
@@ -64,22 +96,22 @@ func (g *Prover) Open(ctx context.Context, q attest.OpenRequest) (attest.Opened,
 		o.Blocks = append(o.Blocks, lay([]attest.Piece{g.p.BlockPiece(i)}))
 	}
 	var some []part
-	var err error
-	if o.Walk, some, err = g.openWalk(ctx, q.Walk); err != nil {
+	if o.Walk, some, err = w.openWalk(ctx, q.Walk); err != nil {
 		return attest.Opened{}, fmt.Errorf("open walk: %w", err)
 	}
 	layers = append(layers, some...)
-	if o.Mix, some, err = g.openMix(ctx, q.Mix); err != nil {
+	if o.Mix, some, err = w.openMix(ctx, q.Mix); err != nil {
 		return attest.Opened{}, fmt.Errorf("open mix: %w", err)
 	}
-	if err := g.openLayers(ctx, append(layers, some...)); err != nil {
+	if err := w.openLayers(ctx, append(layers, some...)); err != nil {
 		return attest.Opened{}, fmt.Errorf("open layers: %w", err)
 	}
 	return o, nil
 }
 
 // openLayers hashes every layer that is touched once.
-func (g *Prover) openLayers(ctx context.Context, parts []part) error {
+func (w *opener) openLayers(ctx context.Context, parts []part) error {
+	g := w.g
 	slices.SortStableFunc(parts, func(a, b part) int { return cmp.Compare(a.piece.Tag, b.piece.Tag) })
 	var crown attest.Crown
 	for i, x := range parts {
@@ -93,7 +125,7 @@ func (g *Prover) openLayers(ctx context.Context, parts []part) error {
 				return err
 			}
 		}
-		if err := g.write(x, crown, g.at(int(l))); err != nil {
+		if err := w.write(x, crown, g.at(int(l))); err != nil {
 			return err
 		}
 	}
@@ -101,8 +133,9 @@ func (g *Prover) openLayers(ctx context.Context, parts []part) error {
 }
 
 // openWalk replays the walk. Only the states around the batches asked for are hashed again; a batch overwrites the states of the one
-// before, so what is opened of those is written first.
-func (g *Prover) openWalk(ctx context.Context, items []attest.WalkIndex) (out [][]byte, layers []part, err error) {
+// before, so what is opened of those is read first.
+func (w *opener) openWalk(ctx context.Context, items []attest.WalkIndex) (out [][]byte, layers []part, err error) {
+	g := w.g
 	byBatch := map[int][]int{}
 	last := -1
 	for k, x := range items {
@@ -111,36 +144,45 @@ func (g *Prover) openWalk(ctx context.Context, items []attest.WalkIndex) (out []
 	}
 	out = make([][]byte, len(items))
 	bs := attest.FirstLink(attest.Final(g.seed, g.roots), g.walkKey)
-	var crown attest.Crown
+	var crown attest.Crown // of the states before the batch, where any of them is opened
 	for b := range last + 1 {
 		if err := ctx.Err(); err != nil {
 			return nil, nil, err
 		}
-		before := make([]step, len(byBatch[b]))
+		before := make([][]byte, len(byBatch[b])) // the leaves around the lane's state
 		for i, k := range byBatch[b] {
-			if before[i], err = g.before(b, items[k].Lane, crown); err != nil {
+			if b == 0 {
+				continue
+			}
+			if before[i], err = g.below(stateLeaf(items[k].Lane), crown, g.work); err != nil {
 				return nil, nil, err
 			}
 		}
 		if err := g.batch(b, bs); err != nil {
 			return nil, nil, err
 		}
+		earlier := crown
 		if len(byBatch[b]) > 0 || len(byBatch[b+1]) > 0 {
 			if crown, err = g.crown(g.work, attest.StateTag(b), g.walkDigests()); err != nil {
 				return nil, nil, err
 			}
 		}
 		for i, k := range byBatch[b] {
-			pieces, err := g.p.WalkPieces(g.walkKey, bs, items[k], before[i].state, g.block)
+			var state []byte
+			if b > 0 {
+				at := items[k].Lane*attest.StateSize - earlier.Below(stateLeaf(items[k].Lane)).First*attest.LeafSize
+				state = before[i][at : at+attest.StateSize]
+			}
+			pieces, err := g.p.WalkPieces(g.walkKey, bs, items[k], state, g.block)
 			if err != nil {
 				return nil, nil, err
 			}
 			opening, parts := g.lay(pieces)
 			if b > 0 {
-				copy(parts[0].to, before[i].piece)
+				w.open(parts[0], earlier, before[i])
 				parts = parts[1:]
 			}
-			if err := g.write(parts[0], crown, g.work); err != nil {
+			if err := w.write(parts[0], crown, g.work); err != nil {
 				return nil, nil, err
 			}
 			out[k], layers = opening, append(layers, parts[1:]...)
@@ -150,25 +192,12 @@ func (g *Prover) openWalk(ctx context.Context, items []attest.WalkIndex) (out []
 	return out, layers, nil
 }
 
-// step is where a lane stands before a batch: its state, and the piece that opens it.
-type step struct{ state, piece []byte }
-
-// before reads a lane's state in front of batch b; there is none before batch 0. crown is that of batch b-1.
-func (g *Prover) before(b, lane int, crown attest.Crown) (s step, err error) {
-	if b == 0 {
-		return s, nil
-	}
-	s.state = make([]byte, attest.StateSize)
-	if err := g.dev.Read(s.state, g.work+Memory(lane*attest.StateSize)); err != nil {
-		return s, err
-	}
-	opening, parts := g.lay([]attest.Piece{{Tag: attest.StateTag(b - 1), First: lane * attest.StateSize / attest.LeafSize, Count: 1}})
-	s.piece = opening
-	return s, g.write(parts[0], crown, g.work)
-}
+// stateLeaf is the leaf that holds a lane's state.
+func stateLeaf(lane int) int { return lane * attest.StateSize / attest.LeafSize }
 
 // openMix replays the mix. After a round the cells before it are still there; their trees are known from Trace.
-func (g *Prover) openMix(ctx context.Context, items []attest.MixIndex) (out [][]byte, layers []part, err error) {
+func (w *opener) openMix(ctx context.Context, items []attest.MixIndex) (out [][]byte, layers []part, err error) {
+	g := w.g
 	if len(items) == 0 {
 		return nil, nil, nil
 	}
@@ -190,9 +219,9 @@ func (g *Prover) openMix(ctx context.Context, items []attest.MixIndex) (out [][]
 			for _, x := range parts {
 				switch x.piece.Tag {
 				case attest.CellTag(r - 1):
-					err = g.write(x, g.crowns[r-2], g.cells(r-1))
+					err = w.write(x, g.crowns[r-2], g.cells(r-1))
 				case attest.CellTag(r):
-					err = g.write(x, g.crowns[r-1], g.cells(r))
+					err = w.write(x, g.crowns[r-1], g.cells(r))
 				default:
 					layers = append(layers, x)
 				}
