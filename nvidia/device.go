@@ -5,11 +5,12 @@ package nvidia
 // Memory is an address on a device.
 type Memory uint64
 
-// Launch is one kernel launch: the kernel's name in the module, grid and block in x and y (z is 1), and the arguments in the
-// kernel's order. An argument is a Memory, a uint32 or a uint64 and nothing else; it takes 8, 4 and 8 bytes.
+// Launch is one kernel launch: the kernel's name in the module, grid and block in x and y (z is 1), the bytes of shared memory that
+// the kernel has beside what its module names (dynamic shared memory), and the arguments in the kernel's order. An argument is a Memory, a uint32 or a uint64 and nothing else; it takes 8, 4 and 8 bytes.
 type Launch struct {
 	Kernel      string
 	Grid, Block [2]uint32
+	Shared      uint32
 	Args        []any
 }
 

@@ -36,6 +36,13 @@ const (
 	attributeMinor      = 76
 )
 
+// attributeShared is the attribute of a function that says how much dynamic shared memory it may be launched with (CUDA Driver API,
+// "CUfunction_attribute"); above defaultShared it has to be set.
+const (
+	attributeShared = 8
+	defaultShared   = 48 << 10
+)
+
 type (
 	deviceHandle   int32
 	contextHandle  uintptr
@@ -70,6 +77,7 @@ type Driver struct {
 	cuModuleLoadDataEx           func(module *moduleHandle, image unsafe.Pointer, options uint32, keys, values uintptr) result
 	cuModuleUnload               func(module moduleHandle) result
 	cuModuleGetFunction          func(function *functionHandle, module moduleHandle, name *byte) result
+	cuFuncSetAttribute           func(function functionHandle, attribute, value int32) result
 	cuLaunchKernel               func(f functionHandle, gridX, gridY, gridZ, blockX, blockY, blockZ, shared uint32, stream uintptr, args, extra unsafe.Pointer) result
 }
 
@@ -105,7 +113,7 @@ func OpenDriver(paths []string) (*Driver, error) {
 		"cuMemAlloc_v2": &d.cuMemAlloc_v2, "cuMemFree_v2": &d.cuMemFree_v2, "cuMemcpyHtoD_v2": &d.cuMemcpyHtoD_v2,
 		"cuMemcpyDtoH_v2": &d.cuMemcpyDtoH_v2, "cuMemcpyDtoDAsync_v2": &d.cuMemcpyDtoDAsync_v2,
 		"cuModuleLoadDataEx": &d.cuModuleLoadDataEx, "cuModuleUnload": &d.cuModuleUnload,
-		"cuModuleGetFunction": &d.cuModuleGetFunction, "cuLaunchKernel": &d.cuLaunchKernel,
+		"cuModuleGetFunction": &d.cuModuleGetFunction, "cuFuncSetAttribute": &d.cuFuncSetAttribute, "cuLaunchKernel": &d.cuLaunchKernel,
 	} {
 		l.bind(function, symbol)
 	}
@@ -230,9 +238,9 @@ type Context struct {
 	args      *arguments
 }
 
-// Use makes the card's primary context current to the calling thread and loads the PTX (without a closing zero byte) with the
-// kernels of these names. Codes: CUDA_NO_DEVICE, CUDA_NOT_READY, CUDA_BUSY, CUDA_MEMORY, CUDA_MODULE.
-func (d *Driver) Use(index int, ptx []byte, kernels []string) (_ *Context, err error) {
+// Use makes the card's primary context current to the calling thread and loads the PTX (without a closing zero byte) with
+// these kernels. Codes: CUDA_NO_DEVICE, CUDA_NOT_READY, CUDA_BUSY, CUDA_MEMORY, CUDA_MODULE.
+func (d *Driver) Use(index int, ptx []byte, kernels []Kernel) (_ *Context, err error) {
 	c := &Context{d: d, functions: map[string]functionHandle{}, args: &arguments{}}
 	if c.handle, c.card, err = d.card(index); err != nil {
 		return nil, err
@@ -256,13 +264,18 @@ func (d *Driver) Use(index int, ptx []byte, kernels []string) (_ *Context, err e
 		}
 		return nil, c.moduleError("cuModuleLoadDataEx", r)
 	}
-	for _, name := range kernels {
+	for _, k := range kernels {
 		var f functionHandle
-		symbol := append([]byte(name), 0)
+		symbol := append([]byte(k.Name), 0)
 		if r := d.cuModuleGetFunction(&f, c.module, &symbol[0]); r != 0 {
-			return nil, c.moduleError("cuModuleGetFunction "+name, r)
+			return nil, c.moduleError("cuModuleGetFunction "+k.Name, r)
 		}
-		c.functions[name] = f
+		if k.Shared > defaultShared {
+			if r := d.cuFuncSetAttribute(f, attributeShared, int32(k.Shared)); r != 0 {
+				return nil, c.moduleError("cuFuncSetAttribute "+k.Name, r)
+			}
+		}
+		c.functions[k.Name] = f
 	}
 	return c, nil
 }
@@ -370,7 +383,7 @@ func (c *Context) Launch(l Launch) error {
 	var pin runtime.Pinner
 	defer pin.Unpin()
 	pin.Pin(c.args) // one object holds the pointers and what they point to
-	return c.check("cuLaunchKernel "+l.Kernel, c.d.cuLaunchKernel(f, l.Grid[0], l.Grid[1], 1, l.Block[0], l.Block[1], 1, 0, 0, unsafe.Pointer(&c.args.at[0]), nil))
+	return c.check("cuLaunchKernel "+l.Kernel, c.d.cuLaunchKernel(f, l.Grid[0], l.Grid[1], 1, l.Block[0], l.Block[1], 1, l.Shared, 0, unsafe.Pointer(&c.args.at[0]), nil))
 }
 
 // Sync waits for all that is queued.

@@ -123,7 +123,7 @@ var everyCall = map[string]string{
 	"cuDriverGetVersion": "CUDA_NOT_READY", "cuInit": "CUDA_NOT_READY", "cuDeviceGetCount": "CUDA_NOT_READY", "cuDeviceGet": "CUDA_NOT_READY",
 	"cuDeviceGetName": "CUDA_NOT_READY", "cuDeviceGetUuid_v2": "CUDA_NOT_READY", "cuDeviceTotalMem_v2": "CUDA_NOT_READY",
 	"cuDeviceGetPCIBusId": "CUDA_NOT_READY", "cuDeviceGetAttribute": "CUDA_NOT_READY", "cuDevicePrimaryCtxRetain": "CUDA_NOT_READY",
-	"cuCtxSetCurrent": "CUDA_NOT_READY", "cuModuleLoadDataEx": "CUDA_MODULE", "cuModuleGetFunction": "CUDA_MODULE",
+	"cuCtxSetCurrent": "CUDA_NOT_READY", "cuModuleLoadDataEx": "CUDA_MODULE", "cuModuleGetFunction": "CUDA_MODULE", "cuFuncSetAttribute": "CUDA_MODULE",
 	"cuMemGetInfo_v2": "CUDA_LOST", "cuMemAlloc_v2": "CUDA_LOST", "cuMemcpyHtoD_v2": "CUDA_LOST", "cuMemcpyDtoH_v2": "CUDA_LOST",
 	"cuMemcpyDtoDAsync_v2": "CUDA_LOST", "cuLaunchKernel": "CUDA_LOST", "cuCtxSynchronize": "CUDA_LOST", "cuModuleUnload": "CUDA_LOST",
 	"cuDevicePrimaryCtxRelease_v2": "CUDA_LOST",
@@ -358,7 +358,7 @@ func TestProverOnDP4A(t *testing.T) {
 	if err := w.Close(); err != nil {
 		t.Error(err)
 	}
-	if m, _ := kernels.For(7, 5); m.MMA {
+	if m, _ := kernels.For(7, 5, 12080); m.MMA {
 		t.Error("compute capability 7.5 has no such tensor cores")
 	}
 }

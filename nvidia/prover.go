@@ -4,16 +4,33 @@ import (
 	"context"
 	"fmt"
 	"math/bits"
+	"slices"
 	"time"
 
 	"basilica/attest"
 )
 
-// Product is a kernel that makes layer l >= 2 of the fill, with the arguments (buf, u32 l, u32 pi, u32 rk, u32 n). It is
-// launched as (n/Tile, n/Tile) blocks of Threads, so Tile divides n.
+// Product is a kernel that makes layer l >= 2 of the fill, with the arguments (buf, u32 l, u32 pi, u32 rk, u32 n). A block of
+// Threads makes a tile of Rows x Columns elements, so both divide n. The grid is (n/Columns, n/Rows), or (Blocks, 1) at most where
+// Blocks is not 0: then the blocks share out the tiles among them.
 type Product struct {
 	Kernel        string
-	Tile, Threads uint32
+	Rows, Columns uint32
+	Threads       uint32
+	Shared        uint32 // of Launch
+	Blocks        uint32
+}
+
+// fits says whether the kernel makes layers of n x n.
+func (k Product) fits(n int) bool { return n%int(k.Rows) == 0 && n%int(k.Columns) == 0 }
+
+// launch is that of layer l.
+func (k Product) launch(buf Memory, l, from, roundKey, n uint32) Launch {
+	grid := [2]uint32{n / k.Columns, n / k.Rows}
+	if k.Blocks > 0 {
+		grid = [2]uint32{min(k.Blocks, grid[0]*grid[1]), 1}
+	}
+	return Launch{Kernel: k.Kernel, Grid: grid, Block: [2]uint32{k.Threads, 1}, Shared: k.Shared, Args: []any{buf, l, from, roundKey, n}}
 }
 
 // hashLayers is how many layers are committed to at once: enough to keep the card busy, few enough for their digests to fit into
@@ -54,6 +71,9 @@ func NewProver(dev Device, products []Product, now func() time.Time) *Prover {
 // Spent tells of the last fill.
 func (g *Prover) Spent() Spent { return g.spent }
 
+// Product is the kernel that made the layers of the last fill.
+func (g *Prover) Product() string { return g.product.Kernel }
+
 // Fill makes the fill from its seed and returns the root of every layer.
 func (g *Prover) Fill(ctx context.Context, p attest.Params, seed attest.Digest) ([]attest.Node, error) {
 	if err := p.Check(); err != nil {
@@ -61,16 +81,11 @@ func (g *Prover) Fill(ctx context.Context, p attest.Params, seed attest.Digest) 
 	}
 	g.Release()
 	g.p, g.seed, g.spent = p, seed, Spent{}
-	fits := false
-	for _, k := range g.products {
-		if fits = p.N%int(k.Tile) == 0; fits {
-			g.product = k
-			break
-		}
-	}
-	if !fits {
+	i := slices.IndexFunc(g.products, func(k Product) bool { return k.fits(p.N) })
+	if i < 0 {
 		return nil, fmt.Errorf("%w: no kernel makes products of n = %d", attest.ErrParams, p.N)
 	}
+	g.product = g.products[i]
 	var err error
 	if g.fill, err = g.dev.Alloc(p.FillBytes()); err != nil {
 		return nil, err
@@ -116,11 +131,7 @@ func (g *Prover) layer(l int) error {
 		return g.generate(g.at(l), uint64(g.p.LayerBytes()), g.seed.Word(2*l), g.seed.Word(2*l+1))
 	}
 	from, roundKey := attest.Schedule(g.seed, l)
-	tiles := uint32(g.p.N) / g.product.Tile
-	return g.dev.Launch(Launch{
-		Kernel: g.product.Kernel, Grid: [2]uint32{tiles, tiles}, Block: [2]uint32{g.product.Threads, 1},
-		Args: []any{g.fill, uint32(l), uint32(from), roundKey, uint32(g.p.N)},
-	})
+	return g.dev.Launch(g.product.launch(g.fill, uint32(l), uint32(from), roundKey, uint32(g.p.N)))
 }
 
 // generate queues the generator over bytes of the device.

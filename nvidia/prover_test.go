@@ -36,7 +36,7 @@ func interpreted(t *testing.T, m kernels.Module) *nvidia.Worker {
 	}
 	w, err := nvidia.NewWorker(func() (nvidia.Session, error) {
 		dev := ptxsim.New(parsed, ptxsim.Limits{Memory: 64 << 20, Steps: 1 << 26})
-		return nvidia.Session{Device: dev, Products: nvidia.Products(m), Close: func() error { return nil }}, nil
+		return nvidia.Session{Device: dev, Products: nvidia.Products(m, 3), Close: func() error { return nil }}, nil
 	}, time.Now)
 	if err != nil {
 		t.Fatal(err)
@@ -119,7 +119,7 @@ func TestProverEqualsTheReference(t *testing.T) {
 	for _, c := range []struct {
 		m kernels.Module
 		n int
-	}{{kernels.Oldest(), 64}, {kernels.TensorCores(), 128}} {
+	}{{kernels.Oldest(), 64}, {kernels.TensorCores(), 128}, {kernels.Hopper(), 256}} {
 		t.Run(fmt.Sprintf("%s n=%d", c.m.Name, c.n), func(t *testing.T) {
 			t.Parallel()
 			p, seed := small(c.n), sha256.Sum256([]byte{byte(c.n)})
@@ -256,7 +256,7 @@ func TestProverKeepsTheOrder(t *testing.T) {
 	if _, err := w.Fill(t.Context(), p, attest.Digest{}); !errors.Is(err, attest.ErrParams) {
 		t.Error("three rounds:", err)
 	}
-	g := nvidia.NewProver(nil, []nvidia.Product{{Kernel: "gemm_mma", Tile: 128, Threads: 256}}, time.Now)
+	g := nvidia.NewProver(nil, []nvidia.Product{{Kernel: "gemm_mma", Rows: 128, Columns: 128, Threads: 256}}, time.Now)
 	if _, err := g.Fill(t.Context(), small(64), attest.Digest{}); !errors.Is(err, attest.ErrParams) {
 		t.Error("n below the tile:", err)
 	}

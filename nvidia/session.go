@@ -15,13 +15,13 @@ func (d *Driver) Session(index int) (Session, error) {
 	if err != nil {
 		return Session{}, err
 	}
-	m, ok := kernels.For(card.Major, card.Minor)
+	m, ok := kernels.For(card.Major, card.Minor, d.Version)
 	if !ok {
 		return Session{}, basilica.E(basilica.Unavailable, "CUDA_MODULE", fmt.Sprintf("GPU %d (%.100s) of compute capability %s is older than the kernels", index, card.Name, card.CC()),
 			"use a card of compute capability 7.0 or newer")
 	}
-	products := Products(m)
-	c, err := d.Use(index, []byte(m.PTX), KernelNames(products))
+	products := Products(m, card.SMs)
+	c, err := d.Use(index, []byte(m.PTX), Kernels(products))
 	if err != nil {
 		return Session{}, err
 	}

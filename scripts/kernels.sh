@@ -22,16 +22,19 @@ if [ "${1:-}" = check ]; then
 	cp $source/kernels.cu $out/
 fi
 
-# compile ARCHITECTURE PTX-VERSION [DEFINE]
+# compile ARCHITECTURE PTX-VERSION [DEFINE …]
 compile() {
-	clang-19 -x cuda --cuda-device-only --cuda-gpu-arch="$1" -nocudainc -nocudalib -O3 ${3:+"$3"} -S \
-		-Wall -Wextra -Werror -Xclang -target-feature -Xclang "+$2" $source/kernels.cu -o "$out/k_$1.ptx"
+	arch=$1 ptx=$2
+	shift 2
+	clang-19 -x cuda --cuda-device-only --cuda-gpu-arch="$arch" -nocudainc -nocudalib -O3 "$@" -S \
+		-Wall -Wextra -Werror -Xclang -target-feature -Xclang "+$ptx" $source/kernels.cu -o "$out/k_$arch.ptx"
 }
 compile sm_70 ptx64
 compile sm_80 ptx70 -DSM80
-(cd $out && sha256sum kernels.cu k_sm_70.ptx k_sm_80.ptx >SHA256SUMS)
+compile sm_90a ptx80 -DSM80 -DSM90A
+(cd $out && sha256sum kernels.cu k_sm_70.ptx k_sm_80.ptx k_sm_90a.ptx >SHA256SUMS)
 
-for f in k_sm_70.ptx k_sm_80.ptx SHA256SUMS; do
+for f in k_sm_70.ptx k_sm_80.ptx k_sm_90a.ptx SHA256SUMS; do
 	cmp "$out/$f" "$source/$f" >&2 || {
 		printf '%s\n' "kernels.sh: $source/$f is not what clang-19 makes of kernels.cu" "Fix: scripts/kernels.sh, and commit what it made" >&2
 		exit 1

@@ -1,6 +1,7 @@
 // The GPU kernels of GPOW1 (gpu-proof.md sections 3 and 15.2): integers only, so that every card and the CPU make the same bytes.
 // The source includes nothing, so that clang alone compiles it to PTX (scripts/kernels.sh); what C has no word for is inline PTX.
-// SM80 adds what needs compute capability 8.0: tensor cores fed by asynchronous copies.
+// SM80 adds what needs compute capability 8.0: tensor cores fed by asynchronous copies. SM90A adds what compute capability 9.0 has,
+// and no other.
 //
 // All pointers that are read 16 bytes at a time (base, in, buf, cells) are aligned to 16; byte offsets are u64, since a fill passes 2^32.
 typedef unsigned char u8;
@@ -201,6 +202,198 @@ KERNEL(256, 2) gemm_mma(u8 *buf, u32 l, u32 from, u32 rk, u32 n) {
 #pragma unroll
 	for (u32 k = 0; k < 4; k++)
 		*(u32x4 *)(out + (u64)(k * 32) * n) = *(const u32x4 *)(tiles + ((t >> 3) + k * 32) * OUT_ROW + (t & 7) * 16);
+}
+#endif
+
+#if defined(SM90A)
+// gemm_wgmma is gemm_dp4a on the tensor cores of compute capability 9.0, which read both operands from shared memory themselves: a
+// block makes 128x256 elements at a time, two warpgroups 64x256 each, 128 bytes of every row (a part) at a time; a third warpgroup
+// does nothing but copy the next parts there. The tiles are dealt out to as many blocks as there are, best one a multiprocessor, so
+// that the copies for the next tile run while the elements of one are finished. Grid (any, 1), block 384, WG_SHARED bytes of dynamic
+// shared memory; n is a multiple of 256.
+#define PART 128 // bytes of a row: one row of the layout that the tensor cores call 128-byte swizzle
+#define PART_B (128 * PART) // the rows of B lie behind those of A
+#define PART_SIZE (384 * PART)
+#define PARTS 4 // in shared memory
+#define PARTS_AHEAD 2 // parts that are on their way behind the one that is waited for
+#define WG_OUT (PARTS * PART_SIZE) // the finished elements of the 8 warps, 16 rows of 256 bytes each
+#define WG_FULL (WG_OUT + 128 * 256) // a barrier a part: it has arrived
+#define WG_EMPTY (WG_FULL + PARTS * 8) // a barrier a part: it has been read
+#define WG_SHARED (1024 + WG_EMPTY + PARTS * 8) // the layout begins at a multiple of 1024
+#define WG_GROUP 16 // rows of tiles that are made together, so that those in work at one time share what they read
+
+extern __attribute__((shared)) __attribute__((aligned(1024))) u8 dynamic[];
+
+// Barriers in shared memory count arrivals; a phase ends with the last one. The wait is for the end of the phase of that parity.
+DEVICE void barrier_init(u32 at, u32 count) { asm volatile("mbarrier.init.shared.b64 [%0], %1;" ::"r"(at), "r"(count) : "memory"); }
+DEVICE void barrier_arrive(u32 at, u32 yes) {
+	asm volatile("{ .reg .pred p; .reg .b64 state; setp.ne.u32 p, %1, 0; @p mbarrier.arrive.shared.b64 state, [%0]; }" ::"r"(at), "r"(yes) : "memory");
+}
+DEVICE void barrier_wait(u32 at, u32 parity) {
+	u32 done;
+	do
+		asm volatile("{ .reg .pred p; mbarrier.try_wait.parity.shared.b64 p, [%1], %2; selp.u32 %0, 1, 0, p; }"
+			     : "=r"(done) : "r"(at), "r"(parity) : "memory");
+	while (!done);
+}
+
+// What was written to shared memory is read by the tensor cores through another proxy: the writing thread has to say that it is done.
+#define FENCE_ASYNC asm volatile("fence.proxy.async.shared::cta;" ::: "memory")
+#define COPY_WAIT_ALL_BUT(n) asm volatile("cp.async.wait_group %0;" ::"n"(n) : "memory")
+
+// The accumulators of a warpgroup: element (16 w + l/4 + 8 (e/2 mod 2), 8 (e/4) + 2 (l mod 4) + e mod 2) of the 64x256 is c[e] of
+// lane l in warp w.
+#define ACCUMULATORS \
+	"{" \
+	"%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, " \
+	"%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, " \
+	"%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, " \
+	"%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63, " \
+	"%64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, " \
+	"%80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95, " \
+	"%96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111, " \
+	"%112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127" \
+	"}"
+#define C4(c, i) "+r"(c[i]), "+r"(c[i + 1]), "+r"(c[i + 2]), "+r"(c[i + 3])
+#define C16(c, i) C4(c, i), C4(c, i + 4), C4(c, i + 8), C4(c, i + 12)
+#define C128(c) C16(c, 0), C16(c, 16), C16(c, 32), C16(c, 48), C16(c, 64), C16(c, 80), C16(c, 96), C16(c, 112)
+#define WGMMA(a, b, add) "wgmma.mma_async.sync.aligned.m64n256k32.s32.s8.s8 " ACCUMULATORS ", " a ", " b ", " add ";"
+
+// A matrix in shared memory as wgmma takes it: address / 16, 1024 / 16 from eight rows to the next eight, 128-byte swizzle.
+#define MATRIX(at) ((u64)1 << 62 | (u64)(1024 >> 4) << 32 | (u64)1 << 16 | (u64)((at) >> 4))
+
+// multiply_part begins the product of a part, 32 bytes of every row at a time, two sixteenths further on; what c holds counts where
+// add is not 0.
+DEVICE void multiply_part(u32 *c, u64 a, u64 b, u32 add) {
+	asm volatile("{ .reg .pred add, all; .reg .b64 a1, a2, a3, b1, b2, b3;"
+		     "setp.ne.u32 add, %130, 0; setp.eq.u32 all, 0, 0;"
+		     "add.s64 a1, %128, 2; add.s64 a2, %128, 4; add.s64 a3, %128, 6;"
+		     "add.s64 b1, %129, 2; add.s64 b2, %129, 4; add.s64 b3, %129, 6;"
+		     "wgmma.fence.sync.aligned;"
+		     WGMMA("%128", "%129", "add") WGMMA("a1", "b1", "all") WGMMA("a2", "b2", "all") WGMMA("a3", "b3", "all")
+		     "wgmma.commit_group.sync.aligned; }"
+		     : C128(c) : "l"(a), "l"(b), "r"(add) : "memory");
+}
+#define MULTIPLY_WAIT_ALL_BUT_1 asm volatile("wgmma.wait_group.sync.aligned 1;" ::: "memory")
+DEVICE void multiply_wait(u32 *c) { asm volatile("wgmma.wait_group.sync.aligned 0;" : C128(c) : : "memory"); }
+
+// in_place keeps the compiler from working out ahead, and holding in registers, what is added to x later.
+DEVICE u32 in_place(u32 x) {
+	asm volatile("" : "+r"(x));
+	return x;
+}
+
+// tile_begin gives the first row and column of a tile: down a group's rows first, then on to the next column.
+DEVICE void tile_begin(u32 tile, u32 n, u32 *i, u32 *j) {
+	const u32 rows = n / 128, columns = n / 256, group = WG_GROUP * columns, first = tile / group * WG_GROUP;
+	const u32 height = rows - first < WG_GROUP ? rows - first : WG_GROUP;
+	*i = (first + tile % group % height) * 128;
+	*j = tile % group / height * 256;
+}
+
+KERNEL(384, 1) gemm_wgmma(u8 *buf, u32 l, u32 from, u32 rk, u32 n) {
+	const u32 shared = (shared_at(dynamic) + 1023) & ~1023u;
+	const u64 n2 = (u64)n * n;
+	const u32 t = THREAD, lane = t & 31, parts = n / PART, tiles = (n / 128) * (n / 256);
+	if (t == 0)
+		for (u32 k = 0; k < PARTS * 8; k += 8) {
+			barrier_init(shared + WG_FULL + k, 4); // the copying warps
+			barrier_init(shared + WG_EMPTY + k, 8); // the multiplying ones
+		}
+	BLOCK_BARRIER;
+	u32 slot = 0, round = 0; // where the part lies, and the parity of how often it lay there before
+
+	if (t >= 256) {
+		// Each thread copies one chunk of every sixteenth row.
+		const u32 row = (t - 256) >> 3, chunk = t & 7, copy_to = shared + row * PART + ((chunk ^ (row & 7)) << 4);
+		const u64 below = (u64)16 * n;
+		u32 queued = 0, arrives = 0;
+		for (u32 tile = BLOCK; tile < tiles; tile += BLOCKS) {
+			u32 i, j;
+			tile_begin(tile, n, &i, &j);
+			const u8 *a_from = buf + from * n2 + (u64)(i + row) * n + chunk * 16;
+			const u8 *b_from = buf + (l - 1) * n2 + (u64)(j + row) * n + chunk * 16;
+#pragma unroll 1
+			for (u32 part = 0; part < parts; part++) {
+				barrier_wait(shared + WG_EMPTY + slot * 8, round ^ 1);
+				const u32 to = copy_to + slot * PART_SIZE;
+#pragma unroll
+				for (u32 k = 0; k < 8; k++)
+					copy_async(to + k * 16 * PART, a_from + k * below);
+#pragma unroll
+				for (u32 k = 0; k < 16; k++)
+					copy_async(to + PART_B + k * 16 * PART, b_from + k * below);
+				COPY_COMMIT;
+				a_from += PART;
+				b_from += PART;
+				if (queued == PARTS_AHEAD) {
+					COPY_WAIT_ALL_BUT(PARTS_AHEAD);
+					FENCE_ASYNC;
+					WARP_BARRIER;
+					barrier_arrive(shared + WG_FULL + arrives * 8, lane == 0);
+					arrives = arrives == PARTS - 1 ? 0 : arrives + 1;
+				} else {
+					queued++;
+				}
+				round ^= slot == PARTS - 1;
+				slot = slot == PARTS - 1 ? 0 : slot + 1;
+			}
+		}
+		COPY_WAIT_ALL_BUT(0);
+		FENCE_ASYNC;
+		WARP_BARRIER;
+		for (; queued; queued--) {
+			barrier_arrive(shared + WG_FULL + arrives * 8, lane == 0);
+			arrives = arrives == PARTS - 1 ? 0 : arrives + 1;
+		}
+		return;
+	}
+
+	const u32 warp = t >> 5, wi = warp * 16;
+	const u64 a = MATRIX(shared + (warp >> 2) * 64 * PART), b = MATRIX(shared + PART_B);
+	const u32 out = shared + WG_OUT + warp * 16 * 256;
+	u32 c[128];
+#pragma unroll
+	for (u32 e = 0; e < 128; e++)
+		c[e] = 0;
+	for (u32 tile = BLOCK; tile < tiles; tile += BLOCKS) {
+		u32 i, j, last = 0;
+		tile_begin(tile, n, &i, &j);
+#pragma unroll 1
+		for (u32 part = 0; part < parts; part++) {
+			barrier_wait(shared + WG_FULL + slot * 8, round);
+			multiply_part(c, a + slot * (PART_SIZE >> 4), b + slot * (PART_SIZE >> 4), part);
+			MULTIPLY_WAIT_ALL_BUT_1; // the part before this one
+			barrier_arrive(shared + WG_EMPTY + last * 8, part && lane == 0);
+			last = slot;
+			round ^= slot == PARTS - 1;
+			slot = slot == PARTS - 1 ? 0 : slot + 1;
+		}
+		multiply_wait(c);
+		barrier_arrive(shared + WG_EMPTY + last * 8, lane == 0);
+
+		// The elements go through the warp's own shared memory, so that whole rows of 256 bytes are written. The 16-byte chunks of
+		// 8 rows lie in 8 different groups of banks there.
+		const u32 at = in_place(rk + (i + wi + (lane >> 2)) * 0x27D4EB2F + (j + (lane & 3) * 2) * 0x165667B1);
+		const u32 pair_at = in_place(out + (lane >> 2) * 256 + ((lane >> 2) << 4) + (lane & 3) * 2);
+#pragma unroll
+		for (u32 e = 0; e < 128; e += 2) {
+			const u32 x = at + (e >> 1 & 1) * 8 * 0x27D4EB2F + (e >> 2) * 8 * 0x165667B1;
+			const u32 pair = phi(c[e], x) | phi(c[e + 1], x + 0x165667B1) << 8;
+			const u32 to = (pair_at ^ (e >> 3) << 4) + (e >> 2 & 1) * 8 + (e >> 1 & 1) * 8 * 256;
+			asm volatile("st.shared.u16 [%0], %1;" ::"r"(to), "h"((u16)pair) : "memory");
+		}
+		WARP_BARRIER;
+		u8 *to = buf + l * n2 + (u64)(i + wi + (lane >> 4)) * n + j + (lane & 15) * 16;
+#pragma unroll
+		for (u32 k = 0; k < 16; k += 2) {
+			const u32 row = k + (lane >> 4);
+			u32 w[4];
+			load_shared(w, out + row * 256 + (((lane & 15) ^ (row & 7)) << 4));
+			*(u32x4 *)(to + (u64)k * n) = u32x4{w[0], w[1], w[2], w[3]};
+		}
+		WARP_BARRIER; // before the next tile's elements go there
+	}
 }
 #endif
 

@@ -1,11 +1,13 @@
 // Package ptxsim is an nvidia.Device without a card: it interprets the PTX of the kernels, so that tests on any CPU hold what the
 // compiler made of them against the reference prover. It is imported by tests only.
 //
-// It knows the part of the PTX ISA (NVIDIA, "Parallel Thread Execution ISA", 6.4 to 7.0) that the kernels use and says so of
+// It knows the part of the PTX ISA (NVIDIA, "Parallel Thread Execution ISA", 6.4 to 8.0) that the kernels use and says so of
 // anything else. It is strict where a card would be undefined: addresses outside an allocation, reads that are not aligned, barriers
-// and warp-wide instructions that not all threads reach, and memory and registers that were never written hold a pattern. It is one
-// reading of the ISA: the warps of a block run one after the other from barrier to barrier, blocks likewise, and an asynchronous copy
-// happens when it is waited for. Speed, caches and the order of a real card's warps are not modelled.
+// and warp-wide instructions that not all threads reach, and memory and registers that were never written hold a pattern. What is
+// asynchronous has the worst of both ends: a copy spoils where it goes when it begins and is there when it is waited for; a product
+// of a warpgroup reads shared memory when it begins, must find the same when it is waited for, and its accumulators may not be
+// touched in between. It is one reading of the ISA: the warps of a block run one after the other from wait to wait, blocks likewise.
+// Speed, caches and the order of a real card's warps are not modelled.
 package ptxsim
 
 import (
@@ -33,7 +35,7 @@ type Limits struct {
 // What the static part of every card allows (CUDA C++ Programming Guide, "Technical Specifications per Compute Capability").
 const (
 	maxThreads = 1024     // of a block
-	maxShared  = 48 << 10 // bytes of a block
+	maxShared  = 48 << 10 // bytes of a block that the module names itself
 	warpSize   = 32
 )
 
@@ -52,6 +54,14 @@ type Device struct {
 	next   nvidia.Memory
 	used   uint64
 	warps  map[shape][]warp
+}
+
+// maxShared is how much shared memory a block may have on the cards that the module is for, with what the launch adds.
+func (m *Module) maxShared() int {
+	if m.Target == "sm_90a" {
+		return 227 << 10
+	}
+	return maxShared
 }
 
 // shape is what the registers of a block depend on.
@@ -141,10 +151,12 @@ func (d *Device) Launch(l nvidia.Launch) error {
 		return fmt.Errorf("%w: %s with %d threads a block, at most %d", ErrLaunch, l.Kernel, threads, k.maxThreads)
 	case l.Grid[0] == 0 || l.Grid[1] == 0 || l.Grid[0] > 1<<31-1 || l.Grid[1] > 65535:
 		return fmt.Errorf("%w: %s with a grid of %d x %d", ErrLaunch, l.Kernel, l.Grid[0], l.Grid[1])
+	case max(k.shared, k.dynamic)+int(l.Shared) > d.module.maxShared():
+		return fmt.Errorf("%w: %s with %d bytes of shared memory beside %d, at most %d", ErrLaunch, l.Kernel, l.Shared, k.shared, d.module.maxShared())
 	case len(l.Args) != len(k.params):
 		return fmt.Errorf("%w: %s with %d arguments, it has %d", ErrLaunch, l.Kernel, len(l.Args), len(k.params))
 	}
-	run := newLaunch(d, k, l.Grid, l.Block)
+	run := newLaunch(d, k, l.Grid, l.Block, int(l.Shared))
 	for i, arg := range l.Args {
 		size := 8
 		switch v := arg.(type) {

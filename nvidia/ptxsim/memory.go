@@ -190,6 +190,9 @@ func runStore(w *warp, in *instruction, active uint32) error {
 			put(b[:in.size], w.file[r][l])
 			b = b[in.size:]
 		}
+		if in.space == shared {
+			w.wrote(at+in.offset, in.size*in.count)
+		}
 	}
 	return nil
 }
@@ -254,7 +257,7 @@ func (in *instruction) warpWide(ops []operand) error {
 		in.from = append(in.from, 0, 0)
 		return err
 	}
-	return ErrOpcode
+	return in.async(ops)
 }
 
 // together is the rule of what concerns a warp as a whole: all its threads are there, and the mask names them.
@@ -364,7 +367,7 @@ func bytesOf(word uint64, to []int32) {
 	}
 }
 
-// runCopy begins a copy of 16 bytes for each lane. What is wrong with it shows when it is waited for.
+// runCopy begins a copy of 16 bytes for each lane. From now on until it is waited for, what lies there is not said.
 func runCopy(w *warp, in *instruction, active uint32) error {
 	to, from, size := &w.file[in.from[0]], &w.file[in.from[1]], &w.file[in.from[2]]
 	for l := range to {
@@ -374,7 +377,16 @@ func runCopy(w *warp, in *instruction, active uint32) error {
 		if size[l] != copySize {
 			return fmt.Errorf("%w: a copy of %d bytes", ErrOpcode, size[l])
 		}
-		w.copies = append(w.copies, copyAsync{to[l]&0xffffffff + in.offset, from[l] + in.offset2, w.groups})
+		c := copyAsync{to[l]&0xffffffff + in.offset, from[l] + in.offset2, w.groups}
+		b, err := w.bytes(shared, c.to, copySize)
+		if err != nil {
+			return lane(l, err)
+		}
+		for i := range b {
+			b[i] = poison
+		}
+		w.wrote(c.to, copySize)
+		w.copies = append(w.copies, c)
 	}
 	return nil
 }
@@ -404,6 +416,7 @@ func runWait(w *warp, in *instruction, active uint32) error {
 			return err
 		}
 		copy(to, from)
+		w.wrote(c.to, copySize)
 	}
 	w.copies = append(w.copies[:0], w.copies[left:]...)
 	return nil

@@ -38,6 +38,7 @@ type instruction struct {
 	offset  uint64 // of the address, or of the first of two
 	offset2 uint64 // of the second
 	across  func(lane, b, c uint32) (from uint32, inside bool)
+	touches bool // it reads or writes accumulators of wgmma, and is no wgmma
 }
 
 // arithmetic is an instruction on registers alone: what it does to each lane, and how many values it takes.
@@ -212,6 +213,12 @@ func words(add func(string, int, func(d, a, b, c *row))) {
 			d[l] = uint64(uint32((b[l]<<32 | a[l]&0xffffffff) >> (c[l] & 31)))
 		}
 	})
+	add("div.u32", 2, each(func(a, b, _ uint64) uint64 { // by zero: not said
+		if b == 0 {
+			return 0xffffffff
+		}
+		return uint64(uint32(a) / uint32(b))
+	}))
 	add("mul.hi.u64", 2, each(func(a, b, _ uint64) uint64 { h, _ := bits.Mul64(a, b); return h }))
 }
 

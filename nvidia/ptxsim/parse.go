@@ -28,6 +28,8 @@ type kernel struct {
 	params     []param
 	maxThreads int // .maxntid; 0: not said
 	shared     int // bytes
+	dynamic    int // where the shared memory begins that a launch adds
+	wgmma      bool
 	code       []instruction
 	rows       int
 	constants  map[uint64]int
@@ -36,8 +38,9 @@ type kernel struct {
 
 // Bounds of what a module's text may hold.
 const (
-	maxText  = 8 << 20
-	maxScope = 8
+	maxText   = 8 << 20
+	maxScope  = 8
+	maxVector = 128 // the accumulators of wgmma
 )
 
 type token struct {
@@ -72,7 +75,10 @@ func lex(src string) ([]token, error) {
 			i += n
 		case wordByte(c):
 			j := i + 1
-			for j < len(src) && wordByte(src[j]) {
+			for j < len(src) && (wordByte(src[j]) || strings.HasPrefix(src[j:], "::")) {
+				if src[j] == ':' { // "shared::cta" is one word
+					j++
+				}
 				j++
 			}
 			out = append(out, token{src[i:j], line})
@@ -95,8 +101,9 @@ func lex(src string) ([]token, error) {
 }
 
 type parser struct {
-	tokens []token
-	at     int
+	tokens  []token
+	at      int
+	dynamic map[string]int // names of the shared memory that a launch adds, and how it is aligned
 
 	// Of the kernel that is being read.
 	k       *kernel
@@ -118,7 +125,7 @@ func Parse(src string) (*Module, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &parser{tokens: tokens}
+	p := &parser{tokens: tokens, dynamic: map[string]int{}}
 	m := &Module{kernels: map[string]*kernel{}}
 	for p.at < len(p.tokens) {
 		switch t := p.next(); t.text {
@@ -129,6 +136,10 @@ func Parse(src string) (*Module, error) {
 		case ".address_size":
 			if size := p.next(); size.text != "64" {
 				return nil, p.wrong(size, "addresses of 64 bits")
+			}
+		case ".extern":
+			if err := p.dynamicShared(); err != nil {
+				return nil, err
 			}
 		case ".visible":
 		case ".entry":
@@ -149,6 +160,44 @@ func Parse(src string) (*Module, error) {
 		return nil, fmt.Errorf("%w: a module has a .version, a .target and kernels", ErrSyntax)
 	}
 	return m, nil
+}
+
+// dynamicShared reads ".extern .shared .align 1024 .b8 name[];" behind its first word.
+func (p *parser) dynamicShared() error {
+	if err := p.expect(".shared"); err != nil {
+		return err
+	}
+	align, err := p.alignment()
+	if err != nil {
+		return err
+	}
+	name := p.next()
+	if name.text == "" || !wordByte(name.text[0]) || strings.IndexByte("%.0123456789", name.text[0]) >= 0 {
+		return p.wrong(name, "the name of a variable")
+	}
+	p.dynamic[name.text] = align
+	for _, text := range []string{"[", "]", ";"} {
+		if err := p.expect(text); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// alignment reads ".align 128 .b8".
+func (p *parser) alignment() (int, error) {
+	if err := p.expect(".align"); err != nil {
+		return 0, err
+	}
+	at := p.peek()
+	align, err := p.small(1024)
+	if err != nil {
+		return 0, err
+	}
+	if align == 0 || align&(align-1) != 0 {
+		return 0, p.wrong(at, "a power of two")
+	}
+	return align, p.expect(".b8")
 }
 
 // next takes a token; at the end it is empty.
@@ -402,21 +451,14 @@ func (p *parser) constant(v uint64) int {
 
 // sharedVariable reads ".shared .align 128 .b8 name[49152];" behind its first word.
 func (p *parser) sharedVariable() error {
-	if err := p.expect(".align"); err != nil {
-		return err
-	}
-	at := p.peek()
-	align, err := p.small(1024)
+	align, err := p.alignment()
 	if err != nil {
 		return err
 	}
-	if align == 0 || align&(align-1) != 0 {
-		return p.wrong(at, "a power of two")
-	}
-	if err := p.expect(".b8"); err != nil {
-		return err
-	}
 	name := p.next()
+	if p.k.dynamic > 0 {
+		return p.wrong(name, "no more shared variables behind the use of dynamic shared memory")
+	}
 	if _, twice := p.symbols[name.text]; twice || name.text == "" || !wordByte(name.text[0]) || strings.IndexByte("%.0123456789", name.text[0]) >= 0 {
 		return p.wrong(name, "the name of a variable")
 	}
@@ -437,6 +479,18 @@ func (p *parser) sharedVariable() error {
 		return fmt.Errorf("%w: line %d: %d bytes of shared memory, at most %d", ErrLimit, name.line, p.k.shared, maxShared)
 	}
 	return p.expect(";")
+}
+
+// symbol gives the address of a shared variable, or of the shared memory that a launch adds behind all of them.
+func (p *parser) symbol(name string) (uint64, bool) {
+	if v, ok := p.symbols[name]; ok {
+		return v, true
+	}
+	align, ok := p.dynamic[name]
+	if ok && p.k.dynamic == 0 {
+		p.k.dynamic = max((p.k.shared+align-1)&^(align-1), align)
+	}
+	return uint64(p.k.dynamic), ok
 }
 
 // operand is one operand as written.
@@ -462,8 +516,8 @@ func (p *parser) operand() (operand, error) {
 			if err != nil {
 				return o, err
 			}
-			if e.kind != 'v' || len(o.parts) == 4 {
-				return o, p.wrong(t, "a vector of at most four values")
+			if e.kind != 'v' || len(o.parts) == maxVector {
+				return o, p.wrong(t, fmt.Sprintf("a vector of at most %d values", maxVector))
 			}
 			o.parts = append(o.parts, e)
 			if p.peek().text != "," {
@@ -490,7 +544,7 @@ func (p *parser) operand() (operand, error) {
 	if r, ok := p.row(t.text); ok {
 		return operand{kind: 'v', row: r, dest: true}, nil
 	}
-	if v, ok := p.symbols[t.text]; ok {
+	if v, ok := p.symbol(t.text); ok {
 		return operand{kind: 'v', row: p.constant(v)}, nil
 	}
 	if slices.Contains(specialRegisters, t.text) {
@@ -517,7 +571,7 @@ func (p *parser) address() (operand, error) {
 	}
 	if r, ok := p.row(t.text); ok {
 		o.row = r
-	} else if v, ok := p.symbols[t.text]; ok {
+	} else if v, ok := p.symbol(t.text); ok {
 		o.row = p.constant(v)
 	} else {
 		return o, p.wrong(t, "a register, parameter or variable")
@@ -590,6 +644,7 @@ func (p *parser) finish() error {
 		}
 		in.target = to
 	}
+	p.k.findAccumulators()
 	if len(code) == 0 || code[len(code)-1].guard >= 0 || (code[len(code)-1].kind != branch && code[len(code)-1].kind != leave) {
 		return fmt.Errorf("%w: a kernel that does not end in ret", ErrSyntax)
 	}

@@ -20,13 +20,14 @@ type launch struct {
 	steps   uint64 // left
 	shared  []byte // of the block that runs
 	warps   []warp // likewise
+	async          // likewise
 }
 
 // newLaunch takes the warps that the kernel's last launch of that shape left, whose constants stand already.
-func newLaunch(d *Device, k *kernel, grid, threads [2]uint32) *launch {
+func newLaunch(d *Device, k *kernel, grid, threads [2]uint32, dynamic int) *launch {
 	l := &launch{
 		device: d, kernel: k, grid: grid, threads: threads, args: make([]uint64, len(k.params)), steps: d.limits.Steps,
-		shared: make([]byte, k.shared), warps: d.warps[shape{k, threads}],
+		shared: make([]byte, max(k.shared, k.dynamic)+dynamic), warps: d.warps[shape{k, threads}],
 	}
 	if l.warps == nil {
 		l.warps = make([]warp, (threads[0]*threads[1]+warpSize-1)/warpSize)
@@ -38,34 +39,48 @@ func newLaunch(d *Device, k *kernel, grid, threads [2]uint32) *launch {
 	return l
 }
 
-// block runs one block: its warps in turn, each to the next barrier or its end.
+// block runs one block: its warps in turn, each to the next barrier, to a wait that is not over, or to its end.
+// Every other block runs them in the other order.
 func (l *launch) block(x, y uint32) error {
 	for i := range l.shared {
 		l.shared[i] = poison
 	}
+	l.async.begin(l)
 	for i := range l.warps {
 		l.warps[i].begin(l, x, y)
 	}
 	for {
-		waiting, ended := 0, 0
+		stopped, ended, ends := 0, 0, l.phases
 		for i := range l.warps {
+			if (x+y)&1 != 0 { // what holds in one order only is found
+				i = len(l.warps) - 1 - i
+			}
 			w := &l.warps[i]
-			if w.live != 0 {
+			if w.live != 0 && !w.stopped {
 				if err := w.run(); err != nil {
 					return fmt.Errorf("warp %d: %w", i, err)
 				}
 			}
-			if w.live == 0 {
+			switch {
+			case w.live == 0:
 				ended++
-			} else {
-				waiting++
+			case w.stopped:
+				stopped++
 			}
 		}
 		switch {
-		case waiting == 0:
-			return nil
+		case ended == len(l.warps):
+			return l.async.end(l)
+		case stopped+ended < len(l.warps):
+			if l.phases == ends {
+				return fmt.Errorf("%w: %d warps wait for the phase of a barrier that nobody will end", ErrFault, len(l.warps)-stopped-ended)
+			}
 		case ended > 0:
-			return fmt.Errorf("%w: %d warps wait at a barrier that %d others have ended without", ErrFault, waiting, ended)
+			return fmt.Errorf("%w: %d warps wait at a barrier that %d others have ended without", ErrFault, stopped, ended)
+		default:
+			for i := range l.warps {
+				l.warps[i].stopped = false
+			}
 		}
 	}
 }
@@ -74,19 +89,23 @@ func (l *launch) block(x, y uint32) error {
 type warp struct {
 	launch    *launch
 	file      []row
-	registers []int  // the rows that are not the same in every block
+	registers []int // the rows that are not the same in every block
+	number    int
 	whole     uint32 // the lanes that are threads of the block
 	live      uint32 // of these, the ones that have not ended
 	parted    bool
 	at        int           // the next instruction of all live lanes, while they are together
 	each      [warpSize]int // of each lane, while they are parted
+	stopped   bool          // at a barrier of the block
+	waits     bool          // for a phase that has not ended
 	copies    []copyAsync   // on their way
 	groups    int           // of copies, committed
+	multiplier
 }
 
 // load makes the file of warp number i of a block: what is the same in every block stands there from now on.
 func (w *warp) load(k *kernel, threads [2]uint32, i uint32) {
-	w.file = make([]row, k.rows)
+	w.file, w.number = make([]row, k.rows), int(i)
 	fixed := map[int]bool{}
 	for v, r := range k.constants {
 		fixed[r] = true
@@ -134,6 +153,8 @@ func (w *warp) begin(l *launch, x, y uint32) {
 		}
 	}
 	w.launch, w.live, w.parted, w.at, w.copies, w.groups = l, w.whole, false, 0, w.copies[:0], 0
+	w.stopped, w.waits = false, false
+	w.multiplier.begin()
 }
 
 // group gives the instruction that is next, and the lanes that are there.
@@ -189,7 +210,7 @@ func (w *warp) meet() {
 	}
 }
 
-// run goes to the next barrier or to the end of all lanes.
+// run goes to the next barrier, to a wait that is not over, or to the end of all lanes.
 func (w *warp) run() error {
 	code := w.launch.kernel.code
 	for w.live != 0 {
@@ -220,7 +241,13 @@ func (w *warp) run() error {
 				return fmt.Errorf("%w: line %d: %s: reached by lanes %#x of %#x", ErrFault, in.line, in.opcode, active, w.whole)
 			}
 			w.move(lanes, 0, at+1, 0)
+			w.stopped = true
 			return nil
+		}
+		if in.touches {
+			if err := w.touch(in); err != nil {
+				return fmt.Errorf("line %d: %s: %w", in.line, in.opcode, err)
+			}
 		}
 		if active != 0 {
 			if err := in.run(w, in, active); err != nil {
@@ -228,6 +255,10 @@ func (w *warp) run() error {
 			}
 		}
 		w.move(lanes, 0, at+1, 0)
+		if w.waits {
+			w.waits = false
+			return nil
+		}
 	}
 	return nil
 }

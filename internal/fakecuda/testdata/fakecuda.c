@@ -124,7 +124,7 @@ int cuMemcpyHtoD_v2(u64 to, const void *from, u64 n) { CONTEXT(); memcpy((void *
 int cuMemcpyDtoH_v2(void *to, u64 from, u64 n) { CONTEXT(); memcpy(to, (void *)(uintptr_t)from, n); return 0; }
 int cuMemcpyDtoDAsync_v2(u64 to, u64 from, u64 n, void *stream) { CONTEXT(); if (stream) return 1; memmove((void *)(uintptr_t)to, (void *)(uintptr_t)from, n); return 0; }
 
-static const char *kernels[] = {"prg_layer", "gemm_dp4a", "gemm_mma", "leaf_hash", "node_hash", "mix", "walk"};
+static const char *kernels[] = {"prg_layer", "gemm_dp4a", "gemm_mma", "gemm_wgmma", "leaf_hash", "node_hash", "mix", "walk"};
 int cuModuleLoadDataEx(void **m, const char *text, u32 n, void *keys, void *values) {
   (void)keys; (void)values;
   CONTEXT();
@@ -139,6 +139,14 @@ int cuModuleGetFunction(void **f, void *m, const char *name) {
   for (u32 i = 0; i < sizeof kernels / sizeof *kernels; i++)
     if (!strcmp(name, kernels[i]) && strstr(m, entry)) { *f = (void *)kernels[i]; return 0; }
   return 500;
+}
+
+static u32 allowed; // dynamic shared memory of gemm_wgmma, above the 48 KiB that need no asking
+int cuFuncSetAttribute(void *f, int attribute, int value) {
+  CONTEXT();
+  if (attribute != 8 || value > 227 << 10 || strcmp(f, "gemm_wgmma")) return 1;
+  allowed = value;
+  return 0;
 }
 
 // The kernels of gpu-proof.md sections 3 and 15.2, one thread after the other.
@@ -236,13 +244,19 @@ static int spoils(const char *name) { return *wrong && !strncmp(name, wrong, str
 // cuLaunchKernel also holds the launch against the table of section 15.2: too few threads leave work undone.
 int cuLaunchKernel(void *f, u32 gx, u32 gy, u32 gz, u32 bx, u32 by, u32 bz, u32 shared, void *stream, void **args, void **extra) {
   CONTEXT();
-  if (!gx || !gy || gz != 1 || !bx || by != 1 || bz != 1 || shared || stream || extra || !args) return 1;
+  if (!gx || !gy || gz != 1 || !bx || by != 1 || bz != 1 || stream || extra || !args) return 1;
   u64 threads = (u64)gx * gy * bx;
   const char *name = f;
+  if (shared > (strcmp(name, "gemm_wgmma") ? 0 : allowed)) return 1;
   if (!strcmp(name, "prg_layer")) prg((u32 *)P(0), L(1), U(2), U(3));
   else if (!strcmp(name, "gemm_dp4a") || !strcmp(name, "gemm_mma")) {
     u32 n = U(4), tile = strcmp(name, "gemm_mma") ? 16 : 128;
     if (gx != n / tile || gy != n / tile || n % tile || bx != 256) return 1;
+    gemm(P(0), U(1), U(2), U(3), n);
+    if (spoils(name)) P(0)[((u64)U(1) + 1) * n * n - 1] ^= 1;
+  } else if (!strcmp(name, "gemm_wgmma")) {
+    u32 n = U(4), tiles = n / 128 * (n / 256);
+    if (gx > tiles || gy != 1 || n % 256 || bx != 384 || shared != 230464) return 1;
     gemm(P(0), U(1), U(2), U(3), n);
     if (spoils(name)) P(0)[((u64)U(1) + 1) * n * n - 1] ^= 1;
   } else if (!strcmp(name, "leaf_hash")) { if (threads < U(1)) return 1; leaf_hash(P(0), U(1), U(2), U(3), P(4)); }
