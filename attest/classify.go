@@ -83,7 +83,7 @@ func (p *Profile) candidate(r *reading) bool {
 func (p *Profile) density(r *reading) float64 {
 	normal := func(x, median, sigma float64) float64 {
 		if sigma == 0 {
-			sigma = sigmaUnknown
+			sigma = SigmaUnknown
 		}
 		sigma = math.Max(sigmaLeast, sigma)
 		z := (math.Log(x) - math.Log(median)) / sigma
@@ -143,7 +143,7 @@ func (ps Profiles) fits(r *reading, of []float64, none float64) (names []string)
 
 // above says that a rate is faster than the model's by three sigmas.
 func above(rate, median, sigma float64) bool {
-	return median > 0 && math.Log(rate/median) > 3*math.Max(sigmaUnknown, sigma)
+	return median > 0 && math.Log(rate/median) > 3*math.Max(SigmaUnknown, sigma)
 }
 
 // classify fills in the models that fit and the probability of the claimed one, and says whether the claim is certain: PASS

@@ -147,11 +147,14 @@ const (
 	rttShare = 0.05
 )
 
+// SigmaUnknown is the sigma of ln C, ln BW and ln BM of a model of which nobody measured how its cards differ (gpu-proof.md section 8).
+const SigmaUnknown = 0.15
+
 // Of the classifier (gpu-proof.md section 8).
 const (
 	certain = 0.99 // probability from which on a model is named
-	// sigma of ln C, ln BW and ln BM without calibration, and the least with it.
-	sigmaUnknown, sigmaLeast = 0.15, 0.03
+	// sigmaLeast is the least sigma of ln C, ln BW and ln BM with calibration.
+	sigmaLeast = 0.03
 	// densityNone is that of "none of them": flat over C in 1e12..1e16, BW and BM in 1e11..2e13.
 	densityNone = 1 / (9.21 * 5.30 * 5.30)
 )

@@ -230,7 +230,7 @@ func TestModels(t *testing.T) {
 				t.Errorf("%s: %s is %q; nothing here was measured", p.Model, key, p.Provenance[key])
 			}
 		}
-		if p.SigmaC != sigmaUnknown || p.SigmaBW != sigmaUnknown || p.SigmaBM != sigmaUnknown {
+		if p.SigmaC != SigmaUnknown || p.SigmaBW != SigmaUnknown || p.SigmaBM != SigmaUnknown {
 			t.Errorf("%s: a sigma without calibration", p.Model)
 		}
 	}

@@ -63,14 +63,18 @@ func TestSelftestCUDA(t *testing.T) {
 		t.Fatal(r, text, err)
 	}
 	g := r.GPUs[1]
-	if g.BytesEqual != compared().FillBytes() || g.ElementsEqual != elements || g.Openings <= elements || g.Copy.Median <= 0 ||
-		g.Fill.Runs != 2 || g.Walk.CV < 0 || g.Driver != "575.57.08" || *g.ClockMHz != 1980 || g.UUID == r.GPUs[0].UUID || g.FreeBytes > g.MemoryBytes {
+	if g.BytesEqual != compared().FillBytes() || g.ElementsEqual != elements || g.Openings != 256+64+8+4+4 || g.Copy.Median <= 0 ||
+		g.Fill.Runs != 2 || g.Walk.CV < 0 || g.Driver != "575.57.08" || *g.ClockMHz != 1980 || g.UUID == r.GPUs[0].UUID || g.FreeBytes > g.MemoryBytes ||
+		g.Seconds.Fill <= 0 || g.Seconds.Trace <= 0 || g.Seconds.Open <= 0 || g.ChallengeSeconds != g.Seconds.sum() || g.Timed.Median >= g.Fill.Median {
 		t.Errorf("%+v", g)
 	}
-	for _, s := range []string{"Tops", "device to device", "of the copy", "1000 elements of n = 128"} {
+	for _, s := range []string{"Tops", "device to device", "of the copy", "1000 elements of n = 128", "trace"} {
 		if !strings.Contains(text, s) {
 			t.Errorf("%q is not in %s", s, text)
 		}
+	}
+	if strings.Contains(text, "asked") {
+		t.Errorf("the specification names no bounds of this card: %s", text)
 	}
 	g.Profile.NominalMiB = 24 << 10 // of a card that a challenge fits on
 	entry, err := json.Marshal([]attest.Profile{g.Profile})
@@ -112,6 +116,15 @@ func TestSelftestWithoutDriver(t *testing.T) {
 		if _, err := run(t, args...); basilica.CodeOf(err) != "USAGE" || basilica.FixOf(err) == "" {
 			t.Error(args, err)
 		}
+	}
+}
+
+// TestAsked: of an H200 the table says what the specification asks for.
+func TestAsked(t *testing.T) {
+	var out bytes.Buffer
+	c := cardSelftest{Model: "NVIDIA H200", Params: attest.SoftwareParams(), Fill: spread{Median: 1}, Hash: spread{Median: 1}, Copy: spread{Median: 1}}
+	if err := (cudaSelftest{GPUs: []cardSelftest{c}}).print(&out); err != nil || strings.Count(out.String(), "asked: ") != 6 || !strings.Contains(out.String(), "asked: 6 s") {
+		t.Error(out.String(), err)
 	}
 }
 

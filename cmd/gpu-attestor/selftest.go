@@ -157,7 +157,7 @@ func selftest(ctx context.Context, parallel attest.Parallel) (r selftestReport, 
 	}
 	r.FillSeconds, r.WalkSeconds, r.MixSeconds = w.fill.Seconds(), w.walked.Seconds(), w.mixed.Seconds()
 	r.OpsPerSecond = p.FillOps() / r.FillSeconds
-	if r.Openings, r.OpenSeconds, r.CheckSeconds, err = checkOpenings(ctx, dev, p, w, attest.EnrolmentStrength().Fill); err != nil {
+	if r.Openings, r.OpenSeconds, r.CheckSeconds, err = checkOpenings(ctx, dev, p, w, attest.EnrolmentStrength()); err != nil {
 		return r, err
 	}
 	if err := timeSquarings(ctx, &r); err != nil {
@@ -188,21 +188,29 @@ func compareVectors(ctx context.Context, parallel attest.Parallel) (int, error) 
 	return len(vectors), nil
 }
 
-// checkOpenings opens so many product elements and the rest at enrolment strength, and verifies everything as a validator would.
-func checkOpenings(ctx context.Context, dev attestor.Worker, p attest.Params, w proof, elements int) (openings int, openSeconds, checkSeconds float64, err error) {
-	var q attest.OpenRequest
-	s := attest.EnrolmentStrength()
-	random := mathrand.New(mathrand.NewChaCha8(w.seed))
-	for range elements {
+// drawn is what a validator of that strength asks for, drawn anew.
+func drawn(p attest.Params, s attest.Strength, random *mathrand.Rand) (q attest.OpenRequest) {
+	for range s.Fill {
 		q.Fill = append(q.Fill, attest.FillIndex{L: 2 + random.IntN(p.Layers-2), I: random.IntN(p.N), J: random.IntN(p.N)})
 	}
-	for k := range s.Walk {
-		q.Walk = append(q.Walk, attest.WalkIndex{Lane: random.IntN(p.Lanes), Batch: k % p.Batches})
+	for range s.Walk {
+		q.Walk = append(q.Walk, attest.WalkIndex{Lane: random.IntN(p.Lanes), Batch: random.IntN(p.Batches)})
 	}
 	for k := range s.Mix * p.Rounds {
 		q.Mix = append(q.Mix, attest.MixIndex{Round: 1 + k%p.Rounds, Cell: random.IntN(p.Cells)})
 	}
-	q.PRG = []attest.PRGIndex{{L: 0, Leaf: 1}, {L: 1, Leaf: 2}}
+	for k := range s.PRG {
+		q.PRG = append(q.PRG, attest.PRGIndex{L: k % 2, Leaf: random.IntN(p.Leaves(0))})
+	}
+	for range s.Ping {
+		q.Blocks = append(q.Blocks, random.Uint64N(p.Blocks()))
+	}
+	return q
+}
+
+// checkOpenings opens as much as a validator of that strength asks for, and verifies everything as a validator would.
+func checkOpenings(ctx context.Context, dev attestor.Worker, p attest.Params, w proof, s attest.Strength) (openings int, openSeconds, checkSeconds float64, err error) {
+	q := drawn(p, s, mathrand.New(mathrand.NewChaCha8(w.seed)))
 	t := time.Now()
 	o, err := dev.Open(ctx, q)
 	if err != nil {
@@ -237,6 +245,12 @@ func checkOpenings(ctx context.Context, dev attestor.Worker, p attest.Params, w 
 	}
 	for k, x := range q.Mix {
 		if err := check(c.Mix(x, o.Mix[k])); err != nil {
+			return 0, 0, 0, err
+		}
+	}
+	for k, i := range q.Blocks {
+		_, err := c.Block(i, o.Blocks[k])
+		if err := check(err); err != nil {
 			return 0, 0, 0, err
 		}
 	}
