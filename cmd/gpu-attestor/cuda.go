@@ -194,6 +194,7 @@ func selftestCard(ctx context.Context, d *nvidia.Driver, c nvidia.Card, runs int
 			r.ElementsEqual = elements
 			r.Seconds.Fill, r.Seconds.Walk, r.Seconds.Mix, r.Seconds.Trace = w.fill.Seconds(), w.walked.Seconds(), w.mixed.Seconds(), w.traced.Seconds()
 			r.ChallengeSeconds = r.Seconds.sum()
+			r.Kernel = w.kernel
 			r.clocks(cudaReading(cudaReport(), c))
 		}
 		dev.Release()
@@ -220,6 +221,7 @@ func timedRun(ctx context.Context, dev cudaDevice, p attest.Params) (rates [6]fl
 		return rates, w, err
 	}
 	err = dev.Do(func(_ nvidia.Device, g *nvidia.Prover) (err error) {
+		w.kernel = g.Product()
 		rates[0] = p.FillOps() / g.Spent().Products.Seconds()
 		rates[1] = float64(p.FillBytes()) / g.Spent().Hash.Seconds()
 		rates[5] = p.FillOps() / (w.fill - g.Spent().Hash).Seconds()

@@ -63,12 +63,12 @@ func TestSelftestCUDA(t *testing.T) {
 		t.Fatal(r, text, err)
 	}
 	g := r.GPUs[1]
-	if g.BytesEqual != compared().FillBytes() || g.ElementsEqual != elements || g.Openings != 256+64+8+4+4 || g.Copy.Median <= 0 ||
+	if g.BytesEqual != compared().FillBytes() || g.ElementsEqual != elements || g.Openings != 256+64+8+4+4 || g.Copy.Median <= 0 || g.Kernel != "gemm_mma" ||
 		g.Fill.Runs != 2 || g.Walk.CV < 0 || g.Driver != "575.57.08" || *g.ClockMHz != 1980 || g.UUID == r.GPUs[0].UUID || g.FreeBytes > g.MemoryBytes ||
 		g.Seconds.Fill <= 0 || g.Seconds.Trace <= 0 || g.Seconds.Open <= 0 || g.ChallengeSeconds != g.Seconds.sum() || g.Timed.Median >= g.Fill.Median {
 		t.Errorf("%+v", g)
 	}
-	for _, s := range []string{"Tops", "device to device", "of the copy", "1000 elements of n = 128", "trace"} {
+	for _, s := range []string{"Tops by gemm_mma", "device to device", "of the copy", "1000 elements of n = 128", "trace"} {
 		if !strings.Contains(text, s) {
 			t.Errorf("%q is not in %s", s, text)
 		}

@@ -103,6 +103,7 @@ type proof struct {
 	seed, walk, mix             attest.Digest
 	roots, wroots, yroots       []attest.Node
 	fill, walked, mixed, traced time.Duration
+	kernel                      string // of a GPU, which made the layers
 }
 
 // equal compares what two devices committed to under the same keys.

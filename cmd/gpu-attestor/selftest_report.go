@@ -72,6 +72,7 @@ type cardSelftest struct {
 	Openings         int            `json:"openings"`       // of the timed size that verified, elements among them
 	Params           attest.Params  `json:"params"`
 	Filled           float64        `json:"filled"`                    // share of the memory
+	Kernel           string         `json:"kernel"`                    // made the layers of the timed size
 	Fill             spread         `json:"fill_ops_per_second"`       // of the products alone
 	Timed            spread         `json:"fill_timed_ops_per_second"` // as a validator's clock has it: memory is taken, too
 	Hash             spread         `json:"hash_bytes_per_second"`
@@ -140,7 +141,7 @@ func (c cudaSelftest) print(out io.Writer) error {
 		}
 		s := r.Seconds
 		row("memory filled", "%.1f %%", 100*r.Filled)
-		row("fill", "%.1f Tops, CV %.2f %%; %.1f Tops with the taking of memory", r.Fill.Median/1e12, 100*r.Fill.CV, r.Timed.Median/1e12)
+		row("fill", "%.1f Tops by %s, CV %.2f %%; %.1f Tops with the taking of memory", r.Fill.Median/1e12, r.Kernel, 100*r.Fill.CV, r.Timed.Median/1e12)
 		row("fill hash", "%.1f GB/s, CV %.2f %%; %.0f %% of the fill", r.Hash.Median/1e9, 100*r.Hash.CV, 100*r.hashShare())
 		row("walk", "%.1f GB/s, CV %.2f %%; %.0f %% of the copy", r.Walk.Median/1e9, 100*r.Walk.CV, 100*r.ofCopy(r.Walk))
 		row("mix", "%.1f GB/s, CV %.2f %%; %.0f %% of the copy", r.Mix.Median/1e9, 100*r.Mix.CV, 100*r.ofCopy(r.Mix))
