@@ -80,15 +80,16 @@ func (m *multiplier) begin() {
 
 // async decodes what compute capability 9.0 adds.
 func (in *instruction) async(ops []operand) error {
-	isMemory := func(i int) bool { return len(ops) > i && ops[i].kind == 'm' }
-	at := 0
 	switch in.opcode {
 	case "mbarrier.init.shared.b64":
 		in.run = runBarrierInit
+		return in.barrierOperands(ops, "", "v")
 	case "mbarrier.arrive.shared.b64":
-		in.run, at = runBarrierArrive, 1
+		in.run = runBarrierArrive
+		return in.barrierOperands(ops, "v", "")
 	case "mbarrier.try_wait.parity.shared.b64":
-		in.run, at = runBarrierWait, 1
+		in.run = runBarrierWait
+		return in.barrierOperands(ops, "v", "v")
 	case "fence.proxy.async.shared::cta":
 		in.run = runFenceProxy
 		return in.registers(ops, "", "")
@@ -119,16 +120,19 @@ func (in *instruction) async(ops []operand) error {
 			in.to = append(in.to, o.row)
 		}
 		return in.registers(ops[1:], "", "vvv")
-	default:
-		return ErrOpcode
 	}
-	if !isMemory(at) {
+	return ErrOpcode
+}
+
+// barrierOperands sorts operands as registers does; the address of a barrier stands between those that are written and those that are
+// read, and becomes the first row that is read.
+func (in *instruction) barrierOperands(ops []operand, to, from string) error {
+	at := len(to)
+	if len(ops) <= at || ops[at].kind != 'm' {
 		return fmt.Errorf("%w: no address of a barrier", ErrSyntax)
 	}
 	in.offset = ops[at].offset
-	rest := append(slices.Clone(ops[:at]), ops[at+1:]...)
-	shape := map[int]string{0: "", 1: "v"}[at]
-	if err := in.registers(rest, shape, "v"[:len(rest)-min(len(rest), at)]); err != nil {
+	if err := in.registers(slices.Delete(slices.Clone(ops), at, at+1), to, from); err != nil {
 		return err
 	}
 	in.from = append([]int{ops[at].row}, in.from...)

@@ -129,6 +129,14 @@ func TestInstructions(t *testing.T) {
 		cp.async.cg.shared.global [%r4], [%rd1], 16; cp.async.commit_group; cp.async.wait_group 1; ld.shared.u32 %r3, [%r4+4];`,
 			func(_, _ uint32) uint32 { return 0xA5A5A5A5 },
 		},
+		{
+			"barriers that count", `setp.eq.u32 %p1, %r1, 5; @%p1 mbarrier.init.shared.b64 [tile+8], 16; mov.u32 %r3, 0; setp.lt.u32 %p3, %r1, 16;
+		mbarrier.try_wait.parity.shared.b64 %p4, [tile+8], 1; @%p4 add.s32 %r3, %r3, 1;
+		@%p3 mbarrier.arrive.shared.b64 %rd3, [tile+8];
+		mbarrier.try_wait.parity.shared.b64 %p4, [tile+8], 0; @%p4 add.s32 %r3, %r3, 2;
+		mbarrier.try_wait.parity.shared.b64 %p4, [tile+8], 1; @%p4 add.s32 %r3, %r3, 4;`,
+			func(_, _ uint32) uint32 { return 3 },
+		},
 		{"what was never written", "ld.shared.u32 %r3, [tile];", func(_, _ uint32) uint32 { return 0xA5A5A5A5 }},
 	} {
 		words := make([]uint32, 32)
@@ -240,6 +248,11 @@ func TestRefused(t *testing.T) {
 		{"a mask of others", "shfl.sync.idx.b32 %r2, %r1, 0, 0x1f, 15;", 32, ptxsim.ErrFault, "mask 0xf"},
 		{"the value of a lane that is not there", "shfl.sync.idx.b32 %r2, %r1, 20, 0x1f, 0xffff;", 16, ptxsim.ErrFault, "lane 20"},
 		{"half a warp at a product", "mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%r2,%r3,%r4,%r5},{%r2,%r3,%r4,%r5},{%r2,%r3},{%r2,%r3,%r4,%r5};", 16, ptxsim.ErrFault, "0xffff"},
+		{"a barrier that nobody made", "mbarrier.arrive.shared.b64 %rd3, [tile];", 32, ptxsim.ErrFault, "no barrier at 0x0"},
+		{"a phase that nobody ends", "setp.eq.u32 %p1, %r1, 0; @%p1 mbarrier.init.shared.b64 [tile+8], 2; mbarrier.try_wait.parity.shared.b64 %p2, [tile+8], 0;" +
+			"again: mbarrier.try_wait.parity.shared.b64 %p2, [tile+8], 0; @!%p2 bra again;", 32, ptxsim.ErrFault, "nobody will end"},
+		{"a barrier with operands too many", "mbarrier.init.shared.b64 [tile], 1, 2;", 32, ptxsim.ErrSyntax, "2 operands, it takes 1"},
+		{"accumulators that are few", "wgmma.mma_async.sync.aligned.m64n256k32.s32.s8.s8 {%r1, %r2}, %rd1, %rd1, %p1;", 32, ptxsim.ErrSyntax, "128 accumulators"},
 		{"no end", "round: bra round;", 32, ptxsim.ErrLimit, "10000 instructions"},
 		{"too many threads", "mov.u32 %r2, 1;", 1025, ptxsim.ErrLaunch, "1025"},
 	} {
@@ -298,7 +311,8 @@ func FuzzParse(f *testing.F) {
 	for _, body := range []string{
 		"", "@!%p1 bra done; add.s32 %r2, %r1, -1; done: st.global.u32 [%rd2+-4], %r2;", "{ .reg .b16 tmp; mov.b32 {tmp, %rs1}, %r1; }",
 		"bar.sync 0; ld.shared.v4.u32 {%r2, %r3, %r4, %r5}, [tile+16];", "cp.async.cg.shared.global [tile], [%rd1], 16; cp.async.wait_group 0;",
-		".pragma \"nounroll\"; shfl.sync.bfly.b32 %r2, %r1, 4, 0x1f, -1;", "again: @%p1 bra again;",
+		"mbarrier.init.shared.b64 [tile], 1; again: mbarrier.try_wait.parity.shared.b64 %p1, [tile], 0; @!%p1 bra again;",
+		"fence.proxy.async.shared::cta; wgmma.fence.sync.aligned; wgmma.wait_group.sync.aligned 0;", ".pragma \"nounroll\"; shfl.sync.bfly.b32 %r2, %r1, 4, 0x1f, -1;", "again: @%p1 bra again;",
 	} {
 		f.Add(program(body))
 	}
