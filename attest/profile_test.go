@@ -64,6 +64,8 @@ func readingOf(t *testing.T, ps Profiles, claim string, c, bw, bm float64, rtt t
 func TestClassifier(t *testing.T) {
 	t.Parallel()
 	wide, narrow := models(t), calibrated(t)
+	own := wide.find(h200, false) // whose numbers change with every measurement
+	ownC, ownBW, ownBM := own.C/1e12, own.BW/1e12, own.BM/1e12
 	for _, x := range []struct {
 		name, claim, reason string
 		ps                  Profiles
@@ -71,8 +73,8 @@ func TestClassifier(t *testing.T) {
 		rtt                 time.Duration
 		models              []string
 	}{
-		{"honest H200", h200, "PASS", wide, 601, 3.66, 3.66, 10 * time.Millisecond, []string{h200}},
-		{"honest H200, a little slow", h200, "PASS", wide, 560, 3.5, 3.5, 0, []string{h200}},
+		{"honest H200", h200, "PASS", wide, ownC, ownBW, ownBM, 10 * time.Millisecond, []string{h200}},
+		{"honest H200, a little slow", h200, "PASS", wide, 0.93 * ownC, 0.96 * ownBW, 0.96 * ownBM, 0, []string{h200}},
 		{"honest H100", h100, "PASS", wide, 602, 2.56, 2.56, 0, []string{h100}},
 		{"honest 4090, calibrated", gtx409, "PASS", narrow, 380, 0.77, 0.77, 0, []string{gtx409}},
 		{"honest RTX PRO 6000: only bigger cards have its memory", pro, "PASS", wide, 480, 1.37, 1.37, 0, []string{pro}},
@@ -93,12 +95,12 @@ func TestClassifier(t *testing.T) {
 		{"RTX PRO 6000 as H100", h100, "FLOOR_BW", wide, 480, 1.37, 1.37, 0, []string{pro, pcie, a100}},
 		{"A100-80 as H100", h100, "FLOOR_C", wide, 350, 1.56, 1.56, 0, []string{a100, pcie, pro}},
 		{"H100 held back by its power limit", h100, "FLOOR_C", wide, 400, 2.56, 2.56, 0, []string{a100, pcie}},
-		{"H200 that claims to be an H100", h100, "AMBIGUOUS", narrow, 601, 3.66, 3.66, 0, []string{h200, h100, a100, pcie}},
-		{"slow walk", h200, "FLOOR_BW", wide, 601, 1.6, 3.66, 0, nil},
+		{"H200 that claims to be an H100", h100, "AMBIGUOUS", narrow, ownC, ownBW, ownBM, 0, []string{h200, h100, a100, pcie}},
+		{"slow walk", h200, "FLOOR_BW", wide, ownC, 0.44 * ownBW, ownBM, 0, nil},
 		{"no card at all", h200, "FLOOR_C", wide, 1, 0.1, 0.1, 0, nil},
-		{"floor of the mix missed, the mix too far away", h200, "TOO_FAR", wide, 601, 3.66, 2.9, 100 * time.Millisecond, nil},
-		{"floor of the fill missed, only the mix too far away", h200, "FLOOR_C", wide, 300, 3.66, 3.66, 50 * time.Millisecond, nil},
-		{"unknown model", "NVIDIA H300", "UNKNOWN_MODEL", wide, 601, 3.66, 3.66, 0, []string{h200}},
+		{"floor of the mix missed, the mix too far away", h200, "TOO_FAR", wide, ownC, ownBW, 0.8 * ownBM, 100 * time.Millisecond, nil},
+		{"floor of the fill missed, only the mix too far away", h200, "FLOOR_C", wide, 0.5 * ownC, ownBW, ownBM, 50 * time.Millisecond, nil},
+		{"unknown model", "NVIDIA H300", "UNKNOWN_MODEL", wide, ownC, ownBW, ownBM, 0, []string{h200}},
 	} {
 		t.Run(x.name, func(t *testing.T) {
 			r, claim := readingOf(t, x.ps, x.claim, x.c*1e12, x.bw*1e12, x.bm*1e12, x.rtt)
@@ -134,10 +136,12 @@ func TestPosterior(t *testing.T) {
 	if math.Abs(sum-1) > 1e-12 {
 		t.Errorf("they sum to %v", sum)
 	}
-	// By hand: at the median every normal is 1/(0.15 sqrt(2 pi)); the H200 is ln(3.66/2.56)/0.15 sigmas away twice, the rest further.
+	// By hand: at the median every normal is 1/(0.15 sqrt(2 pi)); the H200 is some sigmas away in all three, the rest further.
 	peak := math.Pow(1/(0.15*math.Sqrt(2*math.Pi)), 3)
-	z := math.Log(3.66/2.56) / 0.15
-	want := peak / (peak + peak*math.Exp(-z*z) + 1/(9.21*5.3*5.3))
+	big := ps.find(h200, false)
+	c, bw, bm := r.rates(big.HashRate)
+	z := math.Pow(math.Log(c/big.C), 2) + math.Pow(math.Log(bw/big.BW), 2) + math.Pow(math.Log(bm/big.BM), 2)
+	want := peak / (peak + peak*math.Exp(-z/(2*0.15*0.15)) + 1/(9.21*5.3*5.3))
 	if got := of[slices.IndexFunc(ps, func(p Profile) bool { return p.Model == claim.Model })]; math.Abs(got-want) > 1e-4 {
 		t.Errorf("p = %v, by hand %v", got, want)
 	}
@@ -147,7 +151,8 @@ func TestPosterior(t *testing.T) {
 func TestHashRateIsOfTheModelUnderTest(t *testing.T) {
 	t.Parallel()
 	ps := models(t)
-	r, claim := readingOf(t, ps, h200, 601e12, 3.66e12, 3.66e12, 0)
+	own := ps.find(h200, false)
+	r, claim := readingOf(t, ps, h200, own.C, own.BW, own.BM, 0)
 	at := claim.density(r)
 	other := *claim
 	other.HashRate /= 2
@@ -176,7 +181,8 @@ func TestAboveBandIsFlagged(t *testing.T) {
 func TestLessMemory(t *testing.T) {
 	t.Parallel()
 	ps := models(t)
-	r, claim := readingOf(t, ps, h200, 601e12, 3.66e12, 3.66e12, 0)
+	own := ps.find(h200, false)
+	r, claim := readingOf(t, ps, h200, own.C, own.BW, own.BM, 0)
 	r.params.Layers = r.params.Layers * 8 / 10
 	if floor := claim.missed(r); floor != "FLOOR_M" {
 		t.Errorf("missed %q", floor)
@@ -204,7 +210,7 @@ func TestDelayedEchoesGiveNoSpeed(t *testing.T) {
 	}
 }
 
-// TestModels: what ships is the table of gpu-proof.md section 14, and says of every number that nobody has measured it.
+// TestModels: what ships is the table of gpu-proof.md section 14, and says of every number whether somebody has measured it.
 func TestModels(t *testing.T) {
 	t.Parallel()
 	ps := models(t)
@@ -225,9 +231,13 @@ func TestModels(t *testing.T) {
 		if err != nil || q.Layers != layers[p.Model] {
 			t.Errorf("%s: %d layers, %v", p.Model, q.Layers, err)
 		}
+		from := "estimate, not measured"
+		if p.Model == h200 {
+			from = "measured 2026-11-26 by gpu-attestor selftest, 10 runs on one card, driver "
+		}
 		for _, key := range []string{"c", "bw", "bm", "hash_rate"} {
-			if !strings.HasPrefix(p.Provenance[key], "estimate, not measured") {
-				t.Errorf("%s: %s is %q; nothing here was measured", p.Model, key, p.Provenance[key])
+			if !strings.HasPrefix(p.Provenance[key], from) {
+				t.Errorf("%s: %s is %q, want %q", p.Model, key, p.Provenance[key], from)
 			}
 		}
 		if p.SigmaC != SigmaUnknown || p.SigmaBW != SigmaUnknown || p.SigmaBM != SigmaUnknown {
