@@ -215,7 +215,7 @@ KERNEL(256, 2) gemm_mma(u8 *buf, u32 l, u32 from, u32 rk, u32 n) {
 #define PART_B (128 * PART) // the rows of B lie behind those of A
 #define PART_SIZE (384 * PART)
 #define PARTS 4 // in shared memory
-#define PARTS_AHEAD 2 // parts that are on their way behind the one that is waited for
+#define PARTS_AHEAD 1 // parts that are on their way behind the one that is waited for
 #define WG_OUT (PARTS * PART_SIZE) // the finished elements of the 8 warps, 16 rows of 256 bytes each
 #define WG_FULL (WG_OUT + 128 * 256) // a barrier a part: it has arrived
 #define WG_EMPTY (WG_FULL + PARTS * 8) // a barrier a part: it has been read

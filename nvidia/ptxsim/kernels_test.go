@@ -365,7 +365,7 @@ func TestKernelsChanged(t *testing.T) {
 		{"gemm_mma", mma, 256, "cp.async.wait_group 1;", "cp.async.wait_group 2;", 1},
 		{"gemm_wgmma", wgmma, 256, "668265263", "668265261", 1},
 		{"gemm_wgmma", wide, 512, "bar.sync 0;", "", 1},
-		{"gemm_wgmma", wide, 512, "cp.async.wait_group 2;", "cp.async.wait_group 3;", 1},
+		{"gemm_wgmma", wide, 512, "cp.async.wait_group 1;", "cp.async.wait_group 2;", 1},
 		{"gemm_wgmma", wide, 512, "fence.proxy.async.shared::cta;", "", 2},
 		{"gemm_wgmma", wide, 512, "wgmma.fence.sync.aligned;", "", 1},
 		{"gemm_wgmma", wide, 512, "wgmma.wait_group.sync.aligned 1;", "wgmma.wait_group.sync.aligned 2;", 1},
