@@ -55,8 +55,8 @@ func trials(t *testing.T, d *nvidia.Driver, c nvidia.Card) []trial {
 	return all
 }
 
-// TestCardProducts times every product on the card that is there and holds their bytes against one another: the roots of 64 layers of
-// n = 4096, and the last layer itself.
+// TestCardProducts times every product on the card that is there, with its module's hashing, and holds their bytes against one another:
+// the roots of 64 layers of n = 4096, and the last layer itself.
 func TestCardProducts(t *testing.T) {
 	if os.Getenv("BASILICA_GPU") != "1" {
 		t.Skip("BASILICA_GPU=1 is not set: this test needs an NVIDIA GPU")
@@ -79,7 +79,7 @@ func TestCardProducts(t *testing.T) {
 			t.Errorf("%s, %s: %v", x.module, x.product.Kernel, err)
 			continue
 		}
-		t.Logf("%s, %s: %s Tops, module loaded in %.2f s", x.module, x.product.Kernel, strings.Join(o.rates, " "), o.load.Seconds())
+		t.Logf("%s, %s: %s Tops, hashed at %s GB/s, module loaded in %.2f s", x.module, x.product.Kernel, strings.Join(o.rates, " "), strings.Join(o.hash, " "), o.load.Seconds())
 		if i == 0 {
 			first = o
 		} else if !slices.Equal(o.roots, first.roots) || !bytes.Equal(o.last, first.last) {
@@ -93,6 +93,7 @@ type made struct {
 	roots []attest.Node
 	last  []byte
 	rates []string
+	hash  []string
 	load  time.Duration
 }
 
@@ -112,6 +113,7 @@ func (x trial) run(ctx context.Context, d *nvidia.Driver) (o made, err error) {
 			return o, err
 		}
 		o.rates = append(o.rates, fmt.Sprintf("%.1f", p.FillOps()/g.Spent().Products.Seconds()/1e12))
+		o.hash = append(o.hash, fmt.Sprintf("%.0f", float64(p.FillBytes())/g.Spent().Hash.Seconds()/1e9))
 	}
 	return o, g.Bytes(func(l int, data []byte) error {
 		if l == p.Layers-1 {

@@ -61,7 +61,7 @@ type Prover struct {
 }
 
 // Spent says where the time of a fill went, by this machine's clock.
-type Spent struct{ Products, Hash time.Duration }
+type Spent struct{ Memory, Products, Hash time.Duration }
 
 // NewProver makes a prover. products are those that the device's module holds, the fastest first.
 func NewProver(dev Device, products []Product, now func() time.Time) *Prover {
@@ -74,25 +74,21 @@ func (g *Prover) Spent() Spent { return g.spent }
 // Product is the kernel that made the layers of the last fill.
 func (g *Prover) Product() string { return g.product.Kernel }
 
-// Fill makes the fill from its seed and returns the root of every layer.
+// Fill makes the fill from its seed and returns the root of every layer. Memory that the fill before took is used again where it has
+// the same sizes.
 func (g *Prover) Fill(ctx context.Context, p attest.Params, seed attest.Digest) ([]attest.Node, error) {
 	if err := p.Check(); err != nil {
 		return nil, err
 	}
-	g.Release()
-	g.p, g.seed, g.spent = p, seed, Spent{}
 	i := slices.IndexFunc(g.products, func(k Product) bool { return k.fits(p.N) })
 	if i < 0 {
 		return nil, fmt.Errorf("%w: no kernel makes products of n = %d", attest.ErrParams, p.N)
 	}
-	g.product = g.products[i]
-	var err error
-	if g.fill, err = g.dev.Alloc(p.FillBytes()); err != nil {
+	began := g.now()
+	if err := g.take(p); err != nil {
 		return nil, err
 	}
-	if g.work, err = g.dev.Alloc(p.WorkBytes()); err != nil {
-		return nil, err
-	}
+	g.seed, g.product, g.spent = seed, g.products[i], Spent{Memory: g.now().Sub(began)}
 	perLayer := p.Leaves(0)
 	step := int(min(hashLayers, p.WorkBytes()/uint64(2*attest.NodeSize*perLayer)))
 	roots := make([]attest.Node, 0, p.Layers)
@@ -120,6 +116,22 @@ func (g *Prover) Fill(ctx context.Context, p attest.Params, seed attest.Digest) 
 	}
 	g.roots = roots
 	return roots, nil
+}
+
+// take takes the memory of a fill, and forgets the fill before.
+func (g *Prover) take(p attest.Params) (err error) {
+	fill, work := g.fill, g.work
+	if fill != 0 && work != 0 && p.FillBytes() == g.p.FillBytes() && p.WorkBytes() == g.p.WorkBytes() {
+		*g = Prover{dev: g.dev, products: g.products, now: g.now, p: p, fill: fill, work: work}
+		return nil
+	}
+	g.Release()
+	g.p = p
+	if g.fill, err = g.dev.Alloc(p.FillBytes()); err != nil {
+		return err
+	}
+	g.work, err = g.dev.Alloc(p.WorkBytes())
+	return err
 }
 
 // at is where layer l lies.
