@@ -1,8 +1,9 @@
 # make demo   the whole network on this machine: chain, validator, miner, executors, one job
 # make test   everything that must hold before a change lands
 # make adversary: every liar against the verifier, counted; make cheats: the same over a network; make honest: bad luck, counted
+# make gpu    what the GPU of this machine can do, and the tests that need one
 .POSIX:
-.PHONY: demo test check race network lint generate bench fuzz build tools clean kernels adversary cheats honest flood crash escape
+.PHONY: demo test check race network lint generate bench fuzz build tools clean kernels adversary cheats honest flood crash escape gpu
 
 BUILD = CGO_ENABLED=0 go build -trimpath
 # The flags of the build, so that what it compiled is not compiled again.
@@ -93,6 +94,12 @@ clean:
 # The PTX of every GPU kernel against the CPU prover, at more shapes and with more seeds than `make test` does.
 kernels:
 	BASILICA_KERNELS=long go test -count=1 -v -timeout 20m -run '^TestKernels$$' ./nvidia/ptxsim
+
+# On a machine with an NVIDIA GPU: what the card can do, beside the bounds of the specification, and the tests that no other machine runs.
+gpu:
+	@mkdir -p bin; $(BUILD) -o bin/gpu-attestor ./cmd/gpu-attestor
+	bin/gpu-attestor selftest --device cuda
+	BASILICA_GPU=1 go test -count=1 -v -timeout 20m -run '^TestCard' ./nvidia
 
 # The long versions of tests that `make test` runs short. Every liar and every honest machine of the lab against the verifier's
 # state machine: 10,000 rounds where a lie may be believed at all, 200 elsewhere, always the same ones.
