@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 )
 
 // Parallel calls f(0) .. f(n-1), in any order and on as many goroutines as its owner likes, and returns when all are done.
@@ -44,7 +45,9 @@ type Opened struct{ Fill, PRG, Walk, Mix, Blocks [][]byte }
 var ErrOrder = errors.New("attest: device asked out of order")
 
 // CPU is the reference prover: it does the work of one GPU in plain Go, bit for bit. It is for tests, localnet and
-// as the measure of every GPU kernel. Its methods are called one at a time, in the order of the protocol.
+// as the measure of every GPU kernel. Its methods are called one at a time, in the order of the protocol. As on a GPU, walk
+// and mix are run again for what is asked of them later; of a small challenge, the states after every batch, the cells of every
+// round and all trees are kept.
 type CPU struct {
 	parallel Parallel
 	skip     Shortcuts
@@ -56,6 +59,38 @@ type CPU struct {
 	walkKey Digest
 	wroots  []Node
 	mixKey  Digest
+
+	trees  forest   // nil: nothing is kept
+	states [][]byte // before the walk (not filled in), then after every batch; nil before there are some
+	cells  [][]byte // of every round, from 0
+}
+
+// keptBytes is the size of the challenges, walk and mix included, of which everything is kept.
+const keptBytes = 1 << 20
+
+// small says that everything of a challenge can be kept.
+func (p Params) small() bool {
+	return p.FillBytes()+uint64(p.Batches+1)*uint64(p.Lanes)*StateSize+uint64(p.Rounds+1)*uint64(p.Cells)*CellSize <= keptBytes
+}
+
+// buffers gives n buffers of a size where they are kept, else two that take turns.
+func (c *CPU) buffers(n, size int) [][]byte {
+	if c.trees == nil {
+		n = 2
+	}
+	all, out := make([]byte, n*size), make([][]byte, n)
+	for i := range out {
+		out[i] = all[i*size:][:size]
+	}
+	return out
+}
+
+// root is the root of the tree over data, which is kept if anything is.
+func (c *CPU) root(data []byte, tag uint32) Node {
+	if c.trees != nil {
+		return c.trees.add(data, tag).tree.root()
+	}
+	return MerkleRoot(data, tag)
 }
 
 // NewCPU makes an honest device.
@@ -70,6 +105,9 @@ func (c *CPU) Fill(ctx context.Context, p Params, seed Digest) ([]Node, error) {
 		return nil, err
 	}
 	*c = CPU{parallel: c.parallel, skip: c.skip, p: p, seed: seed}
+	if p.small() {
+		c.trees = make(forest, p.Layers+p.Batches+p.Rounds)
+	}
 	c.fill = make([]byte, p.FillBytes())
 	c.roots = make([]Node, p.Layers)
 	for l := range p.Layers {
@@ -83,7 +121,7 @@ func (c *CPU) Fill(ctx context.Context, p Params, seed Digest) ([]Node, error) {
 		default:
 			c.product(l)
 		}
-		c.roots[l] = MerkleRoot(c.layer(l), uint32(l))
+		c.roots[l] = c.root(c.layer(l), uint32(l))
 	}
 	return c.roots, nil
 }
@@ -107,7 +145,12 @@ func (c *CPU) product(l int) {
 		}
 	})
 	c.parallel(n, func(i int) {
-		row, out := make([]int64, n), x[i*n:(i+1)*n]
+		var short [64]int64
+		row, out := short[:], x[i*n:(i+1)*n]
+		if n > len(row) {
+			row = make([]int64, n)
+		}
+		row = row[:n]
 		for k, v := range a[i*n : (i+1)*n] {
 			row[k] = int64(int8(v))
 		}
@@ -154,10 +197,10 @@ func (c *CPU) Walk(ctx context.Context, key Digest) ([]Node, error) {
 	if c.roots == nil {
 		return nil, ErrOrder
 	}
-	c.walkKey = key
+	c.walkKey, c.states = key, nil
 	roots := make([]Node, 0, c.p.Batches)
 	err := c.replayWalk(ctx, func(b int, _, after []byte) {
-		roots = append(roots, MerkleRoot(after, walkTag|uint32(b)))
+		roots = append(roots, c.root(after, walkTag|uint32(b)))
 	}, func(b int) Node { return roots[b] })
 	if err != nil {
 		return nil, err
@@ -166,16 +209,23 @@ func (c *CPU) Walk(ctx context.Context, key Digest) ([]Node, error) {
 	return roots, nil
 }
 
-// replayWalk runs all batches and shows visit the states of all lanes before and after each; rootOf gives a batch's
-// root once it was visited. Both slices are valid during the call only.
+// replayWalk shows visit the states of all lanes before and after each batch, and runs the batches if they were not kept; rootOf
+// gives a batch's root once it was visited. Both slices are valid during the call only.
 func (c *CPU) replayWalk(ctx context.Context, visit func(b int, before, after []byte), rootOf func(b int) Node) error {
 	p := c.p
+	for b := range len(c.states) - 1 {
+		visit(b, c.states[b], c.states[b+1])
+	}
+	if c.states != nil {
+		return nil
+	}
 	bs := chain(Final(c.seed, c.roots), c.walkKey[:])
-	before, after := make([]byte, p.Lanes*StateSize), make([]byte, p.Lanes*StateSize)
+	bufs := c.buffers(p.Batches+1, p.Lanes*StateSize)
 	for b := range p.Batches {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
+		before, after := bufs[b%len(bufs)], bufs[(b+1)%len(bufs)]
 		window := p.window(&c.walkKey, b) * p.LayerBytes()
 		c.parallel((p.Lanes+chunk-1)/chunk, func(k int) {
 			for i := k * chunk; i < min((k+1)*chunk, p.Lanes); i++ {
@@ -185,7 +235,9 @@ func (c *CPU) replayWalk(ctx context.Context, visit func(b int, before, after []
 		visit(b, before, after)
 		root := rootOf(b)
 		bs = chain(bs, root[:])
-		before, after = after, before
+	}
+	if c.trees != nil {
+		c.states = bufs
 	}
 	return nil
 }
@@ -222,10 +274,11 @@ func (c *CPU) Mix(ctx context.Context, key Digest) (last Node, err error) {
 	if c.wroots == nil {
 		return last, ErrOrder
 	}
-	c.mixKey = key
+	c.mixKey, c.cells = key, nil
+	maps.DeleteFunc(c.trees, func(tag uint32, _ planted) bool { return tag&mixTag != 0 })
 	err = c.replayMix(ctx, func(r int, _, after []byte) {
 		if r == c.p.Rounds {
-			last = MerkleRoot(after, mixTag|uint32(r))
+			last = c.root(after, mixTag|uint32(r))
 		}
 	})
 	return last, err
@@ -236,24 +289,32 @@ func (c *CPU) Trace(ctx context.Context) ([]Node, error) {
 	roots := make([]Node, 0, c.p.Rounds-1)
 	err := c.replayMix(ctx, func(r int, _, after []byte) {
 		if r < c.p.Rounds {
-			roots = append(roots, MerkleRoot(after, mixTag|uint32(r)))
+			roots = append(roots, c.root(after, mixTag|uint32(r)))
 		}
 	})
 	return roots, err
 }
 
-// replayMix runs all rounds and shows visit the cells before and after each; the slices are valid during the call only.
+// replayMix shows visit the cells before and after each round, and runs the rounds if they were not kept; the slices are valid
+// during the call only.
 func (c *CPU) replayMix(ctx context.Context, visit func(r int, before, after []byte)) error {
 	p := c.p
 	if c.wroots == nil {
 		return ErrOrder
 	}
-	before, after := make([]byte, p.Cells*CellSize), make([]byte, p.Cells*CellSize)
-	generateWords(before, 0, c.mixKey.word(0), c.mixKey.word(1))
+	for r := 1; r < len(c.cells); r++ {
+		visit(r, c.cells[r-1], c.cells[r])
+	}
+	if c.cells != nil {
+		return nil
+	}
+	bufs := c.buffers(p.Rounds+1, p.Cells*CellSize)
+	generateWords(bufs[0], 0, c.mixKey.word(0), c.mixKey.word(1))
 	for r := 1; r <= p.Rounds; r++ {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
+		before, after := bufs[(r-1)%len(bufs)], bufs[r%len(bufs)]
 		window := -1 // none
 		if p.readsFill(r) {
 			window = p.window(&c.mixKey, r/mixEvery-1) * p.LayerBytes()
@@ -264,7 +325,9 @@ func (c *CPU) replayMix(ctx context.Context, visit func(r int, before, after []b
 			}
 		})
 		visit(r, before, after)
-		before, after = after, before
+	}
+	if c.trees != nil {
+		c.cells = bufs
 	}
 	return nil
 }
@@ -280,7 +343,7 @@ func (c *CPU) mixCell(r, i, window int, before, after []byte) {
 	}
 	a := readCell(before[i*CellSize:])
 	j1, j2 := a.partners(c.p.Cells)
-	b1, b2 := c.partner(r, i, j1, before), c.partner(r, i, j2, before)
+	b1, b2 := readCell(c.partner(r, i, j1, before)), readCell(c.partner(r, i, j2, before))
 	x := join(&a, &b1, &b2, i, r)
 	var block []byte
 	if window >= 0 {
@@ -290,16 +353,16 @@ func (c *CPU) mixCell(r, i, window int, before, after []byte) {
 	x.put(after[i*CellSize:])
 }
 
-// partner reads cell j of the round before, for cell i of round r.
+// partner gives cell j of the round before, for cell i of round r.
 //
 //go:norace
-func (c *CPU) partner(r, i, j int, before []byte) cell {
+func (c *CPU) partner(r, i, j int, before []byte) []byte {
 	if c.skip.Partner != nil {
 		if words := c.skip.Partner(r, i, j); words != nil {
-			return readCell(words)
+			return words
 		}
 	}
-	return readCell(before[j*CellSize:])
+	return before[j*CellSize:][:CellSize]
 }
 
 // Block returns block number i of the fill, for a PING.
@@ -320,8 +383,17 @@ type planted struct {
 type forest map[uint32]planted
 
 func (f forest) add(data []byte, tag uint32) planted {
-	f[tag] = planted{newTree(data, tag), data}
-	return f[tag]
+	t := planted{newTree(data, tag), data}
+	f[tag] = t
+	return t
+}
+
+// have adds what is not there yet.
+func (f forest) have(data []byte, tag uint32) planted {
+	if t, ok := f[tag]; ok {
+		return t
+	}
+	return f.add(data, tag)
 }
 
 // Open opens what the validator asked for. The indices were checked against the parameters (Prover does so).
@@ -330,7 +402,10 @@ func (c *CPU) Open(ctx context.Context, q OpenRequest) (Opened, error) {
 		return Opened{}, ErrOrder
 	}
 	var o Opened
-	trees := forest{}
+	trees := c.trees
+	if trees == nil {
+		trees = forest{}
+	}
 	for _, x := range q.Fill {
 		o.Fill = append(o.Fill, c.open(trees, c.p.FillPieces(c.seed, x)))
 	}
@@ -352,7 +427,11 @@ func (c *CPU) Open(ctx context.Context, q OpenRequest) (Opened, error) {
 
 // open writes the pieces of one opening one behind the other.
 func (c *CPU) open(trees forest, pieces []Piece) []byte {
-	var b []byte
+	size := 0
+	for _, x := range pieces {
+		size += c.p.PieceSize(x)
+	}
+	b := make([]byte, 0, size)
 	for _, x := range pieces {
 		t, ok := trees[x.Tag]
 		if !ok {
@@ -377,17 +456,18 @@ func (c *CPU) openWalk(ctx context.Context, trees forest, items []WalkIndex) ([]
 	err := c.replayWalk(ctx, func(b int, before, after []byte) {
 		if len(byBatch[b]) > 0 {
 			if b > 0 {
-				trees.add(before, StateTag(b-1))
+				trees.have(before, StateTag(b-1))
 			}
-			trees.add(after, StateTag(b))
+			trees.have(after, StateTag(b))
 		}
 		for _, k := range byBatch[b] {
 			pieces, err := c.p.WalkPieces(c.walkKey, bs, items[k], before[items[k].Lane*StateSize:], func(i uint64) ([]byte, error) { return c.Block(ctx, i) })
 			failed = errors.Join(failed, err)
 			out[k] = c.open(trees, pieces)
 		}
-		delete(trees, StateTag(b-1))
-		delete(trees, StateTag(b))
+		if c.trees == nil {
+			delete(trees, StateTag(b-1))
+		}
 		bs = NextLink(bs, c.wroots[b])
 	}, func(b int) Node { return c.wroots[b] })
 	return out, errors.Join(failed, err)
@@ -406,17 +486,18 @@ func (c *CPU) openMix(ctx context.Context, trees forest, items []MixIndex) ([][]
 	err := c.replayMix(ctx, func(r int, before, after []byte) {
 		if len(byRound[r]) > 0 {
 			if r > 1 {
-				trees.add(before, CellTag(r-1))
+				trees.have(before, CellTag(r-1))
 			}
-			trees.add(after, CellTag(r))
+			trees.have(after, CellTag(r))
 		}
 		for _, k := range byRound[r] {
 			pieces, err := c.p.MixPieces(c.mixKey, items[k], func(i int) ([]byte, error) { return before[i*CellSize:][:CellSize], nil })
 			failed = errors.Join(failed, err)
 			out[k] = c.open(trees, pieces)
 		}
-		delete(trees, CellTag(r-1))
-		delete(trees, CellTag(r))
+		if c.trees == nil {
+			delete(trees, CellTag(r-1))
+		}
 	})
 	return out, errors.Join(failed, err)
 }

@@ -129,42 +129,73 @@ func (c *cell) partners(cells int) (int, int) { return scaleTo(c[0], cells), sca
 //go:norace
 func join(a, b, c *cell, i, r int) (x cell) {
 	t := uint32(i)*0x27D4EB2F + uint32(r)*0x165667B1
-	for k := range x {
-		v := bits.RotateLeft32((a[k]^b[k])*0x9E3779B1, 13)
-		x[k] = bits.RotateLeft32((v^c[k])*0x85EBCA77, 11) + t
+	// Pairs 1, 2, 4, 8 and 16 words apart, all of a distance at once from the old values: each pair needs itself only, so that
+	// four words go through two distances together.
+	for k := 0; k < len(x); k += 4 {
+		w, a, b, c := (*[4]uint32)(x[k:]), (*[4]uint32)(a[k:]), (*[4]uint32)(b[k:]), (*[4]uint32)(c[k:])
+		p, q := pair(start(a[0], b[0], c[0], t), start(a[1], b[1], c[1], t))
+		r, s := pair(start(a[2], b[2], c[2], t), start(a[3], b[3], c[3], t))
+		w[0], w[2] = pair(p, r)
+		w[1], w[3] = pair(q, s)
 	}
-	for m := 1; m < len(x); m <<= 1 {
-		for h := 0; h < len(x); h += 2 * m {
-			for k := h; k < h+m; k++ { // all at once from the old values: each pair needs itself only
-				u, v := x[k&31], x[(k+m)&31]
-				x[k&31] = bits.RotateLeft32(2*u+v, 7) * 0x9E3779B1
-				x[(k+m)&31] = bits.RotateLeft32(2*v+u, 7) * 0x9E3779B1
-			}
+	for h := 0; h < len(x); h += 16 {
+		w := (*[16]uint32)(x[h:])
+		for k := range 4 {
+			p, q, r, s := w[k], w[k+4], w[k+8], w[k+12]
+			p, q = pair(p, q)
+			r, s = pair(r, s)
+			w[k], w[k+8] = pair(p, r)
+			w[k+4], w[k+12] = pair(q, s)
 		}
+	}
+	for k := range 16 {
+		x[k], x[k+16] = pair(x[k], x[k+16])
 	}
 	return x
 }
 
+// start mixes the words of a cell and of its partners.
+func start(a, b, c, t uint32) uint32 {
+	v := bits.RotateLeft32((a^b)*0x9E3779B1, 13)
+	return bits.RotateLeft32((v^c)*0x85EBCA77, 11) + t
+}
+
+// pair mixes two words of a cell with each other.
+func pair(u, v uint32) (uint32, uint32) {
+	return bits.RotateLeft32(2*u+v, 7) * 0x9E3779B1, bits.RotateLeft32(2*v+u, 7) * 0x9E3779B1
+}
+
 // absorb takes in the block, or nothing in the rounds without one (nil).
 func (c *cell) absorb(block []byte) {
-	for k := range c {
-		w := c[k]
-		if block != nil {
-			w ^= binary.LittleEndian.Uint32(block[4*k:])
+	if block != nil {
+		w := readCell(block)
+		for k := range c {
+			c[k] ^= w[k]
 		}
-		c[k] = bits.RotateLeft32(w*0xC2B2AE3D, 17)
+	}
+	for k := range c {
+		c[k] = bits.RotateLeft32(c[k]*0xC2B2AE3D, 17)
 	}
 }
 
 func (c *cell) put(b []byte) {
-	for k, v := range c {
-		binary.LittleEndian.PutUint32(b[4*k:], v)
+	for k := 0; k < len(c); k += 4 {
+		w, v := (*[16]byte)(b[4*k:]), (*[4]uint32)(c[k:])
+		binary.LittleEndian.PutUint32(w[0:], v[0])
+		binary.LittleEndian.PutUint32(w[4:], v[1])
+		binary.LittleEndian.PutUint32(w[8:], v[2])
+		binary.LittleEndian.PutUint32(w[12:], v[3])
 	}
 }
 
+//go:norace
 func readCell(b []byte) (c cell) {
-	for k := range c {
-		c[k] = binary.LittleEndian.Uint32(b[4*k:])
+	for k := 0; k < len(c); k += 4 {
+		w, v := (*[16]byte)(b[4*k:]), (*[4]uint32)(c[k:])
+		v[0] = binary.LittleEndian.Uint32(w[0:])
+		v[1] = binary.LittleEndian.Uint32(w[4:])
+		v[2] = binary.LittleEndian.Uint32(w[8:])
+		v[3] = binary.LittleEndian.Uint32(w[12:])
 	}
 	return c
 }

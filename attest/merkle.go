@@ -58,13 +58,14 @@ func newSubtree(data []byte, tag uint32, first int) tree {
 
 // grow builds the tree over a level of a power of two nodes.
 func grow(level []Node) tree {
-	t := tree{level}
+	t := append(make(tree, 0, bits.Len(uint(len(level)))), level)
+	above := make([]Node, len(level)-1)
 	for len(level) > 1 {
-		up := make([]Node, len(level)/2)
+		up := above[:len(level)/2]
 		for i := range up {
 			up[i] = hashNode(&level[2*i], &level[2*i+1])
 		}
-		t, level = append(t, up), up
+		t, level, above = append(t, up), up, above[len(up):]
 	}
 	return t
 }
