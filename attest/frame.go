@@ -71,11 +71,11 @@ func (f Frame) Type() FrameType {
 
 func (f Frame) payload() []byte { return f[frameHeader:] }
 
-func newFrame(t FrameType, payload []byte) Frame {
-	f := make(Frame, frameHeader, frameHeader+len(payload))
-	binary.LittleEndian.PutUint32(f, uint32(len(payload)+2))
+// sealed writes the header in front of the payload.
+func sealed(f Frame, t FrameType) Frame {
+	binary.LittleEndian.PutUint32(f, uint32(len(f.payload())+2))
 	f[4], f[5] = byte(t), frameVersion
-	return append(f, payload...)
+	return f
 }
 
 // Cap gives the most payload bytes that a frame of a type may have now, and whether one may come at all.

@@ -106,18 +106,23 @@ func (p *Prover) Proved(all []Opened) error {
 		{proofPing, func(o proofPart) []int { return o.ping }, func(o Opened) [][]byte { return o.Blocks }},
 	}
 	for _, k := range kinds {
-		ordered := map[int][]byte{}
+		total := 0
 		for g, o := range all {
 			at, data := k.at(p.open[g]), k.bytes(o)
 			if len(at) != len(data) {
 				return fmt.Errorf("%w: GPU %d gave %d openings of %d", ErrLength, g, len(data), len(at))
 			}
-			for i, pos := range at {
+			total += len(at)
+		}
+		ordered := make([][]byte, total)
+		for g, o := range all {
+			data := k.bytes(o)
+			for i, pos := range k.at(p.open[g]) {
 				ordered[pos] = data[i]
 			}
 		}
-		for i := range len(ordered) {
-			p.send(FrameProof, &attestpb.Proof{Kind: uint32(k.kind), Index: uint32(i), Data: ordered[i]})
+		for i, data := range ordered {
+			p.send(FrameProof, &attestpb.Proof{Kind: uint32(k.kind), Index: uint32(i), Data: data})
 		}
 	}
 	p.phase = phaseEvidence

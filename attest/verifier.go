@@ -370,11 +370,11 @@ var stable = proto.MarshalOptions{Deterministic: true}
 
 // encode makes a frame of a message of this package, which always encodes.
 func encode(t FrameType, m proto.Message) Frame {
-	b, err := stable.Marshal(m)
+	f, err := stable.MarshalAppend(make(Frame, frameHeader, frameHeader+stable.Size(m)), m)
 	if err != nil {
 		panic("attest: encode " + t.String() + ": " + err.Error()) // only invalid UTF-8 can do this, and none is put in
 	}
-	return newFrame(t, b)
+	return sealed(f, t)
 }
 
 func (v *Verifier) send(t FrameType, m proto.Message) { v.queue = append(v.queue, encode(t, m)) }

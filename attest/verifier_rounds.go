@@ -279,6 +279,7 @@ func (v *Verifier) open() {
 		o.draw(&v.draw, i, g.params, v.setup.Strength, pings)
 	}
 	m := &attestpb.Open{}
+	v.items = make([]proofItem, 0, len(o.fill)+len(o.prg)+len(o.walk)+len(o.mix)+len(o.ping))
 	for k, x := range o.fill {
 		g := v.gpus[x.G]
 		m.Fill = append(m.Fill, &attestpb.FillIndex{G: uint32(x.G), L: uint32(x.L), I: uint32(x.I), J: uint32(x.J)})
