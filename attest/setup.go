@@ -1,6 +1,7 @@
 package attest
 
 import (
+	"bytes"
 	"fmt"
 	"math"
 	"time"
@@ -19,6 +20,18 @@ type Setup struct {
 	Policy   Policy    `json:"policy"`
 	Profiles Profiles  `json:"profiles"`
 	Trapdoor []byte    `json:"trapdoor,omitempty"` // Trapdoor.Bytes; needed where Policy asks for squarings without a proof
+	parsed   *Trapdoor // Trapdoor, if SetTrapdoor has set it
+}
+
+// SetTrapdoor sets Trapdoor, and spares the challenge the check of its primes, which takes longer than that of an answer.
+func (s *Setup) SetTrapdoor(t *Trapdoor) { s.Trapdoor, s.parsed = t.Bytes(), t }
+
+// trapdoor gives Trapdoor.
+func (s *Setup) trapdoor() (*Trapdoor, error) {
+	if s.parsed != nil && bytes.Equal(s.parsed.Bytes(), s.Trapdoor) {
+		return s.parsed, nil
+	}
+	return ParseTrapdoor(s.Trapdoor)
 }
 
 // Claim is one GPU that a machine is said to have.

@@ -104,7 +104,7 @@ func NewVerifier(s Setup, random io.Reader, sign Signer) (*Verifier, error) {
 	v := &Verifier{setup: s, sign: sign, limits: s.Policy.Limits.withDefaults(), toward: sha256.New(), back: sha256.New()}
 	v.draw.r = io.TeeReader(random, &v.rec.tape)
 	if s.Policy.Squarings > 0 && !s.Policy.Wesolowski {
-		trap, err := ParseTrapdoor(s.Trapdoor)
+		trap, err := s.trapdoor()
 		if err != nil {
 			return nil, fmt.Errorf("set up challenge: %w", err)
 		}

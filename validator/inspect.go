@@ -61,7 +61,7 @@ type target struct {
 	standing score.Standing
 	pin      *basilica.Pin
 	key      ed25519.PrivateKey
-	trapdoor []byte
+	trapdoor *attest.Trapdoor // nil: none is needed
 	gate     *gate
 	holder   *basilica.Verdict // on whom the machine was busy with before; nil: nothing to say
 }
@@ -284,7 +284,7 @@ func (v *Validator) verifier(t target, e basilica.Endorsement, out *basilica.Ver
 	if err != nil {
 		return nil, err
 	}
-	return attest.NewVerifier(attest.Setup{
+	s := attest.Setup{
 		Started:  v.cfg.Now(),
 		Binding:  attest.Binding{SessionID: session.SessionID(), HostKey: session.HostKeyBlob(), MinerHotkey: miner, ValidatorHotkey: v.cfg.Hotkey.PublicKey()},
 		SPKI:     e.AttestSPKI,
@@ -293,8 +293,11 @@ func (v *Validator) verifier(t target, e basilica.Endorsement, out *basilica.Ver
 			AllowSoftware: v.cfg.Policy.AllowSoftware, Squarings: v.cfg.Squarings, Wesolowski: v.cfg.PublicVDF, CCRoot: v.cfg.CCRoot, Limits: v.cfg.Limits,
 		},
 		Profiles: v.cfg.Profiles,
-		Trapdoor: t.trapdoor,
-	}, v.cfg.Random, v.cfg.Hotkey.Sign)
+	}
+	if t.trapdoor != nil {
+		s.SetTrapdoor(t.trapdoor)
+	}
+	return attest.NewVerifier(s, v.cfg.Random, v.cfg.Hotkey.Sign)
 }
 
 // judged turns the judgement into a verdict whose evidence is on disk. Without its record nothing passes.

@@ -165,14 +165,13 @@ func (f *findings) add(x inspection, err error) error {
 }
 
 func (v *Validator) visitAll(ctx context.Context, r basilica.Round, visits []visit) ([]inspection, []basilica.Start, error) {
-	var trapdoor []byte
+	var trapdoor *attest.Trapdoor
 	if v.cfg.Squarings > 0 && !v.cfg.PublicVDF {
 		// One modulus per round: its factors are in the records, which are published when the round is over.
-		t, err := attest.NewTrapdoor(v.cfg.Random)
-		if err != nil {
+		var err error
+		if trapdoor, err = attest.NewTrapdoor(v.cfg.Random); err != nil {
 			return nil, nil, fmt.Errorf("draw the round's modulus: %w", err)
 		}
-		trapdoor = t.Bytes()
 	}
 	// In an order that nobody can count on: whoever makes us wait cannot choose whose turn never comes.
 	var seed [32]byte
@@ -290,7 +289,7 @@ func (v *Validator) enter(ctx context.Context, r basilica.Round, x visit, found 
 
 // inTurns inspects one miner's executors, as many at once as the limits allow, the GPUs of each such group starting near one
 // instant.
-func (v *Validator) inTurns(ctx context.Context, r basilica.Round, p party, trapdoor []byte, slots *semaphore.Weighted, found *findings) error {
+func (v *Validator) inTurns(ctx context.Context, r basilica.Round, p party, trapdoor *attest.Trapdoor, slots *semaphore.Weighted, found *findings) error {
 	waiting := score.ReasonLocal // for other miners' machines; after the first group it is for this miner's own
 	for batch := range slices.Chunk(p.accesses, v.cfg.Parallel) {
 		err := slots.Acquire(ctx, int64(len(batch)))
@@ -317,7 +316,7 @@ func (v *Validator) inTurns(ctx context.Context, r basilica.Round, p party, trap
 }
 
 // inspectAll looks at executors of one miner at once; their GPUs start when the gate opens.
-func (v *Validator) inspectAll(ctx context.Context, r basilica.Round, p party, batch []basilica.GrantedAccess, trapdoor []byte, together *gate, found *findings) error {
+func (v *Validator) inspectAll(ctx context.Context, r basilica.Round, p party, batch []basilica.GrantedAccess, trapdoor *attest.Trapdoor, together *gate, found *findings) error {
 	group := errgroup.Group{}
 	for _, access := range batch {
 		key := basilica.ExecutorKey{Miner: p.neuron.Hotkey, Executor: access.Executor}
