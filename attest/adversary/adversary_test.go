@@ -7,6 +7,7 @@ import (
 	"math"
 	"os"
 	"runtime"
+	"runtime/debug"
 	"slices"
 	"strconv"
 	"strings"
@@ -145,6 +146,7 @@ func (y *tally) add(accepted bool, how string) {
 func TestAdversary(t *testing.T) {
 	t.Parallel()
 	part, l := share(t), theLab()
+	defer debug.SetGCPercent(debug.SetGCPercent(800)) // a round leaves a megabyte behind, and hardly anything is alive
 	var text bytes.Buffer
 	w := tabwriter.NewWriter(&text, 0, 0, 2, ' ', 0)
 	fmt.Fprintf(w, "attack\tsource\trounds\taccepted\tbound\tmay be\thow caught\n")

@@ -67,7 +67,7 @@ func (d *Device) Fill(ctx context.Context, p attest.Params, seed attest.Digest) 
 	}
 	var roots []attest.Node
 	var best attest.Digest
-	for try := range max(1, c.Grind) {
+	for try := range max(1, c.tries(c.Fill+c.Leaf+c.Hole, true)) {
 		picked, key := &choice{fill: salt + uint32(try), walk: salt, mix: salt}, &attest.Digest{}
 		cpu := attest.NewLazyCPU(d.m.parallel, c.shortcuts(p, seed, picked, key))
 		r, err := cpu.Fill(ctx, p, seed)
@@ -100,7 +100,8 @@ func (d *Device) Walk(ctx context.Context, key attest.Digest) ([]attest.Node, er
 	case Early:
 		return d.early, nil
 	}
-	return ground(d, &d.salt.walk, func() ([]attest.Node, []byte, error) {
+	c := d.m.cheat
+	return ground(&d.salt.walk, c.tries(c.Walk, false), func() ([]attest.Node, []byte, error) {
 		roots, err := d.cpu.Walk(ctx, key)
 		if err != nil {
 			return nil, nil, err
@@ -118,17 +119,26 @@ func (d *Device) Mix(ctx context.Context, key attest.Digest) (attest.Node, error
 		return d.last, nil
 	}
 	*d.mixKey = key
-	return ground(d, &d.salt.mix, func() (attest.Node, []byte, error) {
+	c := d.m.cheat
+	return ground(&d.salt.mix, c.tries(c.Mix+c.Break+c.Stale+c.Alone, false), func() (attest.Node, []byte, error) {
 		last, err := d.cpu.Mix(ctx, key)
 		return last, last[:], err
 	})
 }
 
-// ground works with as many salts as the cheat tries and stays with the one whose root is the smallest.
-func ground[T any](d *Device, salt *uint32, work func() (result T, root []byte, err error)) (result T, err error) {
+// tries is how often a step is tried that leaves out so much: without anything left out, every try would give the same roots.
+func (c Cheat) tries(leftOut float64, kinds bool) int {
+	if leftOut > 0 || kinds && c.Kind != "" {
+		return c.Grind
+	}
+	return 0
+}
+
+// ground works with as many salts as it tries and stays with the one whose root is the smallest.
+func ground[T any](salt *uint32, tries int, work func() (result T, root []byte, err error)) (result T, err error) {
 	var best []byte
 	first, chosen := *salt, *salt
-	for try := range d.m.cheat.Grind {
+	for try := range tries {
 		*salt = first + uint32(try)
 		_, root, err := work()
 		if err != nil {

@@ -36,7 +36,7 @@ zONMqNAWV7bFr5JLxYYNrrPYWZNmeA2qyYfKvxGqIEAUF1s6H8gA9o9/
 type lab struct {
 	key, other *keys.P256
 	profiles   attest.Profiles
-	trapdoor   func() []byte // made when the first time-lock is
+	trapdoor   func() *attest.Trapdoor // made when the first time-lock is
 }
 
 var channel = attest.Binding{SessionID: []byte("session"), HostKey: []byte("host"), MinerHotkey: attest.Key{1}, ValidatorHotkey: attest.Key{2}}
@@ -52,7 +52,7 @@ func must[T any](v T, err error) T {
 // theLab is the lab of all tests.
 var theLab = sync.OnceValue(func() *lab {
 	l := &lab{key: must(keys.ParseP256([]byte(labKey))), other: must(keys.GenerateP256())} // nothing is drawn from the other one
-	l.trapdoor = sync.OnceValue(func() []byte { return must(attest.NewTrapdoor(rand.NewChaCha8([32]byte{1}))).Bytes() })
+	l.trapdoor = sync.OnceValue(func() *attest.Trapdoor { return must(attest.NewTrapdoor(rand.NewChaCha8([32]byte{1}))) })
 	l.profiles = attest.Profiles{{Model: "software", Software: true, Params: &small, Expect: attest.Expect{Fill: 5, Walk: 5, Mix: 5}}}
 	for _, m := range models {
 		l.profiles = append(l.profiles, m.profile())
@@ -161,6 +161,7 @@ type run struct {
 	now     time.Time
 	asked   attest.Frame // what the validator sent last
 
+	resigns      bool      // a lie changes what is signed: it is hashed a second time
 	toward, back hash.Hash // as the attestor would sign them
 	hello        attest.Frame
 	out          []arrival
@@ -178,7 +179,8 @@ func (c *challenge) judge() (attest.Judgement, *run) {
 	v := must(attest.NewVerifier(c.setup, c.random, c.receipt))
 	p := must(attest.NewProver(c.greet, c.binding))
 	r := &run{
-		c: c, v: v, p: p, now: c.setup.Started, last: c.setup.Started, toward: sha256.New(), back: sha256.New(),
+		c: c, v: v, p: p, now: c.setup.Started, last: c.setup.Started,
+		resigns: c.up != nil || c.statement != nil, toward: sha256.New(), back: sha256.New(),
 		sent: map[attest.FrameType]int{}, heard: map[attest.FrameType]int{}, paid: map[attest.FrameType]bool{},
 	}
 	c.run = r
@@ -197,7 +199,7 @@ func (c *challenge) judge() (attest.Judgement, *run) {
 			continue
 		}
 		deadline := v.Deadline()
-		f, err := attest.ReadFrame(r, v.Cap)
+		f, err := r.read(v.Cap)
 		switch {
 		case r.now.After(deadline):
 			r.now = deadline
@@ -214,15 +216,33 @@ func (c *challenge) judge() (attest.Judgement, *run) {
 	return v.Judgement(), r
 }
 
-// Read gives the validator what has arrived, and moves its clock to when it did.
+// read gives the validator the next frame: as it is where it came whole, alone and no longer than it may be.
+func (r *run) read(limit attest.Cap) (attest.Frame, error) {
+	if len(r.rest) == 0 && len(r.out) > 0 {
+		f := attest.Frame(r.out[0].data)
+		if most, ok := limit(f.Type()); ok && len(f) <= most+6 && f[5] == 1 && uint64(binary.LittleEndian.Uint32(f))+4 == uint64(len(f)) {
+			r.arrive()
+			r.rest = nil
+			return f, nil
+		}
+	}
+	return attest.ReadFrame(r, limit)
+}
+
+// arrive takes what comes next off the line, and moves the validator's clock to when it did.
+func (r *run) arrive() {
+	if r.out[0].at.After(r.now) {
+		r.now = r.out[0].at
+	}
+	r.rest, r.out = r.out[0].data, r.out[1:]
+}
+
+// Read gives the validator what has arrived.
 func (r *run) Read(b []byte) (int, error) {
 	if len(r.rest) == 0 {
 		switch {
 		case len(r.out) > 0:
-			if r.out[0].at.After(r.now) {
-				r.now = r.out[0].at
-			}
-			r.rest, r.out = r.out[0].data, r.out[1:]
+			r.arrive()
 		case r.closed:
 			return 0, io.EOF
 		default:
@@ -255,7 +275,7 @@ func (r *run) hear(f attest.Frame) {
 			r.gone = true
 			return
 		}
-		if f.Type() != attest.FrameAbort && f.Type() != attest.FrameVerdict {
+		if r.resigns && f.Type() != attest.FrameAbort && f.Type() != attest.FrameVerdict {
 			r.toward.Write(f)
 		}
 		task, err := r.p.Receive(f)
@@ -288,10 +308,10 @@ func (r *run) collect() {
 			fs = r.c.up(slices.Clone(f), n)
 		}
 		for _, f := range fs {
-			if f.Type() == attest.FrameEvidence && (r.c.up != nil || r.c.statement != nil) {
+			if f.Type() == attest.FrameEvidence && r.resigns {
 				f = r.testify(f)
 			}
-			if f.Type() != attest.FrameEvidence {
+			if r.resigns && f.Type() != attest.FrameEvidence {
 				r.back.Write(f)
 			}
 			if f.Type() == attest.FrameHello {

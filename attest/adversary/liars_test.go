@@ -561,7 +561,8 @@ const squarings = 1024
 
 // locked gives the challenge a time-lock.
 func (c *challenge) locked() {
-	c.setup.Policy.Squarings, c.setup.Trapdoor = squarings, c.lab.trapdoor()
+	c.setup.Policy.Squarings = squarings
+	c.setup.SetTrapdoor(c.lab.trapdoor())
 }
 
 // shortcutters answer the time-lock without its squarings.

@@ -40,11 +40,11 @@ func (c Cheat) shortcuts(p attest.Params, seed attest.Digest, salt *choice, key 
 	}
 	if c.Stale > 0 || c.Alone > 0 {
 		s.Partner = func(round, cell, partner int) []byte {
-			words := make([]byte, attest.CellSize)
 			switch {
 			case left(c.Alone, p.Cells, salt.mix^uint32(1<<22|round), cell):
-				return words
+				return make([]byte, attest.CellSize)
 			case left(c.Stale, p.Cells, salt.mix^uint32(1<<23|round), cell):
+				words := make([]byte, attest.CellSize)
 				generate(words, partner*attest.CellSize/4, key.Word(0), key.Word(1))
 				return words
 			}
