@@ -191,7 +191,7 @@ func (c class) play(l *lab, part float64) *tally {
 	}
 	believed := c.believed
 	if believed == nil {
-		believed = passed
+		believed = func(_ *challenge, j attest.Judgement) bool { return passed(j) }
 	}
 	each(runtime.GOMAXPROCS(0), least(part, c.rounds()), func(n int) {
 		x := l.challenge(c.attack, n, shape)
@@ -204,7 +204,7 @@ func (c class) play(l *lab, part float64) *tally {
 		if j.Result == attest.Pass {
 			how = "flagged: PASS"
 		}
-		y.add(believed(j), how)
+		y.add(believed(x, j), how)
 	})
 	return y
 }

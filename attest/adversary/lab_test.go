@@ -84,7 +84,7 @@ type challenge struct {
 	forge     func(t attest.FrameType, g int, roots []attest.Node) // changes roots before they are committed to
 	up        func(f attest.Frame, n int) []attest.Frame           // the attestor sends this in place of its n-th frame of a type, and signs for it
 	statement func(r *run, st *attestpb.Statement)                 // changes what is signed
-	solve     func(z attest.Puzzle) []byte                         // another way to the time-lock's answer
+	solve     func(z attest.Puzzle) (y, pi []byte)                 // another way to the time-lock's answer
 	tap       func(f attest.Frame, n int) []attest.Frame           // someone on the way changes what the attestor sent
 	down      func(f attest.Frame, n int) []attest.Frame           // and what the validator sent
 	takes     func(r *run, f attest.Frame) time.Duration           // from the frame before to this one's arrival; nil: a millisecond
@@ -449,8 +449,8 @@ func (r *run) open(ctx context.Context, task attest.Task) error {
 	if r.puzzle != nil {
 		var err error
 		if r.c.solve != nil {
-			e.VDFY = r.c.solve(*r.puzzle)
-		} else if e.VDFY, _, err = r.puzzle.Solve(ctx); err != nil {
+			e.VDFY, e.VDFPi = r.c.solve(*r.puzzle)
+		} else if e.VDFY, e.VDFPi, err = r.puzzle.Solve(ctx); err != nil {
 			return err
 		}
 	}
@@ -477,8 +477,34 @@ func squared(z attest.Puzzle, t uint64) []byte {
 	return must(y, err)
 }
 
+// proven does so many squarings and proves them.
+func proven(z attest.Puzzle, t uint64) (y, pi []byte) {
+	z.T = t
+	y, pi, err := z.Solve(context.Background())
+	must(0, err)
+	return y, pi
+}
+
 // negative is N - y: as good as y to whoever has only the square to compare.
-func negative(z attest.Puzzle) []byte {
-	y := new(big.Int).SetBytes(squared(z, z.T))
-	return y.Sub(z.N, y).FillBytes(make([]byte, attest.VDFBytes))
+func negative(z attest.Puzzle, y []byte) []byte {
+	v := new(big.Int).SetBytes(y)
+	return v.Sub(z.N, v).FillBytes(make([]byte, attest.VDFBytes))
+}
+
+// fitted is an answer of no squarings at all and a proof that holds for a prime of the liar's choice: y is made out of pi.
+func fitted(z attest.Puzzle, r *rand.Rand) (y, pi []byte) {
+	l := new(big.Int).Sub(new(big.Int).Lsh(big.NewInt(1), 255), big.NewInt(19))
+	p := new(big.Int).SetBytes(noise(r, attest.VDFBytes))
+	p.Mod(p, z.N)
+	v := new(big.Int).Exp(z.X, new(big.Int).Exp(big.NewInt(2), new(big.Int).SetUint64(z.T), l), z.N)
+	v.Mul(v, new(big.Int).Exp(p, l, z.N)).Mod(v, z.N)
+	return lower(z.N, v), lower(z.N, p)
+}
+
+// lower is the smaller one of v and -v, as the verifier wants it.
+func lower(n, v *big.Int) []byte {
+	if w := new(big.Int).Sub(n, v); w.Cmp(v) < 0 {
+		v = w
+	}
+	return v.FillBytes(make([]byte, attest.VDFBytes))
 }

@@ -25,7 +25,7 @@ type class struct {
 	// time that a round takes. Empty: all at default strength.
 	asks string
 	// believed says whether a judgement is what the liar wants; nil: every check held.
-	believed func(j attest.Judgement) bool
+	believed func(c *challenge, j attest.Judgement) bool
 }
 
 // rounds is how many rounds a class is worth.
@@ -77,7 +77,7 @@ func spoofed(attack, source, claim string, cards int, p pace, caught ...string) 
 	return class{
 		attack: attack, source: source, shape: card(claim).params(), caught: caught,
 		lie: func(c *challenge) { c.timed(card(claim), cards, p) },
-		believed: func(j attest.Judgement) bool {
+		believed: func(_ *challenge, j attest.Judgement) bool {
 			return j.Result == attest.Pass || slices.ContainsFunc(j.GPUs, func(m attest.Measured) bool { return slices.Contains(m.Models, claim) })
 		},
 	}
@@ -90,7 +90,7 @@ func told(attack, source string, lie func(c *challenge), caught ...string) class
 
 // liars are all classes of the lab.
 func liars() []class {
-	return slices.Concat(workers(), steerers(), forgers(), scramblers(), replayers(), spoofers(), quitters(), shortcutters())
+	return slices.Concat(workers(), steerers(), forgers(), scramblers(), replayers(), spoofers(), quitters(), shortcutters(), vouchers())
 }
 
 // workers leave work out.
@@ -441,7 +441,7 @@ func spoofers() []class {
 		straight(c)
 		slowed(c, map[attest.FrameType]float64{attest.FramePong: 0.005})
 	}
-	relay.believed = func(j attest.Judgement) bool { return passed(j) && j.PingExcess < 0.0003 }
+	relay.believed = func(_ *challenge, j attest.Judgement) bool { return passed(j) && j.PingExcess < 0.0003 }
 	timings := spoofed("times of its own report: 1 ns each", "18 self-reported time, peers 13", "H100 SXM", 1, h100.as(h100, 57).slower(2), "FLOOR_C")
 	work := timings.lie
 	timings.lie = func(c *challenge) {
@@ -506,7 +506,7 @@ func quitters() []class {
 		}
 	}
 	// After OPEN nothing but a verdict, or an end that spends the abort budget, will do.
-	believed := func(j attest.Judgement) bool {
+	believed := func(_ *challenge, j attest.Judgement) bool {
 		return passed(j) || j.Verdict() == basilica.NotRun && !j.AfterOpen
 	}
 	// The liar also leaves where the left-out byte was right by chance.
@@ -556,8 +556,11 @@ func quitters() []class {
 	}
 }
 
-// squarings are those of the time-lock in its own class; no other has one.
-const squarings = 1024
+// squarings are those of the time-lock in its own classes, and of the one with a proof in its own; no other has one.
+const (
+	squarings       = 1024
+	provenSquarings = 256
+)
 
 // locked gives the challenge a time-lock.
 func (c *challenge) locked() {
@@ -574,7 +577,7 @@ func shortcutters() (cs []class) {
 		{"half of the squarings", func(_ *challenge, z attest.Puzzle) []byte { return squared(z, z.T/2) }},
 		{"all squarings but one", func(_ *challenge, z attest.Puzzle) []byte { return squared(z, z.T-1) }},
 		{"one squaring too many", func(_ *challenge, z attest.Puzzle) []byte { return squared(z, z.T+1) }},
-		{"the negative", func(_ *challenge, z attest.Puzzle) []byte { return negative(z) }},
+		{"the negative", func(_ *challenge, z attest.Puzzle) []byte { return negative(z, squared(z, z.T)) }},
 		{"noise", func(c *challenge, _ attest.Puzzle) []byte { return noise(c.rng, attest.VDFBytes) }},
 		{"no answer", func(*challenge, attest.Puzzle) []byte { return nil }},
 		{"the answer of an earlier nonce", func(_ *challenge, z attest.Puzzle) []byte {
@@ -584,7 +587,35 @@ func shortcutters() (cs []class) {
 	} {
 		cs = append(cs, told("time-lock: "+s.attack, "10 VDF", func(c *challenge) {
 			c.locked()
-			c.solve = func(z attest.Puzzle) []byte { return s.solve(c, z) }
+			c.solve = func(z attest.Puzzle) (y, pi []byte) { return s.solve(c, z), nil }
+		}, "CHEAT_VDF"))
+	}
+	for _, s := range []struct {
+		attack string
+		solve  func(c *challenge, z attest.Puzzle) (y, pi []byte)
+	}{
+		{"one bit of the proof changed", func(c *challenge, z attest.Puzzle) (y, pi []byte) {
+			y, pi = proven(z, z.T)
+			return y, flipped(c.rng, pi)
+		}},
+		{"no proof", func(_ *challenge, z attest.Puzzle) (y, pi []byte) {
+			y, _ = proven(z, z.T)
+			return y, nil
+		}},
+		{"half of the squarings and their proof", func(_ *challenge, z attest.Puzzle) (y, pi []byte) { return proven(z, z.T/2) }},
+		{"the negative and the proof of the answer", func(_ *challenge, z attest.Puzzle) (y, pi []byte) {
+			y, pi = proven(z, z.T)
+			return negative(z, y), pi
+		}},
+		{"answer and proof of an earlier nonce", func(_ *challenge, z attest.Puzzle) (y, pi []byte) {
+			z.X = attest.VDFInput(attest.Digest{1}, z.N)
+			return proven(z, z.T)
+		}},
+		{"an answer made to fit its proof", func(c *challenge, z attest.Puzzle) (y, pi []byte) { return fitted(z, c.rng) }},
+	} {
+		cs = append(cs, told("public time-lock: "+s.attack, "10 VDF", func(c *challenge) {
+			c.setup.Policy.Squarings, c.setup.Policy.Wesolowski = provenSquarings, true
+			c.solve = func(z attest.Puzzle) (y, pi []byte) { return s.solve(c, z) }
 		}, "CHEAT_VDF"))
 	}
 	return cs
