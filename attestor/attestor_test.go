@@ -196,7 +196,7 @@ func FuzzParseChannel(f *testing.F) {
 func build(t *testing.T, tags string, ldflags ...string) string {
 	t.Helper()
 	out := filepath.Join(t.TempDir(), "gpu-attestor")
-	cmd := exec.Command("go", "build", "-tags", tags, "-ldflags", strings.Join(ldflags, " "), "-o", out, "basilica/cmd/gpu-attestor")
+	cmd := exec.Command("go", "build", "-trimpath", "-tags", tags, "-ldflags", strings.Join(ldflags, " "), "-o", out, "basilica/cmd/gpu-attestor")
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if b, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, b)

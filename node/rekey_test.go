@@ -53,9 +53,12 @@ func (f *rotatingFleet) Renew(ctx context.Context, id basilica.ExecutorID, req b
 // TestRekey: a machine that has joined gets a new attestation key under the same id; what is cut short is finished by the next
 // try, with the same new key.
 func TestRekey(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	program := filepath.Join(t.TempDir(), "gpu-attestor")
-	if out, err := exec.CommandContext(t.Context(), "go", "build", "-tags", "nocuda", "-o", program, "../cmd/gpu-attestor").CombinedOutput(); err != nil {
+	build := exec.CommandContext(t.Context(), "go", "build", "-trimpath", "-tags", "nocuda", "-o", program, "../cmd/gpu-attestor")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
 	log := slog.New(slog.DiscardHandler)

@@ -9,5 +9,6 @@ grep -v '^#' scripts/tools.env | while read -r name package version; do
 	case " ${*:-$name} " in *" $name "*) ;; *) continue ;; esac
 	go version -m "bin/tools/$name" 2>/dev/null | grep -q "^[[:space:]]mod[[:space:]].*[[:space:]]$version[[:space:]]" && continue
 	printf 'tools.sh: installing %s %s\n' "$name" "$version" >&2
-	CGO_ENABLED=0 GOBIN="$PWD/bin/tools" go install "$package@$version"
+	# With the flags of `make build`, so that the standard library is compiled once for both.
+	CGO_ENABLED=0 GOBIN="$PWD/bin/tools" go install -trimpath "$package@$version"
 done

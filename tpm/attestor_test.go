@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"net"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"testing"
@@ -62,7 +63,9 @@ func TestAttestor(t *testing.T) {
 	t.Parallel()
 	path, dir := emulator(t), t.TempDir()
 	program := filepath.Join(dir, "gpu-attestor")
-	if out, err := exec.CommandContext(t.Context(), "go", "build", "-tags", "nocuda", "-o", program, "../cmd/gpu-attestor").CombinedOutput(); err != nil {
+	build := exec.CommandContext(t.Context(), "go", "build", "-trimpath", "-tags", "nocuda", "-o", program, "../cmd/gpu-attestor")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
 	sealed := attestor.Child{Path: program, Key: filepath.Join(dir, "tpm.key"), KeyKind: attestor.KeyTPM, TPM: path, SoftwareGPUs: 1, Log: slog.New(slog.DiscardHandler)}
