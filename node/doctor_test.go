@@ -140,6 +140,7 @@ func TestCaseA2_5DoctorTellsOutsideFromHairpin(t *testing.T) {
 
 // TestDoctorOnAMinersBox: each slip is the first finding, and what is not known without a chain is not checked.
 func TestDoctorOnAMinersBox(t *testing.T) {
+	t.Parallel()
 	_, slips := slipsOf(t)
 	examine := func(change func(*Config)) Diagnosis {
 		t.Helper()
@@ -391,6 +392,7 @@ func busyForDoctor(t *testing.T, dir, holder string) {
 
 // TestDoctorBeforeJoining: what needs a miner is not checked and says so, and the look makes nothing.
 func TestDoctorBeforeJoining(t *testing.T) {
+	t.Parallel()
 	cfg := DefaultConfig()
 	cfg.Executor.DataDir, cfg.Executor.Attestor, cfg.Chain.URL = filepath.Join(t.TempDir(), "box"), filepath.Join(t.TempDir(), "nothing"), "ws://127.0.0.1:1"
 	var begun []string

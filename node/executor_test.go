@@ -77,7 +77,7 @@ func programs(t *testing.T) (basilicaPath, attestorPath string) {
 	t.Helper()
 	dir := t.TempDir()
 	for _, name := range []string{"basilica", "gpu-attestor"} {
-		cmd := exec.CommandContext(t.Context(), "go", "build", "-trimpath", "-o", filepath.Join(dir, name), "../cmd/"+name)
+		cmd := exec.CommandContext(t.Context(), "go", "build", "-trimpath", "-ldflags", "-s -w", "-o", filepath.Join(dir, name), "../cmd/"+name)
 		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 		if out, err := cmd.CombinedOutput(); err != nil {
 			t.Fatalf("build %s: %v\n%s", name, err, out)
@@ -167,6 +167,7 @@ func shows(c tls.Certificate) wire.CertificateFunc {
 // TestExecutorJoinsWorksAndStartsAgain: join by token, start from the file that join left, answer a validator and run a
 // task over the real doors, stop without a trace, and start again.
 func TestExecutorJoinsWorksAndStartsAgain(t *testing.T) {
+	t.Parallel()
 	engine, err := docker.New("", slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
