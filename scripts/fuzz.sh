@@ -1,7 +1,7 @@
 #!/bin/sh
 # Fuzzes every target for a while, as many at a time as there are processors: scripts/fuzz.sh [TIME], default 5s each
 #
-# Each package's test program is built once; a worker a target, so that the time is spent on all alike. Our own packages are
+# The packages' test programs are built in one go; a worker a target, so that the time is spent on all alike. Our own packages are
 # instrumented, and nothing else: coverage leads the fuzzer through our code, and SQLite need not be compiled a second time.
 set -eu
 cd "$(dirname "$0")/.."
@@ -12,11 +12,14 @@ rm -rf "$out"
 mkdir -p "$out"
 
 export CGO_ENABLED=0
-go list -f '{{.ImportPath}} {{.Dir}}' ./... >"$out/packages"
+go list -f '{{.ImportPath}} {{.Dir}}' ./... >"$out/all"
 while read -r package dir; do
-	grep -qs '^func Fuzz' "$dir"/*_test.go || continue
-	program=$out/$(printf %s "$package" | tr / -).test
-	go test -c -trimpath -gcflags=basilica/...=-d=libfuzzer -o "$program" "$package" >&2
+	! grep -qs '^func Fuzz' "$dir"/*_test.go || printf '%s %s\n' "$package" "$dir"
+done <"$out/all" >"$out/packages"
+# shellcheck disable=SC2046 # a list of packages on purpose; go names each program after the last word of its package
+go test -c -trimpath -ldflags='-s -w' -gcflags=basilica/...=-d=libfuzzer -o "$out/" $(cut -d' ' -f1 "$out/packages") >&2
+while read -r package dir; do
+	program=$out/${package##*/}.test
 	(cd "$dir" && "$program" -test.list '^Fuzz') >"$out/list"
 	while read -r target; do printf '%s %s %s %s\n' "$package" "$dir" "$program" "$target"; done <"$out/list"
 done <"$out/packages" >"$out/targets"
