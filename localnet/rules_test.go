@@ -586,9 +586,11 @@ func TestHistoryProperty(t *testing.T) {
 	})
 }
 
-// TestOldStatesGo: what lies further back than the chain keeps is refused in the words that clients look for.
+// TestOldStatesGo: what lies further back than the chain keeps is refused in the words that clients look for; once it keeps
+// all that it means to keep, further blocks take no more room than their hash in the index.
 func TestOldStatesGo(t *testing.T) {
-	s := newSim(t, Config{Tempo: 60000})
+	s := newSim(t, Config{})
+	s.HoldPulses(true)
 	s.seal(keptStates + 2)
 	_, _, err := s.Storage(s.hash(1), []byte{1})
 	var refused *Rejection
@@ -604,20 +606,13 @@ func TestOldStatesGo(t *testing.T) {
 	if _, found := s.Chain.rt.system.blockHash.find(past{s.state, s.head()}, uint32(s.head()-blockHashCount-1)); found {
 		t.Error("System.BlockHash keeps too many")
 	}
-}
-
-// TestMemoryIsBounded: once the chain keeps all the states that it means to keep, further blocks take no more room
-// than their hash in the index.
-func TestMemoryIsBounded(t *testing.T) {
-	s := newSim(t, Config{})
 	heap := func() uint64 {
 		goruntime.GC()
 		var m goruntime.MemStats
 		goruntime.ReadMemStats(&m)
 		return m.HeapAlloc
 	}
-	s.HoldPulses(true)
-	s.seal(keptStates + 500)
+	s.seal(498)
 	before := heap()
 	s.seal(2000)
 	after := heap()
