@@ -112,7 +112,9 @@ func (ps Profiles) posterior(r *reading) (of []float64, none float64) {
 
 // fits names the models that a device may be priced as where its own name is not certain, the likeliest first: those that share
 // all but one percent of the probability and whose rates it reaches. Where that names none (a card held back, or one that
-// nobody knows), or one with more memory than was proven, also the models that it would do for: all whose every floor holds.
+// nobody knows), or one with more memory than was proven, also the models that it would do for: all whose every floor holds. Where
+// there is none of these, a model with more memory than was proven does not stand alone: a strong card that proves a little of
+// its memory, under a name that nobody knows, is worth nothing.
 func (ps Profiles) fits(r *reading, of []float64, none float64) (names []string) {
 	order := make([]int, 0, len(ps))
 	for i := range ps {
@@ -133,10 +135,17 @@ func (ps Profiles) fits(r *reading, of []float64, none float64) (names []string)
 	if len(names) > 0 && !lacking {
 		return names
 	}
+	whole := false
 	for _, i := range order {
-		if p := &ps[i]; p.missed(r) == "" && !slices.Contains(names, p.Model) {
-			names = append(names, p.Model)
+		if p := &ps[i]; p.missed(r) == "" {
+			whole = true
+			if !slices.Contains(names, p.Model) {
+				names = append(names, p.Model)
+			}
 		}
+	}
+	if !whole {
+		return nil
 	}
 	return names
 }

@@ -46,3 +46,30 @@ func TestMeasuredCards(t *testing.T) {
 		}
 	}
 }
+
+// TestStrongCardsProveAllTheirMemory: a card that proves a part of its memory, whole or shared out to several, under a name that
+// nobody knows is priced as nothing.
+func TestStrongCardsProveAllTheirMemory(t *testing.T) {
+	ps, err := DefaultProfiles()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, x := range []struct {
+		model string // that it is
+		parts float64
+		gib   uint64
+	}{{h100, 1, 16}, {h200, 1, 16}, {h100, 4, 16}, {h100, 2, 36}, {h200, 3, 40}} {
+		p, err := ParamsFor(x.gib<<30, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		card := ps.find(x.model, false)
+		s := func(seconds float64) time.Duration { return time.Duration(seconds * x.parts * 1e9) }
+		r := reading{params: p, times: intervals{s(p.FillOps()/card.C + float64(p.FillBytes())/card.HashRate), s(p.WalkBytes() / card.BW), s(p.MixBytes() / card.BM)}}
+		var m Measured
+		m.C, m.BW, m.BM = r.rates(card.HashRate)
+		if result, reason := ps.classify(&m, nil, &r); result != PassOther || len(m.Models) != 0 {
+			t.Errorf("%s in %.0f parts, %d GiB of it proven: %s (%s), priced as %q", x.model, x.parts, x.gib, result, reason, m.Models)
+		}
+	}
+}
