@@ -42,6 +42,7 @@ func scripts(t *testing.T, dir string, vars map[string]string) {
 
 // TestCommandLine: wrong input gets a sentence, a code and the next step.
 func TestCommandLine(t *testing.T) {
+	t.Parallel()
 	taken, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -77,6 +78,7 @@ func oldKeyfiles(t *testing.T) string {
 // TestCommandLineOnNetwork does the same, and what should work, on a running network.
 func TestCommandLineOnNetwork(t *testing.T) {
 	needEngine(t)
+	t.Parallel()
 	log := slog.New(slog.DiscardHandler)
 	deps := node.Deps{Log: log, Now: time.Now}
 	dir := t.TempDir()
@@ -154,6 +156,7 @@ func badSignature(t *testing.T, rpc string) {
 // TestUpKilled: kill -9 of `up` takes every process with it, and the next run on the directory works.
 func TestUpKilled(t *testing.T) {
 	needEngine(t)
+	t.Parallel()
 	dir := t.TempDir()
 	cmd := basilicaCommand(t.Context(), nil, "up", "--json", "--rpc", "127.0.0.1:0", "--data", dir)
 	out, err := cmd.StdoutPipe()

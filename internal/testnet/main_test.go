@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"golang.org/x/sync/errgroup"
 )
 
 // The programs under test, built once: paths.
@@ -32,19 +34,26 @@ func buildAndRun(m *testing.M) int {
 		return 1
 	}
 	defer os.RemoveAll(dir)
+	var builds errgroup.Group
 	for _, b := range [][]string{
 		{programName, "./cmd/basilica"},
 		{attestorName, "./cmd/gpu-attestor"},
 		{cheatName, "-tags", "adversary", "./cmd/gpu-attestor"},
 		{crashName, "-tags", "crash", "./cmd/basilica"},
 	} {
-		build := exec.Command("go", append([]string{"build", "-trimpath", "-o", filepath.Join(dir, b[0])}, b[1:]...)...)
-		build.Dir = filepath.Join("..", "..")
-		build.Env = append(os.Environ(), "CGO_ENABLED=0")
-		if said, err := build.CombinedOutput(); err != nil {
-			fmt.Fprintf(os.Stderr, "build %s: %v\n%s", b[0], err, said)
-			return 1
-		}
+		builds.Go(func() error {
+			build := exec.Command("go", append([]string{"build", "-trimpath", "-ldflags", "-s -w", "-o", filepath.Join(dir, b[0])}, b[1:]...)...)
+			build.Dir = filepath.Join("..", "..")
+			build.Env = append(os.Environ(), "CGO_ENABLED=0")
+			if said, err := build.CombinedOutput(); err != nil {
+				return fmt.Errorf("build %s: %w\n%s", b[0], err, said)
+			}
+			return nil
+		})
+	}
+	if err := builds.Wait(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
 	}
 	binaries = dir
 	return m.Run()

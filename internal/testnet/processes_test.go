@@ -357,6 +357,7 @@ func compareCall(t *testing.T, chain *rawChain, fields scale.Struct, r upReport)
 // all in every change; BASILICA_CHEAT_KINDS=all runs each.
 func TestCheatingProver(t *testing.T) {
 	needEngine(t)
+	t.Parallel()
 	lies := []string{"fill:0.05"}
 	if os.Getenv("BASILICA_CHEAT_KINDS") == "all" {
 		lies = append(lies, "walk:0.2", "mix:0.2", "fill:0.05,grind:8", "nonce", "early", "earlymix", "claim", "mutate", "truncate", "key")
@@ -401,6 +402,7 @@ func cheatingProver(t *testing.T, lie string) {
 // weight; up ends in time and leaves nothing.
 func TestStoppedExecutors(t *testing.T) {
 	needEngine(t)
+	t.Parallel()
 	dir := t.TempDir()
 	stopped := make(chan error, 1)
 	ctx, cancel := context.WithTimeout(t.Context(), upLimit)

@@ -14,6 +14,7 @@ import (
 // TestWalletOnATerminal: what a person types is not seen, a new password is asked for twice, and the next verb asks for it again
 // wherever its input comes from.
 func TestWalletOnATerminal(t *testing.T) {
+	t.Parallel()
 	home, binary := t.TempDir(), program(programName)
 	const phrase, word = "bottom drive obey lake curtain smoke basket hold race lonely fit walk", "Correct h0rse"
 	// typed gives what a person sees who answers each question in turn.
