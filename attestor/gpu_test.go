@@ -50,6 +50,9 @@ func TestChildOnGPUs(t *testing.T) {
 	if !interpreter(t, program) {
 		t.Error("gpu-attestor is static: it cannot load a driver")
 	}
+	if said, err := exec.Command(program, "keygen", "--key", filepath.Join(dir, "key.pem")).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, said)
+	}
 	// behind gives a child that finds the driver's library, with these words for it.
 	behind := func(words string) Child {
 		path := filepath.Join(dir, strings.NewReplacer(":", "-", "=", "-", ",", "-").Replace("attestor "+words))

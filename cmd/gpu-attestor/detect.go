@@ -57,7 +57,7 @@ func (o *options) detect(ctx context.Context, root hardware.Root) (d detection, 
 	}
 	var software []attestor.Device
 	if o.key != "" || n > 0 { // a look at the cards needs no key; software devices have their names from it
-		key, err := o.loadKey()
+		key, err := o.firstKey()
 		if err != nil {
 			return detection{}, err
 		}

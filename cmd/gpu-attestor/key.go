@@ -75,16 +75,24 @@ func (o *options) createKey() (k attestKey, err error) {
 	return k, nil
 }
 
-// loadKey reads the key, whichever kind its file is of, and makes it where the file does not exist yet: at the first start of
-// an executor.
+// firstKey is loadKey at the first start of an executor, when the key is made.
+func (o *options) firstKey() (attestKey, error) {
+	if o.key != "" {
+		if _, err := os.Lstat(o.key); errors.Is(err, fs.ErrNotExist) {
+			return o.createKey()
+		}
+	}
+	return o.loadKey()
+}
+
+// loadKey reads the key, whichever kind its file is of. Where the file was moved away no other key takes its place: a proof under
+// a key that nobody endorsed is a false claim.
 func (o *options) loadKey() (k attestKey, err error) {
 	if o.key == "" {
 		return nil, keyError(errNoKey)
 	}
 	text, err := keys.ReadSecret(o.key)
 	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		return o.createKey()
 	case err != nil:
 	case tpm.IsFile(text):
 		k, err = tpm.Load(o.tpm, o.key)
@@ -122,12 +130,6 @@ Nothing else is signed. basilica executor rekey starts this.`,
 			payload, err := io.ReadAll(io.LimitReader(cmd.InOrStdin(), maxRotation+1))
 			if err != nil {
 				return fmt.Errorf("read the endorsement: %w", err)
-			}
-			if o.key == "" {
-				return keyError(errNoKey)
-			}
-			if _, err := os.Stat(o.key); err != nil { // a key that is made now signs no one away
-				return keyError(err)
 			}
 			key, err := o.loadKey()
 			if err != nil {

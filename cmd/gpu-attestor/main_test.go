@@ -2,7 +2,12 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
+	"errors"
+	"io"
+	"io/fs"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -68,6 +73,53 @@ func TestRefusals(t *testing.T) {
 		if _, err := run(t, args...); basilica.CodeOf(err) != code || basilica.FixOf(err) == "" {
 			t.Errorf("%v: %v, want %s", args, err, code)
 		}
+	}
+}
+
+// TestProveMakesNoKey: where the key's file is gone, no other takes its place under a proof.
+func TestProveMakesNoKey(t *testing.T) {
+	key := filepath.Join(t.TempDir(), "key.pem")
+	if _, err := run(t, "prove", "--key", key, "--unbound", "--software-gpus", "1"); basilica.CodeOf(err) != "ATTEST_KEY" || basilica.FixOf(err) == "" {
+		t.Error(err)
+	}
+	if _, err := os.Lstat(key); !errors.Is(err, fs.ErrNotExist) {
+		t.Error("a key was made:", err)
+	}
+}
+
+// TestProveEndsOnASignal: a prover that waits for its validator ends at once when it is told to, and gives its memory back.
+func TestProveEndsOnASignal(t *testing.T) {
+	key := filepath.Join(t.TempDir(), "key.pem")
+	if _, err := run(t, "keygen", "--key", key); err != nil {
+		t.Fatal(err)
+	}
+	silent, validator, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	stdin, stdout := os.Stdin, os.Stdout
+	defer func() { os.Stdin, os.Stdout = stdin, stdout; silent.Close(); validator.Close() }()
+	hello, out, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer hello.Close()
+	os.Stdin, os.Stdout = silent, out
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() {
+		defer out.Close()
+		cmd := root()
+		cmd.SetArgs([]string{"prove", "--key", key, "--unbound", "--software-gpus", "1"})
+		ended <- cmd.ExecuteContext(ctx)
+	}()
+	if _, err := hello.Read(make([]byte, 1)); err != nil { // it waits for the challenge now
+		t.Fatal(err, <-ended)
+	}
+	cancel()
+	go func() { _, _ = io.Copy(io.Discard, hello) }()
+	if err := <-ended; !errors.Is(err, context.Canceled) {
+		t.Error(err)
 	}
 }
 

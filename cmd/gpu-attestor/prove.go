@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"io"
 	"os"
@@ -72,10 +73,17 @@ func (o *options) prove(cmd *cobra.Command, binding *attest.Binding, device stri
 	if err != nil {
 		return err
 	}
+	// A read of stdin ends with nothing but its other end: a signal has to reach who waits behind it, memory and all.
+	in, arrived := io.Pipe()
+	go func() {
+		_, err := io.Copy(arrived, os.Stdin)
+		arrived.CloseWithError(err)
+	}()
+	defer context.AfterFunc(cmd.Context(), func() { arrived.CloseWithError(cmd.Context().Err()) })()
 	rw := struct {
 		io.Reader
 		io.Writer
-	}{os.Stdin, os.Stdout}
+	}{in, os.Stdout}
 	_, err = attestor.Prove(cmd.Context(), rw, attestor.Config{
 		Binding: binding,
 		Greeting: attest.Greeting{
