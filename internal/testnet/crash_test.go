@@ -316,7 +316,7 @@ func (c *crashCampaign) run(queue *crashQueue) {
 
 // stopNowAndThen ends a machine in order after a while, and starts it again.
 func (c *crashCampaign) stopNowAndThen(m *mortal) {
-	if rest(c.ctx, 4*time.Second) != nil {
+	if rest(c.ctx, 20*time.Second) != nil {
 		return
 	}
 	c.alone.RLock()
