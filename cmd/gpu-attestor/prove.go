@@ -75,8 +75,9 @@ func (o *options) prove(cmd *cobra.Command, binding *attest.Binding, device stri
 	}
 	// A read of stdin ends with nothing but its other end: a signal has to reach who waits behind it, memory and all.
 	in, arrived := io.Pipe()
+	stdin := os.Stdin
 	go func() {
-		_, err := io.Copy(arrived, os.Stdin)
+		_, err := io.Copy(arrived, stdin)
 		arrived.CloseWithError(err)
 	}()
 	defer context.AfterFunc(cmd.Context(), func() { arrived.CloseWithError(cmd.Context().Err()) })()
