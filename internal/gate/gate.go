@@ -164,7 +164,10 @@ func Host(r *http.Request, names []string, everywhere bool) bool {
 		return true
 	}
 	host := r.Host
-	if h, _, err := net.SplitHostPort(host); err == nil {
+	if h, port, err := net.SplitHostPort(host); err == nil {
+		if strings.Trim(port, "0123456789") != "" {
+			return false
+		}
 		host = h
 	}
 	if n := len(host); n > 1 && host[0] == '[' && host[n-1] == ']' {

@@ -175,6 +175,8 @@ func TestHost(t *testing.T) {
 		{"panel.attacker.example:8081", "127.0.0.1", false, false},
 		{"panel.example.evil", "127.0.0.1", false, false},
 		{"localhost.evil", "::1", false, false},
+		{"127.0.0.0:evil", "127.0.0.1", false, false},
+		{"localhost:", "127.0.0.1", true, true},
 		{"127.0.0.1.evil", "127.0.0.1", false, false},
 		{"0.0.0.0:8081", "127.0.0.1", false, false},
 		{"10.0.0.1", "127.0.0.1", false, false},
@@ -218,7 +220,7 @@ func TestOrigin(t *testing.T) {
 }
 
 func FuzzHost(f *testing.F) {
-	for _, s := range []string{"localhost", "[::1]:80", "127.0.0.1:8081", "a:b:c", "[", "[::ffff:127.0.0.1]", "panel.attacker.example:8081", "127.0.0.1.evil:80", "[::1%evil]"} {
+	for _, s := range []string{"localhost", "[::1]:80", "127.0.0.1:8081", "a:b:c", "[", "[::ffff:127.0.0.1]", "panel.attacker.example:8081", "127.0.0.1.evil:80", "127.0.0.0:evil", "[::1%evil]"} {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, host string) {
