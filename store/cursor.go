@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/binary"
+	"strings"
 
 	"basilica"
 )
@@ -37,7 +38,7 @@ func sumCursor(raw []byte, list string) []byte {
 // parseCursor reverses text. What was cut, changed, made for another list or by another version is Invalid (BAD_CURSOR):
 // going on from a wrong place would lose rows without a word.
 func parseCursor(text, list string) (cursor, error) {
-	if len(text) <= maxCursor {
+	if len(text) <= maxCursor && !strings.ContainsAny(text, "\r\n") { // which the decoder reads over
 		raw, err := base64.RawURLEncoding.Strict().DecodeString(text)
 		const head = cursorSum + 1 + 8
 		if err == nil && len(raw) >= head && raw[cursorSum] == cursorVersion && bytes.Equal(raw[:cursorSum], sumCursor(raw[cursorSum:], list)) {

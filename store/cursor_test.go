@@ -155,6 +155,7 @@ func TestPagesProperties(t *testing.T) {
 func FuzzCursor(f *testing.F) {
 	f.Add(cursor{1_700_000_000_000_000, "t-abc"}.text("l"), "l")
 	f.Add("", "")
+	f.Add("KCnq4eJzwFIB\rAAYKJBgeQAB0LWFiYw", "l")
 	f.Fuzz(func(t *testing.T, text, list string) {
 		c, err := parseCursor(text, list)
 		if err != nil {
