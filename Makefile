@@ -58,7 +58,7 @@ race:
 # The network's tests mostly wait for blocks; five seconds of every fuzz target fill the gaps, at the lowest priority.
 network:
 	nice -n 19 scripts/fuzz.sh 5s >bin/fuzz.log 2>&1 & fuzz=$$!; \
-	status=0; go test $(RACE) -timeout 15m ./internal/testnet || status=$$?; \
+	status=0; go test $(RACE) -timeout 15m -parallel 2 ./internal/testnet || status=$$?; \
 	wait $$fuzz || status=$$?; cat bin/fuzz.log; exit $$status
 
 # Kills every role at every crash point, KILLS times each, and prints point, kills, jobs lost, doubled, orphans.

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
@@ -374,13 +375,19 @@ func (m *mortal) revive(ctx context.Context) error {
 	}
 }
 
-// freeAddr is a loopback address whose port is free now: a chain comes back where it was.
+// freeAddr is a loopback address whose port is free now: a chain comes back where it was. It lies below what Linux hands out by
+// itself and what `up` takes, or a connection of a network beside this one could have it a moment later.
 func freeAddr() (string, error) {
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return "", err
+	for {
+		ln, err := net.Listen("tcp", fmt.Sprintf("0.0.0.0:%d", 10_000+rand.IntN(10_000)))
+		if errors.Is(err, syscall.EADDRINUSE) {
+			continue
+		}
+		if err != nil {
+			return "", err
+		}
+		return fmt.Sprintf("127.0.0.1:%d", ln.Addr().(*net.TCPAddr).Port), ln.Close()
 	}
-	return ln.Addr().String(), ln.Close()
 }
 
 // crashTrace reads the traces: in how many lives of its role each point was met in each phase.
