@@ -30,10 +30,10 @@ func Network(remote string) string {
 // Listen gives a listener that holds at most limit connections at once and at most perNetwork of one network. What comes over
 // is closed at once: a stranger who waits must not keep others out.
 func Listen(ln net.Listener, limit, perNetwork int) net.Listener {
-	return &listener{Listener: ln, max: limit, maxPerNetwork: perNetwork, networks: make(map[string]int)}
+	return ListenPaced(ln, limit, perNetwork, nil)
 }
 
-// ListenPaced is Listen where one network may also come only so often: a handshake of TLS costs this side more than many
+// ListenPaced is Listen where one network may also come only so often, unless pace is nil: a handshake of TLS costs this side more than many
 // requests, and who asks once a connection would have one for each.
 func ListenPaced(ln net.Listener, limit, perNetwork int, pace *Rates) net.Listener {
 	return &listener{Listener: ln, max: limit, maxPerNetwork: perNetwork, pace: pace, networks: make(map[string]int)}
