@@ -10,7 +10,7 @@ import (
 // rowsOfOne is how many rows an answer may hold for the price of one request.
 const rowsOfOne = 25
 
-// cost is how many requests this one counts for: a page of 500 takes a hundred times the work of a small answer.
+// cost is how many requests this one counts for, by the rows that it may bring.
 func cost(r *http.Request) int {
 	switch r.URL.Path {
 	case "/api/v1/miners", "/api/v1/executors":
