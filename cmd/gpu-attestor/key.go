@@ -51,7 +51,7 @@ func keyError(err error) error {
 	case errors.Is(err, fs.ErrExist):
 		return basilica.E(basilica.Conflict, "ATTEST_KEY_EXISTS", "the attestation key exists already", "keep it, or move the file away to make another identity").With(err)
 	case errors.Is(err, fs.ErrNotExist):
-		fix = "make it with: gpu-attestor keygen --key FILE"
+		fix = "put the file back where it was; a machine that has had none makes it with: gpu-attestor keygen --key FILE"
 	}
 	return basilica.E(basilica.Invalid, "ATTEST_KEY", "the attestation key cannot be used", fix).With(err)
 }
