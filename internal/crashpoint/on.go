@@ -18,10 +18,10 @@ import (
 // On says that this is a build of the tag `crash`.
 const On = true
 
-// The environment tells a process of this build what to do. BASILICA_CRASH is NAME or NAME#N: die at the Nth hit of that
-// name, from 1. BASILICA_CRASH_PLAN names a file with the same, after a word of the test's own, to be read at every SIGUSR1;
-// hits are counted anew from then on. BASILICA_CRASH_TRACE names a file to which every name is appended at its first hit
-// since the last such signal, and "-- WORD" at each signal.
+// The environment tells a process of this build what to do. BASILICA_CRASH is NAME or NAME#N, and others after spaces: die at
+// the Nth hit of one of these names, from 1. BASILICA_CRASH_PLAN names a file with the same, after a word of the test's own, to
+// be read at every SIGUSR1; hits are counted anew from then on. BASILICA_CRASH_TRACE names a file to which every name is appended
+// at its first hit since the last such signal, "-- WORD" at each signal, and "! NAME" before the process dies at it.
 var plan = sync.OnceValue(func() *state {
 	s := &state{}
 	if path := os.Getenv("BASILICA_CRASH_TRACE"); path != "" {
@@ -41,9 +41,8 @@ var plan = sync.OnceValue(func() *state {
 })
 
 type state struct {
-	mu    sync.Mutex // guards what follows
-	name  string
-	at    int
+	mu    sync.Mutex     // guards what follows
+	at    map[string]int // at which hit of a name to die
 	seen  map[string]int
 	trace *os.File
 }
@@ -51,10 +50,13 @@ type state struct {
 func (s *state) take(word, text string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	name, count, _ := strings.Cut(text, "#")
-	s.name, s.at, s.seen = name, 1, map[string]int{}
-	if n, err := strconv.Atoi(count); err == nil {
-		s.at = n
+	s.at, s.seen = map[string]int{}, map[string]int{}
+	for one := range strings.FieldsSeq(text) {
+		name, count, _ := strings.Cut(one, "#")
+		s.at[name] = 1
+		if n, err := strconv.Atoi(count); err == nil {
+			s.at[name] = n
+		}
 	}
 	s.note("-- " + word)
 }
@@ -77,7 +79,8 @@ func Hit(name string) {
 	if s.seen[name] == 1 {
 		s.note(name)
 	}
-	if name == s.name && s.seen[name] == s.at {
+	if s.seen[name] == s.at[name] {
+		s.note("! " + name)
 		_ = syscall.Kill(syscall.Getpid(), syscall.SIGKILL)
 		select {}
 	}

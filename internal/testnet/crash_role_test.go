@@ -212,7 +212,18 @@ func (m *mortal) Stop() {
 
 var errDied = errors.New("killed by signal 9")
 
-// start runs a new process, which dies at the point crash where that is not empty, and waits until it is ready.
+// diedAt is the point at which the last process that was killed by itself was, empty: it was killed from outside.
+func (m *mortal) diedAt() (string, error) {
+	text, err := os.ReadFile(filepath.Join(m.l.dir, m.name+".trace"))
+	if err != nil {
+		return "", err
+	}
+	lines := strings.Split(strings.TrimSpace(string(text)), "\n")
+	name, _ := strings.CutPrefix(lines[len(lines)-1], "! ")
+	return name, nil
+}
+
+// start runs a new process, which dies at a point of the plan crash where that is not empty, and waits until it is ready.
 // errDied: it was killed before.
 func (m *mortal) start(ctx context.Context, crash string) error {
 	ctx, cancel := context.WithTimeout(ctx, 45*time.Second)
@@ -303,9 +314,9 @@ func (m *mortal) lastBytes(n int) string {
 	return string(text[max(0, len(text)-n):])
 }
 
-// tell has the living process die at the point, or at none where that is empty, and count from now on.
-func (m *mortal) tell(phase, point string) error {
-	if err := os.WriteFile(filepath.Join(m.l.dir, m.name+".plan"), []byte(phase+" "+point), 0o600); err != nil {
+// tell has the living process die at a point of the plan, or at none where that is empty, and count from now on.
+func (m *mortal) tell(phase, plan string) error {
+	if err := os.WriteFile(filepath.Join(m.l.dir, m.name+".plan"), []byte(phase+" "+plan), 0o600); err != nil {
 		return err
 	}
 	m.mu.Lock()
@@ -409,6 +420,9 @@ func crashTrace(l *crashLauncher) (map[crashPoint]int, error) {
 		phase, life := "", map[crashPoint]bool{}
 		for line := range strings.Lines(string(text)) {
 			line = strings.TrimSpace(line)
+			if strings.HasPrefix(line, "!") {
+				continue
+			}
 			if word, ok := strings.CutPrefix(line, "--"); ok {
 				if phase = strings.TrimSpace(word); phase == "start" {
 					clear(life)

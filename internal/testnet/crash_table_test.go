@@ -22,12 +22,19 @@ type crashQueue struct {
 	random *rand.Rand
 	left   map[string][]crashPoint
 	missed map[crashPoint]int // how often a process did not come to the point
+	rare   map[crashPoint]int // kills that points still lack for which nobody waits: whoever comes to one dies there too
 }
 
-func newCrashQueue(t *testing.T, points []crashPoint, kills int) *crashQueue {
+func newCrashQueue(t *testing.T, points, rare []crashPoint, kills int) *crashQueue {
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("%d points, %d kills each, order %d", len(points), kills, seed)
-	q := &crashQueue{random: rand.New(rand.NewPCG(seed, 0)), left: map[string][]crashPoint{}, missed: map[crashPoint]int{}}
+	q := &crashQueue{random: rand.New(rand.NewPCG(seed, 0)), left: map[string][]crashPoint{}, missed: map[crashPoint]int{}, rare: map[crashPoint]int{}}
+	for _, p := range rare {
+		if slices.Contains(points, p) {
+			q.rare[p] = kills
+		}
+	}
+	points = slices.DeleteFunc(slices.Clone(points), func(p crashPoint) bool { return q.rare[p] > 0 })
 	for range kills {
 		round := slices.Clone(points)
 		q.random.Shuffle(len(round), func(i, j int) { round[i], round[j] = round[j], round[i] })
@@ -64,11 +71,48 @@ func (q *crashQueue) next(role string) (p crashPoint, n int, alone, ok bool) {
 	return p, 1 + q.random.IntN(3), false, true
 }
 
+// also gives the rare points of a role that still lack kills, as the rest of a plan.
+func (q *crashQueue) also(role string) string {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	plan := ""
+	for p, kills := range q.rare {
+		if p.role == role && kills > 0 {
+			plan += " " + p.name
+		}
+	}
+	return plan
+}
+
+// met says at which point a process died that was to die at p: there or at a rare one, and then p is still to come.
+func (q *crashQueue) met(p crashPoint, name string) (crashPoint, error) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if name == p.name {
+		return p, nil
+	}
+	for rare := range q.rare {
+		if rare.role == p.role && rare.name == name {
+			q.rare[rare]--
+			q.left[p.role] = append(q.left[p.role], p)
+			return rare, nil
+		}
+	}
+	return p, fmt.Errorf("it died at %q, which nobody asked for", name)
+}
+
+// stop leaves nothing to be killed.
+func (q *crashQueue) stop() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	clear(q.left)
+}
+
 // again puts a point that was not reached at the end; false where it has had its chances.
 func (q *crashQueue) again(p crashPoint) bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if q.missed[p]++; q.missed[p] >= crashTries {
+	if q.missed[p]++; q.missed[p] >= crashTries || len(q.left) == 0 {
 		return false
 	}
 	q.left[p.role] = append(q.left[p.role], p)

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -32,7 +33,8 @@ const crashName = "basilica-crash"
 const crashList = "testdata/crashpoints.txt"
 
 // rareList has the points of crashList that a process comes to only after a long life, or when others die at the right
-// moment: the short run leaves them out, and the long one says how often each was met, without a least number.
+// moment: the short run leaves them out; in the long one a process dies at them whenever it comes there, and the table says how
+// often that was, without a least number.
 const rareList = "testdata/crashpoints-rare.txt"
 
 // crashParts are the parts of the network that die, with their roles.
@@ -123,7 +125,15 @@ func TestCrash(t *testing.T) {
 		nets = n
 	}
 	table := newCrashTable()
-	queue := newCrashQueue(t, points, kills)
+	queue := newCrashQueue(t, points, rare, kills)
+	interrupted := make(chan os.Signal, 1)
+	signal.Notify(interrupted, os.Interrupt) // what was seen until then is worth its table
+	defer signal.Stop(interrupted)
+	go func() {
+		if _, ok := <-interrupted; ok {
+			queue.stop()
+		}
+	}()
 	t.Run("networks", func(t *testing.T) {
 		for i := range nets {
 			t.Run(strconv.Itoa(i), func(t *testing.T) {
@@ -156,6 +166,7 @@ type crashCampaign struct {
 	admin   *admin.Client
 	chain   string
 	table   *crashTable
+	queue   *crashQueue        // set by run
 	alone   sync.RWMutex       // held for writing where no other role may die
 	stop    context.CancelFunc // of watching and working
 	workers sync.WaitGroup
@@ -289,6 +300,7 @@ func (c *crashCampaign) thirdMachine(path string) error {
 
 // run kills until the queue is empty, all parts beside each other.
 func (c *crashCampaign) run(queue *crashQueue) {
+	c.queue = queue
 	var parts sync.WaitGroup
 	for _, part := range crashParts {
 		parts.Go(func() {
@@ -349,6 +361,13 @@ func (c *crashCampaign) kill(m *mortal, p crashPoint, n int, alone bool) (bool, 
 	met := c.jobs.unsettled()
 	if err != nil || !reached {
 		return false, err
+	}
+	name, err := m.diedAt()
+	if err != nil {
+		return true, err
+	}
+	if p, err = c.queue.met(p, name); err != nil {
+		return true, err
 	}
 	c.table.note(m.name + " at " + p.String())
 	if err := m.revive(c.ctx); err != nil {
@@ -413,7 +432,7 @@ func (c *crashCampaign) dieAtStart(m *mortal, p crashPoint, _ int) (bool, error)
 			return false, err
 		}
 	}
-	err := m.start(c.ctx, p.name)
+	err := m.start(c.ctx, p.name+c.queue.also(p.role))
 	switch {
 	case errors.Is(err, errDied):
 		return true, nil
@@ -426,7 +445,7 @@ func (c *crashCampaign) dieAtStart(m *mortal, p crashPoint, _ int) (bool, error)
 }
 
 func (c *crashCampaign) dieAtStop(m *mortal, p crashPoint, _ int) (bool, error) {
-	if err := m.tell("stop", p.name); err != nil {
+	if err := m.tell("stop", p.name+c.queue.also(p.role)); err != nil {
 		return false, err
 	}
 	err := m.end(60 * time.Second)
@@ -437,13 +456,13 @@ func (c *crashCampaign) dieAtStop(m *mortal, p crashPoint, _ int) (bool, error) 
 }
 
 func (c *crashCampaign) dieRunning(m *mortal, p crashPoint, n int) (bool, error) {
-	if err := m.tell("run", fmt.Sprintf("%s#%d", p.name, n)); err != nil {
+	if err := m.tell("run", fmt.Sprintf("%s#%d%s", p.name, n, c.queue.also(p.role))); err != nil {
 		return false, err
 	}
 	if m.died(firstPatience) {
 		return c.byNine(m)
 	}
-	if err := m.tell("run", p.name); err == nil && !m.died(pointPatience) {
+	if err := m.tell("run", p.name+c.queue.also(p.role)); err == nil && !m.died(pointPatience) {
 		return false, m.tell("run", "")
 	}
 	return c.byNine(m)
