@@ -227,7 +227,7 @@ func (e *Engine) send(ctx context.Context, write func(io.Writer) error) (id stri
 func (e *Engine) load(ctx context.Context, r io.Reader) (string, error) {
 	res, err := e.api.ImageLoad(ctx, r, client.ImageLoadWithQuiet(true))
 	if err != nil {
-		if client.IsErrConnectionFailed(err) {
+		if client.IsErrConnectionFailed(err) || ctx.Err() != nil {
 			return "", e.mapped("load image", err)
 		}
 		return "", badImage(tail(err.Error()))

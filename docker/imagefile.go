@@ -5,6 +5,7 @@ import (
 	"bufio"
 	"bytes"
 	"compress/gzip"
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -32,6 +33,48 @@ func badImage(why string) error {
 	return basilica.E(basilica.Invalid, "IMAGE_FILE", "the image file cannot be loaded: "+why, "make it with docker save IMAGE -o FILE, one image per file")
 }
 
+// source is an image's file or layer, and remembers what reading it failed with: readers of archives tell that in words of
+// their own, or not at all.
+type source struct {
+	r   io.Reader
+	err error
+}
+
+// Read implements io.Reader.
+func (s *source) Read(p []byte) (int, error) {
+	n, err := s.r.Read(p)
+	if err != nil && !errors.Is(err, io.EOF) {
+		s.err = err
+	}
+	return n, err
+}
+
+// Seek implements io.Seeker, as far as what is read does: a tar file's entries are skipped by it.
+func (s *source) Seek(offset int64, whence int) (int64, error) {
+	if seeker, ok := s.r.(io.Seeker); ok {
+		return seeker.Seek(offset, whence)
+	}
+	return 0, errors.ErrUnsupported
+}
+
+// unread says why what came from the source could not be read to its end, where a reader of archives gave err: only what was
+// read well and is no archive is the file's fault.
+func (s *source) unread(what string, err error) error {
+	switch {
+	case errors.Is(err, io.ErrUnexpectedEOF), errors.Is(s.err, io.ErrUnexpectedEOF):
+		return badImage(what + " is cut off")
+	case errors.Is(s.err, io.ErrClosedPipe), errors.Is(s.err, context.Canceled), errors.Is(s.err, context.DeadlineExceeded):
+		return fmt.Errorf("read image: %w", s.err) // who ended it knows why
+	case s.err != nil:
+		return basilica.E(basilica.Internal, "IMAGE_UNREAD", fmt.Sprintf("the image could not be read on this machine: %v", s.err), "look at the machine's disk (dmesg), or run the job on another machine")
+	case errors.Is(err, tar.ErrHeader):
+		return badImage(what + " is no tar file")
+	case errors.Is(err, gzip.ErrHeader):
+		return badImage(what + " is no gzip file")
+	}
+	return badImage(fmt.Sprintf("%s is damaged: %v", what, err))
+}
+
 func tooLarge(limit int64) error {
 	return basilica.E(basilica.Exhausted, "IMAGE_TOO_LARGE", fmt.Sprintf("the image takes more than the %d MiB of disk that this machine gives an image", limit>>20), "make the image smaller, or use a machine with more free disk")
 }
@@ -53,7 +96,8 @@ type savedFile struct {
 // readSaved reads a docker-save file once and insists on one image, whose config and layers are plain files of it. Links,
 // by which docker save names a layer twice, are resolved here and go no further.
 func readSaved(file io.Reader, limit int64) (*savedFile, error) {
-	r := tar.NewReader(file)
+	from := &source{r: file}
+	r := tar.NewReader(from)
 	files, links := map[string]int64{}, map[string]string{}
 	contents := map[string][]byte{}
 	var images []savedImage
@@ -63,8 +107,11 @@ func readSaved(file io.Reader, limit int64) (*savedFile, error) {
 		if errors.Is(err, io.EOF) {
 			break
 		}
-		if err != nil || n >= maxTarFiles {
-			return nil, badImage("it is no tar file, or has too many entries")
+		if err != nil {
+			return nil, from.unread("it", err)
+		}
+		if n >= maxTarFiles {
+			return nil, badImage(fmt.Sprintf("it has more than %d entries", maxTarFiles))
 		}
 		name := path.Clean(h.Name)
 		if _, twice := files[name]; twice || links[name] != "" {
@@ -86,7 +133,9 @@ func readSaved(file io.Reader, limit int64) (*savedFile, error) {
 		files[name] = h.Size
 		switch {
 		case name == "manifest.json":
-			if err := json.NewDecoder(io.LimitReader(r, maxManifest)).Decode(&images); err != nil {
+			if err := json.NewDecoder(io.LimitReader(r, maxManifest)).Decode(&images); from.err != nil {
+				return nil, from.unread("it", err)
+			} else if err != nil {
 				return nil, badImage("its manifest.json cannot be read")
 			}
 		case h.Size <= maxImageConfig && texts+h.Size <= maxImageTexts: // one of them is the config; the manifest comes last and says which
@@ -98,8 +147,8 @@ func readSaved(file io.Reader, limit int64) (*savedFile, error) {
 					texts += h.Size
 				}
 			}
-			if err != nil {
-				return nil, badImage("it is cut off")
+			if err != nil && !errors.Is(err, io.EOF) {
+				return nil, from.unread("it", err)
 			}
 		}
 	}
@@ -222,14 +271,15 @@ func (w *imageWriter) close(config []byte, place []int) error {
 
 // nameless copies what s found of a docker-save file, and nothing else of it.
 func nameless(w io.Writer, file io.Reader, s *savedFile, limit int64) error {
-	r, out := tar.NewReader(file), newImageWriter(w, limit)
+	from, out := &source{r: file}, newImageWriter(w, limit)
+	r := tar.NewReader(from)
 	for {
 		h, err := r.Next()
 		if errors.Is(err, io.EOF) {
 			break
 		}
 		if err != nil {
-			return badImage("it is cut off")
+			return from.unread("it", err)
 		}
 		if i, ok := s.is[path.Clean(h.Name)]; ok && h.Typeflag == tar.TypeReg {
 			if err := out.layer(i, r, h.Size); err != nil {
@@ -255,17 +305,19 @@ type scale struct {
 
 // weigh reads one layer's archive, plain or gzip, to its end.
 func (s *scale) weigh(layer io.Reader) error {
-	buffered := bufio.NewReaderSize(layer, 64<<10)
+	const what = "a layer"
+	from := &source{r: layer}
+	buffered := bufio.NewReaderSize(from, 64<<10)
 	start, err := buffered.Peek(6)
 	if err != nil && !errors.Is(err, io.EOF) {
-		return fmt.Errorf("read layer: %w", err)
+		return from.unread(what, err)
 	}
 	var plain io.Reader = buffered
 	switch {
 	case bytes.HasPrefix(start, []byte{0x1f, 0x8b}):
 		unzipped, err := gzip.NewReader(buffered)
 		if err != nil {
-			return badImage("a layer is no gzip file")
+			return from.unread(what, err)
 		}
 		plain = unzipped
 	case bytes.HasPrefix(start, []byte{0x28, 0xb5, 0x2f, 0xfd}), skippable(start), bytes.HasPrefix(start, []byte("BZh")), bytes.HasPrefix(start, []byte{0xfd, '7', 'z', 'X', 'Z', 0}):
@@ -282,7 +334,7 @@ func (s *scale) weigh(layer io.Reader) error {
 			return tooLarge(s.limit)
 		}
 		if err != nil {
-			return badImage("a layer is no tar file")
+			return from.unread(what, err)
 		}
 		s.files++
 		if h.Size < 0 || h.Size > s.limit {
@@ -294,7 +346,7 @@ func (s *scale) weigh(layer io.Reader) error {
 	}
 	// What follows an archive's end is kept by engines too.
 	if _, err := io.Copy(io.Discard, counted); err != nil && !s.over() {
-		return badImage("a layer is damaged at its end")
+		return from.unread(what, err)
 	}
 	if s.over() {
 		return tooLarge(s.limit)
