@@ -103,6 +103,14 @@ func (ps Profiles) find(model string, software bool) *Profile {
 	return nil
 }
 
+// Sizes are those of a challenge for a GPU that calls itself model and has so much memory.
+func (ps Profiles) Sizes(model string, vramBytes uint64) (Params, error) {
+	if p := ps.find(model, false); p != nil {
+		return p.params()
+	}
+	return ParamsFor(vramBytes, 0)
+}
+
 func (p *Profile) params() (Params, error) {
 	if p.Params != nil {
 		return *p.Params, p.Params.Check()

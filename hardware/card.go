@@ -88,7 +88,11 @@ func (c *comparison) state(e *entry, card *Card) {
 	case nvml.Answers && e.by[WitnessNVML] == nil:
 		set(CardDisputed, reason("GPU_HIDDEN", e.label()+" is on the bus and NVML does not name it", ""))
 	case cuda.Answers && e.by[WitnessCUDA] == nil:
-		set(CardDisputed, reason("GPU_HIDDEN", e.label()+" is on the bus and CUDA does not name it", ""))
+		sentence := e.label() + " is on the bus and CUDA does not name it"
+		if cuda.Why != "" {
+			sentence += ": " + cuda.Why
+		}
+		set(CardDisputed, reason("GPU_HIDDEN", sentence, ""))
 	case e.by[WitnessCUDA] == nil:
 		set(CardDisputed, reason("GPU_WITNESS", e.label()+" cannot be proven while CUDA cannot be asked: "+cuda.Why, ""))
 	}

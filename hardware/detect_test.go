@@ -266,6 +266,18 @@ func TestTricks(t *testing.T) {
 	}
 }
 
+// TestCardThatCUDACannotRead: one card that the driver names and cannot read is not ready, with the driver's word for it; the other is.
+func TestCardThatCUDACannotRead(t *testing.T) {
+	t.Parallel()
+	b := newBox(t, h100, h100)
+	b.cuda.Cards, b.cuda.Count, b.cuda.Why = b.cuda.Cards[:1], 1, "GPU 1: cuDeviceTotalMem_v2 gave CUDA_ERROR_UNKNOWN"
+	d := b.detect()
+	wants(t, d, 1, "GPU_COUNT", "GPU_HIDDEN")
+	if r := d.Cards[1].Reason; d.Cards[0].State != CardReady || r == nil || r.Code != "GPU_HIDDEN" || !strings.HasSuffix(r.Sentence, ": "+b.cuda.Why) {
+		t.Errorf("%+v", d.Cards)
+	}
+}
+
 func errorsOf(errs ...error) error {
 	for _, err := range errs {
 		if err != nil {

@@ -67,7 +67,7 @@ func TestCardProducts(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cards, err := d.Cards()
+	cards, _, err := d.Cards()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -172,23 +172,28 @@ func (c Card) UUIDText() string {
 // maxCards bounds what a driver may name.
 const maxCards = 256
 
-// Cards lists all devices in the driver's order. Code CUDA_NO_DEVICE where it names none.
-func (d *Driver) Cards() ([]Card, error) {
+// Cards lists the devices that answer in the driver's order, and what each other gave instead. Code CUDA_NO_DEVICE where the driver
+// names none; where none of those that it names answers, the error is the first one's.
+func (d *Driver) Cards() (cards []Card, silent []error, err error) {
 	var n int32
 	if r := d.cuDeviceGetCount(&n); r != 0 {
-		return nil, d.notReady("cuDeviceGetCount", r)
+		return nil, nil, d.notReady("cuDeviceGetCount", r)
 	}
 	if n < 1 {
-		return nil, errNoDevice
+		return nil, nil, errNoDevice
 	}
-	out := make([]Card, min(n, maxCards))
-	for i := range out {
-		var err error
-		if _, out[i], err = d.card(i); err != nil {
-			return nil, err
+	for i := range int(min(n, maxCards)) {
+		_, c, err := d.card(i)
+		if err != nil {
+			silent = append(silent, fmt.Errorf("GPU %d: %w", i, err))
+			continue
 		}
+		cards = append(cards, c)
 	}
-	return out, nil
+	if len(cards) == 0 {
+		return nil, nil, silent[0]
+	}
+	return cards, silent, nil
 }
 
 func (d *Driver) card(i int) (h deviceHandle, c Card, err error) {

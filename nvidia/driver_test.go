@@ -76,7 +76,7 @@ func TestDriverProves(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cards, err := d.Cards()
+	cards, _, err := d.Cards()
 	if err != nil || len(cards) != 2 || cards[0].UUID == cards[1].UUID || cards[1].PCI != "0000:3C:00.0" || cards[0].CC() != "9.0" || d.Version != 12080 {
 		t.Fatal(cards, err)
 	}
@@ -135,7 +135,7 @@ func (f fake) challenge(t *testing.T) (err error) {
 	if err != nil {
 		return err
 	}
-	if _, err := d.Cards(); err != nil {
+	if _, _, err := d.Cards(); err != nil {
 		return err
 	}
 	w, err := f.worker(0)
@@ -180,6 +180,40 @@ func (f fake) challenge(t *testing.T) (err error) {
 	}
 	closed = true
 	return w.Close()
+}
+
+// TestPrepared: memory that was prepared serves every fill that it suffices for, and none is taken while that works.
+func TestPrepared(t *testing.T) {
+	f := newFake(t, "")
+	w, err := f.worker(0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, less, more := small(64), small(64), small(64)
+	less.Layers, more.Layers = 3, 5
+	if err := w.Prepare(p); err != nil || f.used(0) != p.DeviceBytes() {
+		t.Fatal(f.used(0), err)
+	}
+	f.set("fail=cuMemAlloc_v2:1:2")
+	for _, q := range []attest.Params{p, less, p} {
+		roots, err := w.Fill(t.Context(), q, attest.Digest{1})
+		if err != nil {
+			t.Fatal(err)
+		}
+		want, err := attest.NewCPU(attestor.Workers(1)).Fill(t.Context(), q, attest.Digest{1})
+		if err != nil || !slices.Equal(roots, want) {
+			t.Errorf("%d layers: other roots, %v", q.Layers, err)
+		}
+	}
+	if _, err := w.Fill(t.Context(), more, attest.Digest{1}); basilica.CodeOf(err) != "CUDA_MEMORY" {
+		t.Errorf("more than was prepared: %v", err)
+	}
+	if _, err := w.Fill(t.Context(), more, attest.Digest{1}); err != nil || f.used(0) != more.DeviceBytes() {
+		t.Errorf("%d bytes, %v", f.used(0), err)
+	}
+	if err := w.Close(); err != nil || f.used(0) != 0 {
+		t.Errorf("%d bytes are left, %v", f.used(0), err)
+	}
 }
 
 // TestEveryCallMayFail: whichever call fails, with whichever error, what a person meets names call and error and says what to do.
@@ -301,7 +335,7 @@ func TestNVML(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cards, err := d.Cards()
+	cards, _, err := d.Cards()
 	if err != nil {
 		t.Fatal(err)
 	}

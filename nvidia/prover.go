@@ -49,6 +49,7 @@ type Prover struct {
 	now      func() time.Time
 
 	p          attest.Params
+	held       attest.Params // whose memory was taken: p's, or more
 	seed       attest.Digest
 	product    Product
 	fill, work Memory // 0: not taken
@@ -61,7 +62,7 @@ type Prover struct {
 }
 
 // Spent says where the time of a fill went, by this machine's clock.
-type Spent struct{ Memory, Products, Hash time.Duration }
+type Spent struct{ Products, Hash time.Duration }
 
 // NewProver makes a prover. products are those that the device's module holds, the fastest first.
 func NewProver(dev Device, products []Product, now func() time.Time) *Prover {
@@ -74,8 +75,17 @@ func (g *Prover) Spent() Spent { return g.spent }
 // Product is the kernel that made the layers of the last fill.
 func (g *Prover) Product() string { return g.product.Kernel }
 
-// Fill makes the fill from its seed and returns the root of every layer. Memory that the fill before took is used again where it has
-// the same sizes.
+// Prepare takes the memory that a fill of these sizes will need. A driver may have to clear it first, of what another process left
+// there: that is not to be waited for while a validator's clock runs.
+func (g *Prover) Prepare(p attest.Params) error {
+	if err := p.Check(); err != nil {
+		return err
+	}
+	return g.take(p)
+}
+
+// Fill makes the fill from its seed and returns the root of every layer. Memory that was prepared, or taken by the fill before, is used
+// where it suffices.
 func (g *Prover) Fill(ctx context.Context, p attest.Params, seed attest.Digest) ([]attest.Node, error) {
 	if err := p.Check(); err != nil {
 		return nil, err
@@ -84,11 +94,10 @@ func (g *Prover) Fill(ctx context.Context, p attest.Params, seed attest.Digest) 
 	if i < 0 {
 		return nil, fmt.Errorf("%w: no kernel makes products of n = %d", attest.ErrParams, p.N)
 	}
-	began := g.now()
 	if err := g.take(p); err != nil {
 		return nil, err
 	}
-	g.seed, g.product, g.spent = seed, g.products[i], Spent{Memory: g.now().Sub(began)}
+	g.seed, g.product, g.spent = seed, g.products[i], Spent{}
 	perLayer := p.Leaves(0)
 	step := int(min(hashLayers, p.WorkBytes()/uint64(2*attest.NodeSize*perLayer)))
 	roots := make([]attest.Node, 0, p.Layers)
@@ -120,13 +129,12 @@ func (g *Prover) Fill(ctx context.Context, p attest.Params, seed attest.Digest) 
 
 // take takes the memory of a fill, and forgets the fill before.
 func (g *Prover) take(p attest.Params) (err error) {
-	fill, work := g.fill, g.work
-	if fill != 0 && work != 0 && p.FillBytes() == g.p.FillBytes() && p.WorkBytes() == g.p.WorkBytes() {
-		*g = Prover{dev: g.dev, products: g.products, now: g.now, p: p, fill: fill, work: work}
+	if g.fill != 0 && g.work != 0 && p.FillBytes() <= g.held.FillBytes() && p.WorkBytes() <= g.held.WorkBytes() {
+		*g = Prover{dev: g.dev, products: g.products, now: g.now, p: p, held: g.held, fill: g.fill, work: g.work}
 		return nil
 	}
 	g.Release()
-	g.p = p
+	g.p, g.held = p, p
 	if g.fill, err = g.dev.Alloc(p.FillBytes()); err != nil {
 		return err
 	}

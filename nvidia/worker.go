@@ -59,6 +59,11 @@ func (w *Worker) Do(f func(dev Device, g *Prover) error) error {
 
 // The work, as of a Prover.
 
+// Prepare takes the memory that a fill of these sizes will need.
+func (w *Worker) Prepare(p attest.Params) error {
+	return w.Do(func(_ Device, g *Prover) error { return g.Prepare(p) })
+}
+
 // Fill makes the fill from its seed and returns the root of every layer.
 func (w *Worker) Fill(ctx context.Context, p attest.Params, seed attest.Digest) (roots []attest.Node, err error) {
 	err = w.Do(func(_ Device, g *Prover) (err error) { roots, err = g.Fill(ctx, p, seed); return err })

@@ -3,15 +3,14 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
+	"sync"
 	"time"
-
-	"golang.org/x/sync/errgroup"
 
 	"basilica"
 	"basilica/attest"
@@ -80,52 +79,80 @@ func openCard(d *nvidia.Driver, c nvidia.Card, serial string) (cudaDevice, error
 	return out, nil
 }
 
-// cudaDevices takes all usable GPUs of this machine into use at once: each needs a second for its context and kernels.
-func cudaDevices(usable func(pci, uuid string) bool) (m machine, err error) {
+// ahead takes the memory of a challenge of that size before the validator's clock starts. A card with less free memory says so in
+// HELLO, and nothing of it is held.
+func (d cudaDevice) ahead(size attest.Params) error {
+	if size.DeviceBytes() > d.info.FreeBytes {
+		return nil
+	}
+	err := d.Prepare(size)
+	if basilica.CodeOf(err) == "CUDA_MEMORY" { // the challenge itself may ask for less
+		d.Release()
+		return nil
+	}
+	return err
+}
+
+// cudaDevices takes all usable GPUs of this machine into use at once, with the memory that a challenge of that size needs: each needs a
+// second for its context and kernels. leave is told of every GPU that is not among them, and why.
+func cudaDevices(usable func(pci, uuid string) error, leave func(pci, uuid string, why error), size sizer) (m machine, err error) {
 	d, err := cudaDriver()
 	if err != nil {
 		return m, err
 	}
-	cards, err := d.Cards()
+	cards, silent, err := d.Cards()
 	if err != nil {
 		return m, err
 	}
-	cards = slices.DeleteFunc(cards, func(c nvidia.Card) bool { return !usable(c.PCI, strings.TrimPrefix(c.UUIDText(), "GPU-")) })
+	for _, why := range silent {
+		leave("", "", why)
+	}
 	report := cudaReport()
-	open := make([]cudaDevice, len(cards))
-	var group errgroup.Group
+	open, failed := make([]cudaDevice, len(cards)), make([]error, len(cards))
+	var wait sync.WaitGroup
 	for i, c := range cards {
-		group.Go(func() (err error) {
-			open[i], err = openCard(d, c, cudaReading(report, c).Serial)
-			return err
+		if failed[i] = usable(c.PCI, bareUUID(c)); failed[i] != nil {
+			continue
+		}
+		wait.Go(func() {
+			reading := cudaReading(report, c)
+			if open[i], failed[i] = openCard(d, c, reading.Serial); failed[i] != nil {
+				return
+			}
+			if p, err := size(c.Name, memoryOf(c, reading)); err == nil { // a card that is too small is the validator's to refuse
+				failed[i] = open[i].ahead(p)
+			}
+			if failed[i] != nil {
+				failed[i] = errors.Join(failed[i], open[i].Close())
+			}
 		})
 	}
-	err = group.Wait()
-	var errs []error
-	for _, x := range open {
-		switch {
-		case x.Worker == nil:
-		case err != nil:
-			errs = append(errs, x.Close())
-		default:
-			m.devices, m.closers = append(m.devices, x), append(m.closers, x.Close)
+	wait.Wait()
+	for i, c := range cards {
+		if failed[i] != nil {
+			leave(c.PCI, bareUUID(c), failed[i])
+			continue
 		}
-	}
-	if err != nil {
-		return machine{}, errors.Join(err, errors.Join(errs...))
+		m.devices, m.closers = append(m.devices, open[i]), append(m.closers, open[i].Close)
 	}
 	sum := kernels.SHA256()
 	m.driver, m.kernels = cudaVersion(d, report), sum[:]
 	return m, nil
 }
 
+// bareUUID is a card's UUID as detect writes it.
+func bareUUID(c nvidia.Card) string { return strings.TrimPrefix(c.UUIDText(), "GPU-") }
+
+// memoryOf is a card's memory in bytes as NVML tells it, else as CUDA does, which leaves out what the driver keeps.
+func memoryOf(c nvidia.Card, r nvidia.Reading) uint64 {
+	if r.MemoryBytes != nil {
+		return *r.MemoryBytes
+	}
+	return c.MemoryBytes
+}
+
 // elements is how many product elements of the full-sized run are computed again on the CPU.
 const elements = 1000
-
-// sizer gives the sizes of the timed run for a card's memory in bytes.
-type sizer func(vramBytes uint64) (attest.Params, error)
-
-func fullSize(vramBytes uint64) (attest.Params, error) { return attest.ParamsFor(vramBytes, 0) }
 
 // selftestCUDA tests every GPU, one after the other: all bytes of a small fill against the CPU, then `runs` challenges of the sizes
 // that a validator asks for.
@@ -134,8 +161,8 @@ func selftestCUDA(ctx context.Context, runs int, size sizer, parallel attest.Par
 	if err != nil {
 		return r, err
 	}
-	cards, err := d.Cards()
-	if err != nil {
+	cards, silent, err := d.Cards()
+	if err = cmp.Or(err, errors.Join(silent...)); err != nil {
 		return r, err
 	}
 	for _, c := range cards {
@@ -158,15 +185,12 @@ func selftestCard(ctx context.Context, d *nvidia.Driver, c nvidia.Card, runs int
 	defer func() { err = errors.Join(err, dev.Close()) }()
 	r = cardSelftest{
 		Index: c.Index, UUID: dev.info.UUID.String(), Model: c.Name, CC: c.CC(), PCI: dev.info.PCI, Driver: cudaVersion(d, report),
-		MemoryBytes: c.MemoryBytes, FreeBytes: dev.info.FreeBytes,
-	}
-	if m := cudaReading(report, c).MemoryBytes; m != nil {
-		r.MemoryBytes = *m
+		MemoryBytes: memoryOf(c, cudaReading(report, c)), FreeBytes: dev.info.FreeBytes,
 	}
 	if r.BytesEqual, err = compareWithCPU(ctx, dev, parallel); err != nil {
 		return r, err
 	}
-	p, err := size(r.MemoryBytes)
+	p, err := size(c.Name, r.MemoryBytes)
 	if err != nil {
 		return r, err
 	}
@@ -176,6 +200,11 @@ func selftestCard(ctx context.Context, d *nvidia.Driver, c nvidia.Card, runs int
 	}
 	r.Params, r.Filled = p, float64(p.FillBytes())/float64(r.MemoryBytes)
 	defer dev.Release()
+	began := time.Now()
+	if err := dev.Prepare(p); err != nil {
+		return r, err
+	}
+	r.Seconds.Memory = time.Since(began).Seconds()
 	var rates [6][]float64
 	for i := range runs {
 		one, w, err := timedRun(ctx, dev, p)
@@ -193,13 +222,10 @@ func selftestCard(ctx context.Context, d *nvidia.Driver, c nvidia.Card, runs int
 				return r, err
 			}
 			r.ElementsEqual = elements
-			r.Seconds.Fill, r.Seconds.Walk, r.Seconds.Mix, r.Seconds.Trace = (w.fill - w.memory).Seconds(), w.walked.Seconds(), w.mixed.Seconds(), w.traced.Seconds()
+			r.Seconds.Fill, r.Seconds.Walk, r.Seconds.Mix, r.Seconds.Trace = w.fill.Seconds(), w.walked.Seconds(), w.mixed.Seconds(), w.traced.Seconds()
 			r.ChallengeSeconds = r.Seconds.sum()
 			r.Kernel = w.kernel
 			r.clocks(cudaReading(cudaReport(), c))
-		}
-		if i == 0 {
-			r.Seconds.Memory = w.memory.Seconds()
 		}
 	}
 	r.Fill, r.Hash, r.Walk, r.Mix, r.Copy = spreadOf(rates[0]), spreadOf(rates[1]), spreadOf(rates[2]), spreadOf(rates[3]), spreadOf(rates[4])
@@ -214,8 +240,7 @@ func (r *cardSelftest) clocks(x nvidia.Reading) {
 }
 
 // timedRun does one challenge and gives the rates of products, hashing, walk, mix, a plain copy, and of the products once more as a
-// validator counts them: of a whole fill less its hashing. The first run takes the memory, as the one run of a challenge does; a fill
-// in memory that this process has just given back would wait for the driver to clear it.
+// validator counts them: of a whole fill less its hashing.
 func timedRun(ctx context.Context, dev cudaDevice, p attest.Params) (rates [6]float64, w proof, err error) {
 	var random [96]byte
 	if _, err := rand.Read(random[:]); err != nil {
@@ -225,7 +250,7 @@ func timedRun(ctx context.Context, dev cudaDevice, p attest.Params) (rates [6]fl
 		return rates, w, err
 	}
 	err = dev.Do(func(_ nvidia.Device, g *nvidia.Prover) (err error) {
-		w.kernel, w.memory = g.Product(), g.Spent().Memory
+		w.kernel = g.Product()
 		rates[0] = p.FillOps() / g.Spent().Products.Seconds()
 		rates[1] = float64(p.FillBytes()) / g.Spent().Hash.Seconds()
 		rates[5] = p.FillOps() / (w.fill - g.Spent().Hash).Seconds()

@@ -6,9 +6,11 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"testing"
 
@@ -19,17 +21,54 @@ import (
 	"basilica/nvidia"
 )
 
+// envCards makes this test program take all cards into use as prove does, on sizes that a CPU gets through, instead of running tests.
+const envCards = "GPU_ATTESTOR_CARDS"
+
+// taken is what it prints.
+type taken struct {
+	Held   []uint64 `json:"held"` // bytes of each card in use
+	Left   []string `json:"left"` // codes of those left out
+	Failed string   `json:"failed"`
+}
+
+func smallSize(string, uint64) (attest.Params, error) {
+	return attest.Params{N: 128, Layers: 12, Lanes: 256, Steps: 4, Batches: 6, WinLayers: 5, Cells: 256, Rounds: 8}, nil
+}
+
+// takeCards takes the cards into use, counts what is held of each before a challenge, and fills each.
+func takeCards() (out taken) {
+	m, err := cudaDevices(func(string, string) error { return nil }, func(_, _ string, why error) { out.Left = append(out.Left, basilica.CodeOf(why)) }, smallSize)
+	for _, dev := range m.devices {
+		d := dev.(cudaDevice)
+		err = errors.Join(err, d.Do(func(dev nvidia.Device, _ *nvidia.Prover) error {
+			free, err := dev.(*nvidia.Context).FreeMemory()
+			out.Held = append(out.Held, d.info.FreeBytes+allocationSlack-free)
+			return err
+		}))
+		p, _ := smallSize("", 0)
+		_, failed := d.Fill(context.Background(), p, attest.Digest{1})
+		err = errors.Join(err, failed)
+	}
+	if err = errors.Join(err, m.close()); err != nil {
+		out.Failed = err.Error()
+	}
+	return out
+}
+
 // envSmall makes this test program run `selftest --device cuda` on sizes that a CPU gets through, instead of tests.
 const envSmall = "GPU_ATTESTOR_SMALL_SELFTEST"
 
 func TestMain(m *testing.M) {
-	if os.Getenv(envSmall) == "" {
+	switch {
+	case os.Getenv(envCards) != "":
+		if err := json.NewEncoder(os.Stdout).Encode(takeCards()); err != nil {
+			os.Exit(1)
+		}
+		os.Exit(0)
+	case os.Getenv(envSmall) == "":
 		os.Exit(m.Run())
 	}
-	small := func(uint64) (attest.Params, error) {
-		return attest.Params{N: 128, Layers: 12, Lanes: 256, Steps: 4, Batches: 6, WinLayers: 5, Cells: 256, Rounds: 8}, nil
-	}
-	r, err := selftestCUDA(context.Background(), 2, small, attestor.Workers(0))
+	r, err := selftestCUDA(context.Background(), 2, smallSize, attestor.Workers(0))
 	if err == nil {
 		err = json.NewEncoder(os.Stdout).Encode(r)
 	}
@@ -100,6 +139,50 @@ func TestSelftestCUDASays(t *testing.T) {
 	} {
 		if _, text, err := selftestBehind(t, library, words); err == nil || !strings.HasPrefix(text, code+":") || !strings.Contains(text, "\nFix: ") {
 			t.Errorf("%s: %v: %s, want %s", words, err, text, code)
+		}
+	}
+}
+
+// TestOneCardLeftOut: a card that cannot be opened is left out and told by its code, and takes no other card along. The cards in use hold
+// what a challenge needs before it comes; where that cannot be had, the challenge itself may still try.
+func TestOneCardLeftOut(t *testing.T) {
+	library := fakecuda.Build(t)
+	p, _ := smallSize("", 0)
+	for _, c := range []struct {
+		words string
+		used  int // cards
+		held  int // of which, with memory
+		left  []string
+	}{
+		{"devices=3", 3, 3, nil},
+		{"devices=3,fail=cuMemAlloc_v2:7:2", 3, 3, nil}, // the fill takes none
+		{"devices=3,fail=cuMemAlloc_v2:1:2", 3, 2, nil},
+		{"devices=3,held=8300000", 3, 0, nil},
+		{"devices=3,fail=cuDeviceTotalMem_v2:2:999", 2, 2, []string{"CUDA_NOT_READY"}},
+		{"devices=3,fail=cuDevicePrimaryCtxRetain:2:46", 2, 2, []string{"CUDA_BUSY"}},
+		{"devices=3,fail=cuModuleLoadDataEx:3:218", 2, 2, []string{"CUDA_MODULE"}},
+		{"devices=3,fail=cuMemGetInfo_v2:1:214", 2, 2, []string{"CUDA_LOST"}},
+		{"devices=3,fail=cuMemAlloc_v2:1:214", 2, 2, []string{"CUDA_LOST"}},
+		{"devices=1,fail=cuDevicePrimaryCtxRetain:1:46", 0, 0, []string{"CUDA_BUSY"}},
+	} {
+		cmd := exec.CommandContext(t.Context(), os.Args[0])
+		cmd.Env = append(os.Environ(), envCards+"=1", fakecuda.Env+"=memory=16777216,"+c.words, "LD_LIBRARY_PATH="+library)
+		out, err := cmd.Output()
+		var x taken
+		if err := errors.Join(err, json.Unmarshal(out, &x)); err != nil || x.Failed != "" || len(x.Held) != c.used || !slices.Equal(x.Left, c.left) {
+			t.Errorf("%s: %+v %v", c.words, x, err)
+			continue
+		}
+		held := 0
+		for _, bytes := range x.Held {
+			if bytes == p.DeviceBytes() {
+				held++
+			} else if bytes != 0 {
+				t.Errorf("%s: %d bytes are held", c.words, bytes)
+			}
+		}
+		if held != c.held {
+			t.Errorf("%s: %d cards hold memory, want %d", c.words, held, c.held)
 		}
 	}
 }

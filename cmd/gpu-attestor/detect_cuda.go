@@ -3,6 +3,8 @@
 package main
 
 import (
+	"strings"
+
 	"basilica"
 	"basilica/hardware"
 	"basilica/nvidia"
@@ -12,10 +14,14 @@ import (
 func witnesses() (cuda, nvml hardware.Witness) {
 	if driver, err := cudaDriver(); err != nil {
 		cuda.Why = err.Error()
-	} else if cards, err := driver.Cards(); err != nil && basilica.CodeOf(err) != "CUDA_NO_DEVICE" {
+	} else if cards, silent, err := driver.Cards(); err != nil && basilica.CodeOf(err) != "CUDA_NO_DEVICE" {
 		cuda.Why = err.Error()
 	} else {
 		cuda = fromCUDA(cards)
+		for _, why := range silent {
+			cuda.Why += "; " + why.Error()
+		}
+		cuda.Why = strings.TrimPrefix(cuda.Why, "; ")
 	}
 	report, err := nvidia.ReadNVML(nvidia.SearchNVML("/"))
 	if err != nil {

@@ -24,6 +24,18 @@ type machine struct {
 	closers []func() error
 }
 
+// sizer gives the sizes of a challenge for a card of that model and memory in bytes.
+type sizer func(model string, vramBytes uint64) (attest.Params, error)
+
+// fullSize is what a validator with the list of models of this build asks for.
+func fullSize(model string, vramBytes uint64) (attest.Params, error) {
+	known, err := attest.DefaultProfiles()
+	if err != nil {
+		return attest.Params{}, err
+	}
+	return known.Sizes(model, vramBytes)
+}
+
 // close gives the GPUs up.
 func (m machine) close() error {
 	var errs []error
@@ -48,7 +60,8 @@ func checkDevice(kind string) error {
 }
 
 // machine takes into use every GPU that detect calls ready, and as many software devices as were asked for; kind leaves one of them.
-// A card that detect refuses is left out and the log says why; where that leaves no device at all, it is the error.
+// A card that detect refuses, or that cannot be opened, is left out and the log says why; where that leaves no device at all, it is
+// the error.
 func (o *options) machine(spki []byte, kind string) (m machine, err error) {
 	if err := checkDevice(kind); err != nil {
 		return m, err
@@ -61,15 +74,11 @@ func (o *options) machine(spki []byte, kind string) (m machine, err error) {
 	if kind != deviceSoftware {
 		cuda, nvml := witnesses()
 		seen := hardware.At(system).Detect(cuda, nvml, nil, time.Now())
-		usable := func(pci, uuid string) bool {
-			why := seen.Usable(pci, uuid)
-			if why != nil {
-				o.log().Warn("a GPU is left out", "pci", pci, "uuid", uuid, "code", basilica.CodeOf(why), "sentence", why.Error(), "fix", basilica.FixOf(why))
-				refused = cmp.Or(refused, why)
-			}
-			return why == nil
+		leave := func(pci, uuid string, why error) {
+			o.log().Warn("a GPU is left out", "pci", pci, "uuid", uuid, "code", basilica.CodeOf(why), "sentence", why.Error(), "fix", basilica.FixOf(why))
+			refused = cmp.Or(refused, why)
 		}
-		m, err = cudaDevices(usable)
+		m, err = cudaDevices(seen.Usable, leave, fullSize)
 		switch code := basilica.CodeOf(err); {
 		case err == nil:
 		case kind == "" && (code == "CUDA_ABSENT" || code == "CUDA_NO_DEVICE" || code == "CUDA_UNBUILT"):

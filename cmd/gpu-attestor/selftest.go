@@ -103,8 +103,7 @@ type proof struct {
 	seed, walk, mix             attest.Digest
 	roots, wroots, yroots       []attest.Node
 	fill, walked, mixed, traced time.Duration
-	kernel                      string        // of a GPU, which made the layers
-	memory                      time.Duration // of the fill, in which a GPU's memory was taken
+	kernel                      string // of a GPU, which made the layers
 }
 
 // equal compares what two devices committed to under the same keys.

@@ -45,7 +45,7 @@ func spreadOf(v []float64) (s spread) {
 
 // phases are the seconds of the last challenge, openings of default strength.
 type phases struct {
-	Memory float64 `json:"memory"` // the taking of memory, which the first challenge did
+	Memory float64 `json:"memory"` // the taking of memory, before the validator's clock starts
 	Fill   float64 `json:"fill"`
 	Walk   float64 `json:"walk"`
 	Mix    float64 `json:"mix"`

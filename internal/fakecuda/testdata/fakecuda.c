@@ -48,7 +48,7 @@ __attribute__((constructor)) static void load(void) {
 // fails says whether this call is to fail. A failure of a kernel or of the card stays, as it does on a real one.
 static int fails(const char *call) {
   if (lost && !strncmp(call, "cu", 2)) return lost;
-  if (!fail_nth || strcmp(call, fail_call) || --fail_nth) return 0;
+  if (!fail_nth || strcmp(call, fail_call) || __atomic_sub_fetch(&fail_nth, 1, __ATOMIC_SEQ_CST)) return 0;
   if (fail_code >= 700 && fail_code < 720) lost = fail_code;
   return fail_code;
 }
