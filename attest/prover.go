@@ -41,6 +41,7 @@ const (
 	AbortBind     = 2 // bind32 is not that of this channel
 	AbortParams   = 3 // parameters or devices that this machine does not run
 	AbortDevice   = 4 // the device failed
+	AbortSilent   = 5 // the validator sent nothing for too long
 )
 
 // AbortError is why a prover ends a run; Code goes over the wire.

@@ -19,6 +19,7 @@ import (
 
 	"basilica"
 	"basilica/attest"
+	"basilica/internal/provoke"
 	"basilica/keys"
 )
 
@@ -279,9 +280,7 @@ func TestChild(t *testing.T) {
 		if err := ours.Close(); err != nil {
 			t.Fatal(err)
 		}
-		if err := <-done; err != nil {
-			t.Fatal(err)
-		}
+		provoke.Refused(t, <-done, "CHALLENGE_LEFT")
 	})
 	t.Run("context ends", func(t *testing.T) {
 		ours, theirs := loopback(t)
@@ -295,7 +294,7 @@ func TestChild(t *testing.T) {
 		if _, err := ours.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
 			t.Fatal("the channel stays open:", err)
 		}
-		if err := <-done; err != nil {
+		if err := <-done; !errors.Is(err, context.Canceled) {
 			t.Fatal(err)
 		}
 	})
@@ -306,7 +305,18 @@ func TestChild(t *testing.T) {
 		if _, err := ours.Write([]byte("GET / HTTP/1.1\r\n\r\n")); err != nil {
 			t.Fatal(err)
 		}
-		if err := <-done; !errors.Is(err, attest.ErrFrame) {
+		if err := <-done; !errors.Is(err, attest.ErrFrame) || !errors.Is(err, ErrLeft) {
+			t.Fatal(err)
+		}
+	})
+	t.Run("verdict at once", func(t *testing.T) { // is no end of a challenge
+		ours, theirs := loopback(t)
+		done := make(chan error, 1)
+		go func() { done <- honest.Serve(t.Context(), theirs, binding) }()
+		if _, err := ours.Write([]byte{2, 0, 0, 0, byte(attest.FrameVerdict), 1}); err != nil {
+			t.Fatal(err)
+		}
+		if err := <-done; basilica.CodeOf(err) != "CHALLENGE_LEFT" {
 			t.Fatal(err)
 		}
 	})

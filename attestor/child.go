@@ -39,6 +39,13 @@ const (
 	killWait   = 5 * time.Second
 	// hangUpGrace is how long a child may go on after the validator has closed the channel.
 	hangUpGrace = 500 * time.Millisecond
+	// endGrace is how long a child may take to end after the last that it said.
+	endGrace = 10 * time.Second
+	// answerTime is for a child that prints one answer: a machine with eight cards whose driver has to be loaded first takes most
+	// of a minute.
+	answerTime = 2 * time.Minute
+	// stuckWait is how long a killed child may take to be gone: its pipes are closed after killWait.
+	stuckWait = 2 * killWait
 )
 
 // KeyKind is where an attestation key lives.
@@ -125,6 +132,16 @@ type Child struct {
 var errAttestor = basilica.E(basilica.Unavailable, "ATTESTOR_FAILED", "gpu-attestor could not be run",
 	"build it with `make build` and give its path with --attestor")
 
+// errLeft is ErrLeft as an executor tells it.
+var errLeft = basilica.E(basilica.Unavailable, "CHALLENGE_LEFT", "the validator left the challenge before its end",
+	"bring each challenge to its VERDICT; who leaves machines waiting is refused for a while").With(ErrLeft)
+
+// stuck says that a child does not answer or does not end.
+func stuck(sentence string) *basilica.Error {
+	return basilica.E(basilica.Unavailable, "ATTESTOR_STUCK", sentence,
+		"look for the GPU driver's words in dmesg (NVRM, Xid); a process that does not end although it was killed hangs in the kernel, and goes when the machine is rebooted")
+}
+
 // command prepares a run in its own process group with an environment that holds nothing of ours but what it needs.
 func (c Child) command(ctx context.Context, env []string, args ...string) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, c.Path, args...)
@@ -157,18 +174,49 @@ func (c Child) answer(ctx context.Context, into any, args ...string) error {
 
 // reply runs a verb that reads in and prints one JSON value.
 func (c Child) reply(ctx context.Context, in []byte, into any, args ...string) error {
+	ctx, cancel := context.WithTimeout(ctx, answerTime)
+	defer cancel()
 	cmd := c.command(ctx, nil, args...)
 	cmd.Stdin = bytes.NewReader(in)
 	var out, log capped
 	out.left, log.left = maxOutput, maxStderr
 	cmd.Stdout, cmd.Stderr = &out, &log
-	if err := cmd.Run(); err != nil {
-		return errAttestor.With(fmt.Errorf("%s %s: %w: %s", c.Path, args[0], err, bytes.TrimSpace(log.b)))
+	if err := cmd.Start(); err != nil {
+		return errAttestor.With(fmt.Errorf("%s %s: %w", c.Path, args[0], err))
+	}
+	if err := gone(ctx, cmd); basilica.CodeOf(err) != "" {
+		return err
+	} else if err != nil {
+		err = fmt.Errorf("%s %s: %w: %s", c.Path, args[0], err, bytes.TrimSpace(log.b))
+		if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+			return stuck(fmt.Sprintf("gpu-attestor %s gave no answer in time and was killed", args[0])).With(err)
+		}
+		return errAttestor.With(err)
 	}
 	if err := json.Unmarshal(out.b, into); err != nil {
 		return errAttestor.With(fmt.Errorf("%s %s: %w", c.Path, args[0], err))
 	}
 	return nil
+}
+
+// gone waits for the end of a child: without limit while ctx is there, whose end kills it, then for stuckWait. A process in a
+// driver that hangs in the kernel takes no signal: nobody may wait for it, and what it was given to write to must not be read.
+func gone(ctx context.Context, cmd *exec.Cmd) error {
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }() // as long as the process is there
+	select {
+	case err := <-ended:
+		return err
+	case <-ctx.Done():
+	}
+	late := time.NewTimer(stuckWait)
+	defer late.Stop()
+	select {
+	case err := <-ended:
+		return err
+	case <-late.C:
+		return stuck(fmt.Sprintf("gpu-attestor %s (process %d) does not end, although it was killed", cmd.Args[1], cmd.Process.Pid))
+	}
 }
 
 // capped keeps the first bytes and drops the rest, so that a child never blocks on it.
@@ -223,13 +271,15 @@ func (c Child) Rotate(ctx context.Context, payload []byte) ([]byte, error) {
 }
 
 // Serve runs one challenge: it relays frames between the channel and a fresh child until either ends, closes the
-// channel, and returns when the child is gone. An error says what went wrong on this machine; how the challenge came
-// out is the validator's to know.
+// channel, and returns when the child is gone, or was killed and does not go (ATTESTOR_STUCK). It returns nil once VERDICT has
+// arrived; how the challenge came out is the validator's to know. Where the validator did not bring it to its end it is
+// CHALLENGE_LEFT, where ctx ended before, ctx's error; any other error says what went wrong on this machine.
 func (c Child) Serve(ctx context.Context, ch io.ReadWriteCloser, b attest.Binding) error {
 	channel, err := json.Marshal(NewChannel(b))
 	if err != nil {
 		return fmt.Errorf("encode channel: %w", err)
 	}
+	life := ctx
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	cmd := c.command(ctx, []string{EnvBinding + "=" + string(channel)}, "prove", "--parallel", strconv.Itoa(c.Parallel))
@@ -263,23 +313,75 @@ func (c Child) Serve(ctx context.Context, ch io.ReadWriteCloser, b attest.Bindin
 		context.AfterFunc(ctx, func() { timer.Stop() })
 		in <- stdin.Close()
 	}()
-	errOut := relay(ch, stdout, attest.RelayCap)
+	out := make(chan error, 1)
+	go func() { // ends with the child, or when the channel is closed
+		out <- relay(taken{ch, func() {
+			hungUp.Store(true)
+			cancel()
+		}}, stdout, attest.RelayCap)
+	}()
+	errOut := relayed(ctx, out)
 	ours := hungUp.Load() || ctx.Err() != nil // then how the child ended says nothing
+	left := hungUp.Load()
 	errClose := ch.Close()
-	errWait := cmd.Wait()
+	defer time.AfterFunc(endGrace, cancel).Stop()
+	errWait := gone(ctx, cmd)
 	crashpoint.Hit("attestor.ended")
 	var errIn error
 	select {
 	case errIn = <-in:
 	default: // the validator may go on sending for as long as it likes; nobody listens any more
 	}
-	if ours {
-		errWait = nil
-	}
 	if !errors.Is(errIn, attest.ErrFrame) {
 		errIn = nil // the channel's or the child's own end
 	}
+	switch exit, _ := errors.AsType[*exec.ExitError](errWait); {
+	case errWait == nil: // it has its VERDICT
+		left = false
+	case exit != nil && exit.ExitCode() == ExitLeft:
+		left, errWait = true, nil
+	case exit != nil && exit.Exited(): // its own failure, whoever hung up meanwhile
+		left = false
+	case ours && basilica.CodeOf(errWait) == "":
+		errWait = life.Err()
+	}
+	if left {
+		return errors.Join(errLeft, errWait, errOut, errIn)
+	}
 	return errors.Join(errOut, ignoreClosed(errClose), errIn, errWait)
+}
+
+// relayed waits for the end of what a child says: for killWait once ctx has had it killed.
+func relayed(ctx context.Context, out <-chan error) error {
+	select {
+	case err := <-out:
+		return err
+	case <-ctx.Done():
+	}
+	late := time.NewTimer(killWait)
+	defer late.Stop()
+	select {
+	case err := <-out:
+		return err
+	case <-late.C:
+		return nil // whether the child is still there, gone says
+	}
+}
+
+// taken is a channel whose other end has to take each frame within patience.
+type taken struct {
+	io.Writer
+	late func() // also called where it takes none any more
+}
+
+// Write writes one frame.
+func (t taken) Write(f []byte) (int, error) {
+	defer time.AfterFunc(patience, t.late).Stop()
+	n, err := t.Writer.Write(f)
+	if err != nil {
+		t.late()
+	}
+	return n, err
 }
 
 func ignoreClosed(err error) error {

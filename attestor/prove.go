@@ -45,6 +45,19 @@ func toAttestor(t attest.FrameType) (int, bool) {
 	return maxToAttestor, ok
 }
 
+// patience is how long a prover with nothing to do waits for the validator's next frame. The longest that an honest one takes is
+// the wait for its turn to read the proof: two minutes between the last PONG and OPEN, and 10 s for writing that. The start that
+// all machines have in common takes it 30 s at most, and so does what was sent last to arrive (ROOTS, TRACE). What the prover
+// computes, and what it writes, does not count. The SSH door has three minutes, but for a connection that carries nothing at all.
+const patience = 150 * time.Second
+
+// ErrLeft says that the validator did not bring the challenge to its end: it hung up, fell silent, aborted, or sent what the
+// protocol does not have.
+var ErrLeft = errors.New("the validator left the challenge")
+
+// ExitLeft is the exit code of a child whose Prove ended with ErrLeft.
+const ExitLeft = 3
+
 // session is one run of Prove.
 type session struct {
 	cfg  Config
@@ -62,7 +75,8 @@ type session struct {
 }
 
 // Prove runs one challenge over a channel to its end and releases the devices. It returns nil once VERDICT has
-// arrived, whatever it says, and its frame. A blocked read ends when the owner of rw closes it; ctx ends everything else.
+// arrived, whatever it says, and its frame; where the validator is why there is none, ErrLeft. A read that it left behind ends when
+// the owner of rw closes it.
 func Prove(ctx context.Context, rw io.ReadWriter, cfg Config) (verdict attest.Frame, err error) {
 	for _, d := range cfg.Devices {
 		cfg.Greeting.Devices = append(cfg.Greeting.Devices, d.Info())
@@ -89,22 +103,53 @@ func (s *session) loop(ctx context.Context) error {
 		if err := s.flush(); err != nil {
 			return err
 		}
-		if err := ctx.Err(); err != nil {
+		f, err := s.read(ctx)
+		if errors.Is(err, errSilent) {
+			return s.abort(err)
+		}
+		if err != nil {
 			return err
 		}
-		f, err := attest.ReadFrame(s.rw, toAttestor)
-		if err != nil {
-			return fmt.Errorf("read frame: %w", err)
-		}
 		task, err := s.p.Receive(f)
-		if err == nil {
-			err = s.do(ctx, f, task)
-		}
 		if err != nil {
+			return s.abort(fmt.Errorf("%w: %w", ErrLeft, err))
+		}
+		if err := s.do(ctx, f, task); err != nil {
 			return s.abort(err)
 		}
 	}
 	return nil
+}
+
+var errSilent = fmt.Errorf("%w: %w", ErrLeft, &attest.AbortError{Code: attest.AbortSilent, Text: fmt.Sprintf("no frame of the validator for %d s", int(patience.Seconds()))})
+
+// read waits for one whole frame of the validator, not for longer than patience.
+func (s *session) read(ctx context.Context) (attest.Frame, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	type arrival struct {
+		frame attest.Frame
+		err   error
+	}
+	in := make(chan arrival, 1)
+	go func() {
+		f, err := attest.ReadFrame(s.rw, toAttestor)
+		in <- arrival{f, err}
+	}()
+	late := time.NewTimer(patience)
+	defer late.Stop()
+	select {
+	case a := <-in:
+		if a.err != nil && ctx.Err() == nil {
+			a.err = fmt.Errorf("%w: read frame: %w", ErrLeft, a.err)
+		}
+		return a.frame, a.err
+	case <-late.C:
+		return nil, errSilent
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
 }
 
 // abort tells the validator why the run ends, where it is still there to hear it.

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
@@ -35,10 +36,49 @@ const (
 	checkOutput   = 1 << 20
 	maxCheckLine  = 1 << 10
 	maxCheckProof = 1 << 10
+
+	// How long a validator may hold the GPUs in challenges that it does not bring to their end: one whose machine loses power in the
+	// middle of a challenge costs three and a half minutes, until the prover gives it up, and is served in its next round; one
+	// whose process dies costs the time until then. What it used up comes back slowly, so that it holds the machine in vain for no
+	// more than a twentieth of the time.
+	vainMost  = 5 * time.Minute
+	vainShare = 20
 )
 
+// vain is how long a validator held the GPUs without bringing its challenges to their end, as it stood at a time since boot; a
+// vainShare-th of the time since then is to be taken off.
+type vain struct {
+	held time.Duration
+	at   time.Duration
+}
+
+func (x vain) now(up time.Duration) time.Duration { return max(0, x.held-(up-x.at)/vainShare) }
+
+// mayHold refuses a validator that has left this machine waiting for too long.
+func (e *Executor) mayHold(who basilica.Hotkey) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	held := e.vain[who].now(e.cfg.Uptime())
+	if held <= vainMost {
+		return nil
+	}
+	wait := (held - vainMost) * vainShare
+	return basilica.E(basilica.Exhausted, "VALIDATOR_PAUSED", fmt.Sprintf("this validator held the GPUs for %d s in challenges that it did not bring to their end; it is served again in %d s", int(held.Seconds()), int(wait.Seconds())+1),
+		"come again then; look at the validator's log for what breaks its challenges off")
+}
+
+// heldInVain counts the time of a challenge that a validator did not bring to its end, and forgets those who have nothing left.
+func (e *Executor) heldInVain(who basilica.Hotkey, took time.Duration) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	up := e.cfg.Uptime()
+	maps.DeleteFunc(e.vain, func(_ basilica.Hotkey, x vain) bool { return x.now(up) == 0 })
+	e.vain[who] = vain{e.vain[who].now(up) + took, up}
+}
+
 // Attest serves one challenge: it takes every GPU as one holder and gives the channel to the prover. GPUs that a task or
-// another challenge holds are a basilica.Held, before a byte is said.
+// another challenge holds are a basilica.Held, before a byte is said; a validator that has left the machine waiting for too long is
+// VALIDATOR_PAUSED.
 func (e *Executor) Attest(ctx context.Context, v Visit) (err error) {
 	gpus := make([]string, 0, len(e.cfg.GPUs))
 	for _, g := range e.cfg.GPUs {
@@ -50,6 +90,9 @@ func (e *Executor) Attest(ctx context.Context, v Visit) (err error) {
 		return basilica.E(basilica.Unavailable, "NO_GPU", "this machine has no device that could be proven", "check the GPU driver with gpu-attestor detect")
 	}
 	if err := e.running(); err != nil {
+		return err
+	}
+	if err := e.mayHold(v.Validator); err != nil {
 		return err
 	}
 	now := e.ledgerNow()
@@ -67,7 +110,12 @@ func (e *Executor) Attest(ctx context.Context, v Visit) (err error) {
 	}()
 	held, cancel := context.WithTimeout(ctx, challengeLife)
 	defer cancel()
-	return e.cfg.Prover.Prove(held, v)
+	began := e.cfg.Uptime()
+	err = e.cfg.Prover.Prove(held, v)
+	if err != nil && (held.Err() != nil || basilica.CodeOf(err) == "CHALLENGE_LEFT") {
+		e.heldInVain(v.Validator, e.cfg.Uptime()-began)
+	}
+	return err
 }
 
 // Facts answers with one JSON value of the machine's facts.

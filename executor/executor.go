@@ -116,7 +116,8 @@ type Disk interface {
 	UnmountAll(root string) error
 }
 
-// Prover answers one challenge over a channel.
+// Prover answers one challenge over a channel. It returns nil once VERDICT has arrived; a validator that did not bring the challenge
+// to its end is CHALLENGE_LEFT.
 type Prover interface {
 	Prove(ctx context.Context, v Visit) error
 }
@@ -209,6 +210,7 @@ type Executor struct {
 	clock   *time.Duration // this machine's clock minus the miner's, by the last heartbeat
 	unheard error          // why the last heartbeat was not answered
 	revoked map[basilica.GrantID]time.Time
+	vain    map[basilica.Hotkey]vain
 	engine  engineState
 	begin   time.Time     // of the ledger's time line
 	beginUp time.Duration // time since boot then
@@ -245,7 +247,7 @@ func New(cfg Config) (*Executor, error) {
 	return &Executor{
 		cfg: cfg, maxCPU: min(cfg.MaxCPUMillis, int64(cfg.CPUs)*1000), checks: make(chan struct{}, 2), instance: rand.Text(),
 		stopWait: stopWait, devicesEvery: devicesEvery, begin: cfg.Now(), beginUp: cfg.Uptime(),
-		live: map[basilica.TaskAttempt]*life{}, kept: map[basilica.TaskAttempt]bool{}, checked: map[basilica.TaskAttempt]bool{}, revoked: map[basilica.GrantID]time.Time{}, idle: map[string]time.Time{},
+		live: map[basilica.TaskAttempt]*life{}, kept: map[basilica.TaskAttempt]bool{}, checked: map[basilica.TaskAttempt]bool{}, revoked: map[basilica.GrantID]time.Time{}, vain: map[basilica.Hotkey]vain{}, idle: map[string]time.Time{},
 	}, nil
 }
 

@@ -7,6 +7,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -41,13 +42,16 @@ func main() {
 	os.Exit(exitCode(err))
 }
 
-// exitCode is 0 for what was done, 2 for a command line that is wrong, 1 for all else, as with basilica.
+// exitCode is 0 for what was done, 2 for a command line that is wrong, 1 for all else, as with basilica; and
+// attestor.ExitLeft for a proof that its validator left.
 func exitCode(err error) int {
 	switch {
 	case err == nil:
 		return 0
 	case basilica.CodeOf(err) == "USAGE":
 		return 2
+	case errors.Is(err, attestor.ErrLeft):
+		return attestor.ExitLeft
 	}
 	return 1
 }
