@@ -53,7 +53,7 @@ var proofCodes = []Explanation{
 	{"FLOOR_M", "the device has less memory than the model's floor", "the device is another one than it claims, or other programs hold its memory", "free the GPU's memory"},
 	{"GPU_MISSING", "a device that the machine offers was not in its proof", "all devices of a machine prove at once", "look why the device does not answer: gpu-attestor detect"},
 	{"GPU_UNSUPPORTED", "a device cannot be proven", "no profile knows how", "use a supported GPU"},
-	{"KEY_CHANGED", "a machine shows other keys than the pinned ones", "keys are pinned at the first verification; an attestation key may change where the old one signed for it", "put the old keys back and change the attestation key with basilica executor rekey, or join again under a new id"},
+	{"KEY_CHANGED", "a machine shows other keys than the pinned ones", "keys are pinned at the first verification; an attestation key may change where the old one signed for it. One that was changed so while a round was under way is met in the next one", "nothing after basilica executor rekey; else put the old keys back and change the attestation key with basilica executor rekey, or join again under a new id"},
 	{"LATE_START", "a machine was ready only after the other machines of its round had begun", "all machines of a round start at one instant, so that one device cannot answer for two", "look why the machine takes long to say HELLO"},
 	{"LOCAL_ERROR", "the validator met a fault of its own", "its disk, its database or its stop was the reason, not the machine", "read the validator's log"},
 	{"MALFORMED", "an answer is not what the protocol says", "a frame is of a wrong length, order or content; the phase stands after the code", "run the same version of basilica on both machines"},

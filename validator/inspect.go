@@ -257,6 +257,9 @@ func (v *Validator) prove(ctx context.Context, t target, e basilica.Endorsement,
 		return fail(refusal)
 	}
 	drain(stream, hangUp)
+	if v.rotatedMeanwhile(ctx, t, e, verifier.Judgement()) {
+		return notRun(basilica.CheckGPUProof, reasonKeyChanged, "the machine changed its attestation key, as the old one and the miner signed, between the miner's word and its turn"), false
+	}
 	return v.judged(verifier, out), true
 }
 
