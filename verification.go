@@ -1,6 +1,9 @@
 package basilica
 
-import "time"
+import (
+	"io"
+	"time"
+)
 
 // Check names one thing that a validator looks at.
 type Check string
@@ -40,6 +43,14 @@ type Evidence struct {
 	Blob
 	Class  string `json:"class"`  // A, B or C of gpu-proof.md section 1; "software" for a software device
 	Signed bool   `json:"signed"` // the machine's attestation key signed the transcript
+}
+
+// Spool holds the long frames of a running challenge, so that no memory does: a file that goes with Close. A machine says how many
+// devices it has, and the openings of sixteen are 120 MB.
+type Spool interface {
+	io.Writer
+	io.ReaderAt
+	io.Closer
 }
 
 // ProvenGPU is one device of a verification, as measured by the validator's clock. Rates are per second.

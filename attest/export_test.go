@@ -67,3 +67,11 @@ func TreeLevel(data []byte, tag uint32, nodes int) (level []Node, open func(firs
 	}
 	return level, func(first, count int) []byte { return t.open(nil, data, first, count) }
 }
+
+// Frames gives how many bytes of frames a record has, and how many of them it holds in memory.
+func (r *Record) Frames() (all, held int) {
+	for _, e := range r.events {
+		all, held = all+max(len(e.data), e.size), held+len(e.data)
+	}
+	return all, held
+}

@@ -24,6 +24,9 @@ func Judge(r *Record, verify HotkeyVerifier) (Judgement, error) {
 		return Judgement{}, fmt.Errorf("%w: %w", ErrRecord, err)
 	}
 	for i, e := range r.events {
+		if e.data, err = e.load(r.spool); err != nil {
+			return Judgement{}, err
+		}
 		if err := replay(v, e); err != nil {
 			return Judgement{}, fmt.Errorf("%w: event %d: %w", ErrRecord, i, err)
 		}

@@ -10,6 +10,8 @@ import (
 	"hash"
 	"io"
 	"time"
+
+	"basilica"
 )
 
 // A record file: the magic, then sections. A section is u8 kind | u32 length (little-endian) | payload | SHA-256.
@@ -47,19 +49,44 @@ const (
 
 // event is one thing that happened to a verifier, at a time since Setup.Started by the validator's clock.
 type event struct {
-	kind eventKind
-	at   time.Duration
-	data []byte
+	kind   eventKind
+	at     time.Duration
+	data   []byte // nil where it lies in the spool
+	offset int64  // there
+	size   int
 }
 
 // recorder collects while a verifier runs.
 type recorder struct {
 	tape   bytes.Buffer
 	events []event
+	spool  basilica.Spool // nil: all stays in memory
+	length int64          // of spool
+	err    error          // of writing to it
 }
 
+// add keeps an event. Only what comes while nothing is timed goes to the spool.
 func (r *recorder) add(k eventKind, at time.Duration, data []byte) {
-	r.events = append(r.events, event{k, at, data})
+	e := event{kind: k, at: at, data: data}
+	if t := Frame(data).Type(); r.spool != nil && k == eventReceived && (t == FrameRoots || t == FrameProof) && r.err == nil {
+		if _, r.err = r.spool.Write(data); r.err == nil {
+			e.data, e.offset, e.size = nil, r.length, len(data)
+			r.length += int64(e.size)
+		}
+	}
+	r.events = append(r.events, e)
+}
+
+// load gives the data of an event.
+func (e event) load(spool basilica.Spool) ([]byte, error) {
+	if e.size == 0 {
+		return e.data, nil
+	}
+	data := make([]byte, e.size)
+	if _, err := spool.ReadAt(data, e.offset); err != nil {
+		return nil, fmt.Errorf("read spooled frame: %w", err)
+	}
+	return data, nil
 }
 
 // Record holds everything that a challenge was judged by: the set-up, the validator's randomness, the raw frames of
@@ -69,14 +96,22 @@ type Record struct {
 	Judgement Judgement
 	tape      []byte
 	events    []event
+	spool     basilica.Spool
 }
 
-// Record gives the record of a challenge that is Done; before that it is ErrOrder.
+// Spool has the verifier put long frames there instead of keeping them in memory. It is called before the first frame, and the
+// spool must be there for as long as the record is used.
+func (v *Verifier) Spool(to basilica.Spool) { v.rec.spool = to }
+
+// Record gives the record of a challenge that is Done; before that it is ErrOrder. Where the spool failed there is none.
 func (v *Verifier) Record() (*Record, error) {
 	if !v.Done() {
 		return nil, ErrOrder
 	}
-	return &Record{Setup: v.setup, Judgement: v.judgement, tape: v.rec.tape.Bytes(), events: v.rec.events}, nil
+	if v.rec.err != nil {
+		return nil, fmt.Errorf("spool a frame: %w", v.rec.err)
+	}
+	return &Record{Setup: v.setup, Judgement: v.judgement, tape: v.rec.tape.Bytes(), events: v.rec.events, spool: v.rec.spool}, nil
 }
 
 // sectionWriter writes sections chained by their hashes.
@@ -133,8 +168,12 @@ func (r *Record) WriteTo(w io.Writer) (int64, error) {
 	s.section(sectionSetup, setup)
 	s.section(sectionTape, r.tape)
 	for _, e := range r.events {
+		data, err := e.load(r.spool)
+		if err != nil {
+			return s.n, err
+		}
 		head := binary.LittleEndian.AppendUint64([]byte{byte(e.kind)}, uint64(e.at))
-		s.section(sectionEvent, head, e.data)
+		s.section(sectionEvent, head, data)
 	}
 	s.section(sectionVerdict, verdict)
 	return s.n, s.err
@@ -258,7 +297,7 @@ func (r *Record) addEvent(b []byte) error {
 	if at > uint64(24*time.Hour) {
 		return errors.New("event more than a day after the start")
 	}
-	r.events = append(r.events, event{eventKind(b[0]), time.Duration(at), b[eventHeader:]})
+	r.events = append(r.events, event{kind: eventKind(b[0]), at: time.Duration(at), data: b[eventHeader:]})
 	return nil
 }
 

@@ -306,6 +306,10 @@ func (v *Verifier) Receive(f Frame, now time.Time) {
 	late := v.at(now) > v.deadline()
 	v.now = v.at(now)
 	v.rec.add(eventReceived, v.now, f)
+	if v.rec.err != nil {
+		v.end(LocalError, string(LocalError), "the record of the challenge could not be kept: "+clip(v.rec.err.Error(), 200))
+		return
+	}
 	if err := parseFrame(f, v.Cap); err != nil {
 		v.end(Malformed, "MALFORMED_"+phaseNames[v.phase], err.Error())
 		return

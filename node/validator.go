@@ -69,7 +69,8 @@ type ValidatorConfig struct {
 	// CCRoot is a file with the one certificate (PEM) that the confidential-computing reports of GPUs must lead to. Empty: they are
 	// not looked at. A report shows that a genuine GPU answered, not in which machine: it changes no verdict.
 	CCRoot string `toml:"cc_root"`
-	// EvidenceCount and EvidenceBytes bound the record files that are kept; the oldest go first.
+	// EvidenceCount and EvidenceBytes bound the record files that are kept; the oldest of the miner that has
+	// most go first.
 	EvidenceCount int `toml:"evidence_count"`
 	// EvidenceBytes is the other bound.
 	EvidenceBytes ByteSize `toml:"evidence_bytes"`

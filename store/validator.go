@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"basilica"
@@ -18,6 +19,7 @@ import (
 type Validator struct {
 	*DB
 	evidence string
+	dropping sync.Mutex // held while evidence is dropped
 }
 
 // OpenValidator opens or makes the validator's database in dir; evidence goes to dir/evidence.
@@ -138,7 +140,7 @@ func (b *Book) insert(ctx context.Context, tx *sql.Tx, round int64, v *basilica.
 		var e basilica.Evidence
 		if d.Evidence != nil {
 			e, sum = *d.Evidence, d.Evidence.SHA256[:]
-			if err := keepEvidence(ctx, tx, d.Evidence, v.Ended); err != nil {
+			if err := keepEvidence(ctx, tx, d.Evidence, v.Miner, v.Ended); err != nil {
 				return err
 			}
 		}
@@ -167,7 +169,7 @@ func (b *Book) KeepFinding(ctx context.Context, r basilica.Round, v basilica.Ver
 			return err
 		}
 		for _, d := range v.Verdicts {
-			if err := keepEvidence(ctx, tx, d.Evidence, v.Ended); err != nil {
+			if err := keepEvidence(ctx, tx, d.Evidence, v.Miner, v.Ended); err != nil {
 				return err
 			}
 		}
@@ -181,11 +183,11 @@ func errRoundNotOpen(r basilica.Round) error {
 }
 
 // keepEvidence records that a verdict rests on a file; nil: on none.
-func keepEvidence(ctx context.Context, tx *sql.Tx, e *basilica.Evidence, at time.Time) error {
+func keepEvidence(ctx context.Context, tx *sql.Tx, e *basilica.Evidence, miner basilica.Hotkey, at time.Time) error {
 	if e == nil {
 		return nil
 	}
-	_, err := tx.ExecContext(ctx, `INSERT INTO evidence (sha256, size, stored) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING`, e.SHA256[:], e.Size, micros(at))
+	_, err := tx.ExecContext(ctx, `INSERT INTO evidence (sha256, size, miner, stored) VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING`, e.SHA256[:], e.Size, miner, micros(at))
 	return err
 }
 

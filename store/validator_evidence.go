@@ -1,6 +1,7 @@
 package store
 
 import (
+	"bufio"
 	"context"
 	"crypto/sha256"
 	"database/sql"
@@ -22,20 +23,48 @@ func (v *Validator) evidencePath(sum basilica.Digest) string {
 	return filepath.Join(v.evidence, sum.String()+".gpow1")
 }
 
+// spool is a file without a name: it goes with Close, and with the process.
+type spool struct {
+	*os.File
+	dir string
+}
+
+// Write gives the kind of a full disk.
+func (s spool) Write(b []byte) (int, error) {
+	n, err := s.File.Write(b)
+	return n, fileError(s.dir, err)
+}
+
+// Spool is a new file for what a running challenge brings.
+func (v *Validator) Spool() (basilica.Spool, error) {
+	f, err := os.CreateTemp(v.evidence, ".record-*")
+	if err == nil {
+		err = os.Remove(f.Name())
+	}
+	if err != nil {
+		return nil, fmt.Errorf("make a spool of evidence: %w", fileError(v.evidence, err))
+	}
+	return spool{f, v.evidence}, nil
+}
+
 // PutEvidence writes a record under its own SHA-256, mode 0600, whole and synced or not at all. The row that speaks of
 // it follows with the verification.
-func (v *Validator) PutEvidence(record []byte) (_ basilica.Blob, err error) {
-	blob := basilica.Blob{SHA256: sha256.Sum256(record), Size: int64(len(record))}
+func (v *Validator) PutEvidence(record io.WriterTo) (blob basilica.Blob, err error) {
 	f, err := os.CreateTemp(v.evidence, ".record-*")
 	if err != nil {
-		return basilica.Blob{}, fmt.Errorf("write evidence: %w", err)
+		return basilica.Blob{}, fmt.Errorf("write evidence: %w", fileError(v.evidence, err))
 	}
 	defer func() {
 		if err != nil {
-			err = errors.Join(fmt.Errorf("write evidence: %w", err), f.Close(), os.Remove(f.Name()))
+			err = errors.Join(fmt.Errorf("write evidence: %w", fileError(v.evidence, err)), f.Close(), os.Remove(f.Name()))
 		}
 	}()
-	if _, err := f.Write(record); err != nil {
+	sum, buffered := sha256.New(), bufio.NewWriterSize(f, 64<<10)
+	if blob.Size, err = record.WriteTo(io.MultiWriter(buffered, sum)); err != nil {
+		return basilica.Blob{}, err
+	}
+	sum.Sum(blob.SHA256[:0])
+	if err := buffered.Flush(); err != nil {
 		return basilica.Blob{}, err
 	}
 	if err := f.Sync(); err != nil {
@@ -64,39 +93,65 @@ func (v *Validator) Evidence(sum basilica.Digest) (io.ReadCloser, int64, error) 
 	return f, info.Size(), nil
 }
 
-// DropEvidence removes the oldest records until at most maxCount of at most maxBytes are kept, and says how many went.
+// share is what is kept of one miner's records.
+type share struct {
+	miner basilica.Hotkey
+	count int
+	bytes int64
+}
+
+// DropEvidence removes records until at most maxCount of at most maxBytes are kept, and says how many went: each time the oldest of
+// the miner that has most, so that no miner's bulk pushes out another's.
 func (v *Validator) DropEvidence(ctx context.Context, maxCount int, maxBytes int64, now time.Time) (int, error) {
-	rows, err := v.read.QueryContext(ctx, `SELECT sha256, size FROM evidence WHERE dropped = 0 ORDER BY stored DESC, sha256`)
-	kept, err := scanRows(rows, err, func(scan func(...any) error) (b basilica.Blob, err error) {
-		var sum []byte
-		err = scan(&sum, &b.Size)
-		copy(b.SHA256[:], sum)
-		return b, err
+	v.dropping.Lock()
+	defer v.dropping.Unlock()
+	rows, err := v.read.QueryContext(ctx, `SELECT miner, count(*), sum(size) FROM evidence WHERE dropped = 0 GROUP BY miner ORDER BY miner`)
+	shares, err := scanRows(rows, err, func(scan func(...any) error) (s share, err error) {
+		return s, scan(&s.miner, &s.count, &s.bytes)
 	})
 	if err != nil {
-		return 0, fmt.Errorf("list evidence: %w", err)
+		return 0, fmt.Errorf("count evidence: %w", err)
 	}
+	var count int
 	var bytes int64
+	for _, s := range shares {
+		count, bytes = count+s.count, bytes+s.bytes
+	}
 	n := 0
-	for i, b := range kept {
-		bytes += b.Size
-		if i < maxCount && bytes <= maxBytes {
-			continue
+	for ; count > 0 && (count > maxCount || bytes > maxBytes); n++ {
+		most := &shares[0]
+		for i := range shares {
+			if s := &shares[i]; bytes > maxBytes && s.bytes > most.bytes || bytes <= maxBytes && s.count > most.count {
+				most = s
+			}
 		}
-		crashpoint.Hit("store.Validator.DropEvidence.remove.before")
-		if err := os.Remove(v.evidencePath(b.SHA256)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		old, err := v.oldest(ctx, most.miner)
+		if err == nil {
+			crashpoint.Hit("store.Validator.DropEvidence.remove.before")
+			err = os.Remove(v.evidencePath(old.SHA256))
+		}
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return n, fmt.Errorf("drop evidence: %w", err)
 		}
-		err := v.tx(ctx, func(tx *sql.Tx) error {
-			_, err := tx.ExecContext(ctx, `UPDATE evidence SET dropped = $2 WHERE sha256 = $1`, b.SHA256[:], micros(now))
+		err = v.tx(ctx, func(tx *sql.Tx) error {
+			_, err := tx.ExecContext(ctx, `UPDATE evidence SET dropped = $2 WHERE sha256 = $1`, old.SHA256[:], micros(now))
 			return err
 		})
 		if err != nil {
 			return n, fmt.Errorf("drop evidence: %w", err)
 		}
-		n++
+		most.count, most.bytes = most.count-1, most.bytes-old.Size
+		count, bytes = count-1, bytes-old.Size
 	}
 	return n, nil
+}
+
+// oldest is the oldest record that is kept of a miner, who has one.
+func (v *Validator) oldest(ctx context.Context, miner basilica.Hotkey) (b basilica.Blob, err error) {
+	var raw []byte
+	err = v.read.QueryRowContext(ctx, `SELECT sha256, size FROM evidence WHERE dropped = 0 AND miner = $1 ORDER BY stored, sha256 LIMIT 1`, miner).Scan(&raw, &b.Size)
+	copy(b.SHA256[:], raw)
+	return b, mapped(err)
 }
 
 // Evidence is Validator.Evidence.

@@ -2,10 +2,12 @@ package store
 
 import (
 	"context"
+	"database/sql"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -43,7 +45,7 @@ func openBook(t *testing.T, v *Validator, genesis byte) *Book {
 
 func keep(t *testing.T, v *Validator, content string) *basilica.Evidence {
 	t.Helper()
-	blob, err := v.PutEvidence([]byte(content))
+	blob, err := v.PutEvidence(strings.NewReader(content))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -420,4 +422,98 @@ func TestOrphansOfACrashGoAtTheNextStart(t *testing.T) {
 	if err != nil || len(left) != 1 || left[0].Name() != stored.SHA256.String()+".gpow1" {
 		t.Errorf("%v %v, orphan %v", left, err, orphan.SHA256)
 	}
+}
+
+// TestEvidenceOfManyMiners: the bulk of one miner pushes out none of another's, by number or by size, and what was stored before a
+// record had its miner gets it.
+func TestEvidenceOfManyMiners(t *testing.T) {
+	v := openValidator(t)
+	b := openBook(t, v, 1)
+	round := basilica.BlockNumber(0)
+	records := map[string]*basilica.Evidence{}
+	add := func(miner basilica.Hotkey, name, content string) {
+		e := keep(t, v, content)
+		records[name] = e
+		round += 20
+		x := verification(basilica.VerificationID("v-"+name), round, basilica.ExecutorID(name), e)
+		x.Miner = miner
+		closeRound(t, b, round, x)
+	}
+	add("5small", "first", "of a small miner")
+	for i := range 6 {
+		add("5bulk", fmt.Sprint("bulk", i), strings.Repeat("x", 100+i))
+	}
+	add("5small", "second", "of a small miner, again")
+	var migration string
+	text, err := migrations.ReadFile("migrations/validator/00006_evidence_of_miners.sql")
+	must(t, err)
+	for line := range strings.Lines(string(text)) {
+		if strings.HasPrefix(line, "UPDATE ") {
+			migration = line
+		}
+	}
+	must(t, v.tx(t.Context(), func(tx *sql.Tx) error {
+		_, err := tx.ExecContext(t.Context(), `UPDATE evidence SET miner = ''`)
+		if err == nil {
+			_, err = tx.ExecContext(t.Context(), migration)
+		}
+		return err
+	}))
+	kept := func(want ...string) {
+		t.Helper()
+		for name, e := range records {
+			f, _, err := v.Evidence(e.SHA256)
+			if err == nil {
+				f.Close()
+			}
+			if (err == nil) != slices.Contains(want, name) {
+				t.Errorf("%s: %v, want %v kept", name, err, want)
+			}
+		}
+	}
+	if n, err := v.DropEvidence(t.Context(), 5, 1<<20, noon); err != nil || n != 3 {
+		t.Errorf("by number: %d, %v", n, err)
+	}
+	kept("first", "second", "bulk3", "bulk4", "bulk5")
+	if n, err := v.DropEvidence(t.Context(), 5, 200, noon); err != nil || n != 2 {
+		t.Errorf("by bytes: %d, %v", n, err)
+	}
+	kept("first", "second", "bulk5")
+	add("5other", "other", "o")
+	add("5other", "another", "oo")
+	if n, err := v.DropEvidence(t.Context(), 2, 1<<20, noon); err != nil || n != 3 {
+		t.Errorf("to fewer than there are miners: %d, %v", n, err)
+	}
+	if n, err := v.DropEvidence(t.Context(), 0, 0, noon); err != nil || n != 2 {
+		t.Errorf("all: %d, %v", n, err)
+	}
+	kept()
+}
+
+// TestSpool: what a running challenge brings lies in a file without a name, and says by name that the disk is full.
+func TestSpool(t *testing.T) {
+	dir := smallDisk(t, 1<<10)
+	v, err := OpenValidator(t.Context(), dir)
+	must(t, err)
+	defer v.Close()
+	s, err := v.Spool()
+	must(t, err)
+	defer s.Close()
+	_, err = s.Write([]byte("a frame"))
+	must(t, err)
+	got := make([]byte, 5)
+	if _, err := s.ReadAt(got, 2); err != nil || string(got) != "frame" {
+		t.Errorf("%q, %v", got, err)
+	}
+	if names, err := filepath.Glob(filepath.Join(v.evidence, "*")); err != nil || len(names) != 0 {
+		t.Errorf("%v, %v", names, err)
+	}
+	if hidden, err := filepath.Glob(filepath.Join(v.evidence, ".*")); err != nil || len(hidden) != 0 {
+		t.Errorf("%v, %v", hidden, err)
+	}
+	fill(t, dir)
+	_, err = s.Write(make([]byte, 64<<10))
+	wantFix(t, err, "DISK_FULL", basilica.Unavailable, dir)
+	_, err = v.PutEvidence(strings.NewReader(strings.Repeat("x", 64<<10)))
+	wantFix(t, err, "DISK_FULL", basilica.Unavailable, dir)
 }

@@ -6,6 +6,7 @@ import (
 	"crypto/ed25519"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"math"
 	"math/rand/v2"
@@ -218,9 +219,10 @@ func pause(d time.Duration) { <-time.After(d) }
 // slowArchive writes a MiB a second.
 type slowArchive struct{ Archive }
 
-func (s slowArchive) PutEvidence(record []byte) (basilica.Blob, error) {
-	pause(time.Duration(float64(len(record)) / (1 << 20) * float64(time.Second)))
-	return s.Archive.PutEvidence(record)
+func (s slowArchive) PutEvidence(record io.WriterTo) (basilica.Blob, error) {
+	blob, err := s.Archive.PutEvidence(record)
+	pause(time.Duration(float64(blob.Size) / (1 << 20) * float64(time.Second)))
+	return blob, err
 }
 
 // slowBook takes 100 ms for a row.

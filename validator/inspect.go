@@ -232,6 +232,11 @@ func (v *Validator) prove(ctx context.Context, t target, e basilica.Endorsement,
 		}
 		return notRun(basilica.CheckGPUProof, reason, detail), false
 	}
+	spool, err := v.cfg.Archive.Spool()
+	if err != nil {
+		return v.unkept(err, out), false
+	}
+	defer spool.Close()
 	late := time.AfterFunc(v.cfg.ConnectTimeout, hangUp) // the verifier's deadlines begin with the open channel
 	stream, err := session.Subsystem(ctx, "attest")
 	late.Stop()
@@ -244,6 +249,7 @@ func (v *Validator) prove(ctx context.Context, t target, e basilica.Endorsement,
 		v.cfg.Log.Error("set up challenge", "verification", out.ID, "err", err)
 		return notRun(basilica.CheckGPUProof, score.ReasonLocal, "the validator could not set up the challenge"), false
 	}
+	verifier.Spool(spool)
 	c := challenge{verifier: verifier, stream: stream, hangUp: hangUp, now: v.cfg.Now, began: t.gate.started, ready: func(ctx context.Context) error {
 		if !arrive() {
 			return basilica.E(basilica.Unavailable, reasonLate, "the machine was ready only after the miner's other machines had begun", "start all machines of a miner within the same time")
@@ -260,7 +266,7 @@ func (v *Validator) prove(ctx context.Context, t target, e basilica.Endorsement,
 	if v.rotatedMeanwhile(ctx, t, e, verifier.Judgement()) {
 		return notRun(basilica.CheckGPUProof, reasonKeyChanged, "the machine changed its attestation key, as the old one and the miner signed, between the miner's word and its turn"), false
 	}
-	return v.judged(verifier, out), true
+	return v.judged(ctx, verifier, out), true
 }
 
 // lastProven tells the owner of a busy machine what its tenant costs.
@@ -303,29 +309,38 @@ func (v *Validator) verifier(t target, e basilica.Endorsement, out *basilica.Ver
 	return attest.NewVerifier(s, v.cfg.Random, v.cfg.Hotkey.Sign)
 }
 
+// unkept is the verdict where there is no record: the validator's own fault, and nobody else's.
+func (v *Validator) unkept(err error, out *basilica.Verification) basilica.Verdict {
+	v.cfg.Log.Error("keep evidence", "verification", out.ID, "code", basilica.CodeOf(err), "err", err, "fix", basilica.FixOf(err))
+	return notRun(basilica.CheckGPUProof, score.ReasonLocal, "the validator could not keep the record of the challenge")
+}
+
 // judged turns the judgement into a verdict whose evidence is on disk. Without its record nothing passes.
-func (v *Validator) judged(verifier *attest.Verifier, out *basilica.Verification) basilica.Verdict {
+func (v *Validator) judged(ctx context.Context, verifier *attest.Verifier, out *basilica.Verification) basilica.Verdict {
 	j := verifier.Judgement()
-	local := func(err error) basilica.Verdict {
-		v.cfg.Log.Error("keep evidence", "verification", out.ID, "err", err)
-		return notRun(basilica.CheckGPUProof, score.ReasonLocal, "the validator could not keep the record of the challenge")
-	}
 	record, err := verifier.Record()
 	if err != nil {
-		return local(err)
+		return v.unkept(err, out)
 	}
-	var file bytes.Buffer
-	if _, err := record.WriteTo(&file); err != nil {
-		return local(err)
-	}
-	blob, err := v.cfg.Archive.PutEvidence(file.Bytes())
+	v.dropEvidence(ctx)
+	blob, err := v.cfg.Archive.PutEvidence(record)
 	if err != nil {
-		return local(err)
+		return v.unkept(err, out)
 	}
 	out.AfterOpen, out.GPUs = j.AfterOpen, j.Proven()
 	return basilica.Verdict{
 		Check: basilica.CheckGPUProof, Result: j.Verdict(), Reason: j.Reason, Detail: j.Detail,
 		Evidence: &basilica.Evidence{Blob: blob, Class: string(j.Class), Signed: j.Signed},
+	}
+}
+
+// dropEvidence makes room: a round of many machines brings more than may be kept.
+func (v *Validator) dropEvidence(ctx context.Context) {
+	n, err := v.cfg.Archive.DropEvidence(context.WithoutCancel(ctx), v.cfg.EvidenceCount, v.cfg.EvidenceBytes, v.now())
+	if err != nil {
+		v.cfg.Log.Error("drop old evidence", "err", err)
+	} else if n > 0 {
+		v.cfg.Log.Info("old evidence dropped", "records", n)
 	}
 }
 

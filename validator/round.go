@@ -481,11 +481,7 @@ func (v *Validator) finish(ctx context.Context, r basilica.Round, mg *basilica.M
 	v.update(func(s *Status) { s.Rounds++; s.Executors, s.Passed = len(found), passed })
 	v.say(CodeWaiting, "waiting for the next round", "")
 	v.cfg.Log.Info("round completed", "round", r.First, "executors", len(found), "passed", passed, "seconds", r.Ended.Sub(r.Started).Seconds())
-	if n, err := v.cfg.Archive.DropEvidence(ctx, v.cfg.EvidenceCount, v.cfg.EvidenceBytes, r.Ended); err != nil {
-		v.cfg.Log.Error("drop old evidence", "err", err)
-	} else if n > 0 {
-		v.cfg.Log.Info("old evidence dropped", "records", n)
-	}
+	v.dropEvidence(ctx)
 	return nil
 }
 

@@ -62,7 +62,10 @@ type Book interface {
 
 // Archive keeps records of raw frames.
 type Archive interface {
-	PutEvidence(record []byte) (basilica.Blob, error)
+	// Spool is for the frames of one running challenge.
+	Spool() (basilica.Spool, error)
+	PutEvidence(record io.WriterTo) (basilica.Blob, error)
+	// DropEvidence keeps so many records of so many bytes, whoever brings many losing his own oldest.
 	DropEvidence(ctx context.Context, maxCount int, maxBytes int64, now time.Time) (int, error)
 }
 
