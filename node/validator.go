@@ -74,6 +74,9 @@ type ValidatorConfig struct {
 	EvidenceCount int `toml:"evidence_count"`
 	// EvidenceBytes is the other bound.
 	EvidenceBytes ByteSize `toml:"evidence_bytes"`
+	// KeepResults is how long rounds, verifications and weight sets are kept, at least "24h". The latest
+	// verifications of every executor stay, and each whose record is kept: no score changes.
+	KeepResults Duration `toml:"keep_results"`
 	// RoundTimeout bounds everything that is done in one round; a miner's grant ends after 10 minutes anyway.
 	RoundTimeout Duration `toml:"round_timeout"`
 
@@ -85,7 +88,7 @@ type ValidatorConfig struct {
 func DefaultValidatorConfig() ValidatorConfig {
 	return ValidatorConfig{
 		DataDir: "~/.basilica/validator", APIListen: "127.0.0.1:8081", RoundBlocks: 100, Slots: 10, Rounds: score.DefaultRounds,
-		MaxExecutorsPerMiner: 256, Parallel: 32, Squarings: 1 << 21, EvidenceCount: 10_000, EvidenceBytes: 20 << 30, RoundTimeout: Duration(10 * time.Minute),
+		MaxExecutorsPerMiner: 256, Parallel: 32, Squarings: 1 << 21, EvidenceCount: 10_000, EvidenceBytes: 20 << 30, KeepResults: Duration(90 * 24 * time.Hour), RoundTimeout: Duration(10 * time.Minute),
 	}
 }
 
@@ -112,6 +115,8 @@ func (c *ValidatorConfig) Validate() error {
 		return invalid("validator.vdf_squarings", fmt.Sprintf("%d is over 2^26", c.Squarings), "set it, e.g. vdf_squarings = 2097152")
 	case c.EvidenceCount < 1 || c.EvidenceBytes < 1:
 		return invalid("validator.evidence_count, validator.evidence_bytes", "must be positive", `set both, e.g. evidence_count = 10000 and evidence_bytes = "20Gi"`)
+	case time.Duration(c.KeepResults) < 24*time.Hour:
+		return invalid("validator.keep_results", fmt.Sprintf("%s is under 24h", c.KeepResults), `set it, e.g. keep_results = "2160h"`)
 	case time.Duration(c.RoundTimeout) < time.Second || time.Duration(c.RoundTimeout) > time.Hour:
 		return invalid("validator.round_timeout", fmt.Sprintf("%s is outside 1s..1h", c.RoundTimeout), `set it, e.g. round_timeout = "10m"`)
 	}
@@ -250,7 +255,7 @@ func (n *Validator) wire(hotkey *keys.Pair, chain *subtensor.Client, db *store.V
 		},
 		RoundBlocks: cfg.RoundBlocks, Slots: cfg.Slots, Policy: score.Policy{Rounds: cfg.Rounds, AllowSoftware: cfg.AllowSoftware}, BurnShare: cfg.BurnShare,
 		Profiles: profiles, Squarings: cfg.Squarings, PublicVDF: cfg.PublicVDF, CCRoot: ccRoot, MaxExecutors: cfg.MaxExecutorsPerMiner, Parallel: cfg.Parallel,
-		AllowPrivate: cfg.Chain.AllowPrivate, AllowPlain: cfg.AllowPlain, EvidenceCount: cfg.EvidenceCount, EvidenceBytes: int64(cfg.EvidenceBytes),
+		AllowPrivate: cfg.Chain.AllowPrivate, AllowPlain: cfg.AllowPlain, EvidenceCount: cfg.EvidenceCount, EvidenceBytes: int64(cfg.EvidenceBytes), KeepResults: time.Duration(cfg.KeepResults),
 		ConnectTimeout: askTimeout, CheckTimeout: checkTimeout, RoundTimeout: time.Duration(cfg.RoundTimeout),
 		Now: deps.Now, Uptime: uptime(), Random: rand.Reader, Log: deps.Log,
 	})

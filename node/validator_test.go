@@ -35,6 +35,7 @@ func TestValidatorConfigNamesTheWrongKey(t *testing.T) {
 		"validator.max_executors_per_miner": func(c *ValidatorConfig) { c.MaxExecutorsPerMiner = 0 },
 		"validator.vdf_squarings":           func(c *ValidatorConfig) { c.Squarings = 1 << 40 },
 		"validator.evidence_count":          func(c *ValidatorConfig) { c.EvidenceCount = 0 },
+		"validator.keep_results":            func(c *ValidatorConfig) { c.KeepResults = Duration(time.Hour) },
 		"validator.round_timeout":           func(c *ValidatorConfig) { c.RoundTimeout = 0 },
 	} {
 		bad := good

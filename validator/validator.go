@@ -58,6 +58,7 @@ type Book interface {
 	LastWeights(ctx context.Context) (basilica.WeightIntent, bool, error)
 	OpenCommits(ctx context.Context) ([]basilica.HeldCommit, error)
 	SaveCommit(ctx context.Context, h basilica.HeldCommit) error
+	Forget(ctx context.Context, before time.Time, after int64, least, limit int) (next int64, more bool, err error)
 }
 
 // Archive keeps records of raw frames.
@@ -96,6 +97,7 @@ type Config struct {
 	AllowPlain     bool            // axons without a TLS key: localnet alone
 	EvidenceCount  int             // record files kept
 	EvidenceBytes  int64           // of all record files
+	KeepResults    time.Duration   // of rounds, verifications and weight sets, after their end
 	ConnectTimeout time.Duration   // of one OpenValidation or SSH connection
 	CheckTimeout   time.Duration   // of facts and task_path, each
 	RoundTimeout   time.Duration   // of a whole round
@@ -155,6 +157,7 @@ type Validator struct {
 	attempted   *attempt              // weights whose fate is unknown
 	held        []basilica.HeldCommit // that the chain holds sealed, oldest first
 	revealAt    basilica.BlockNumber  // no reveal before this head
+	forgotten   forgetting
 
 	mu     sync.Mutex // guards the rest
 	status Status
@@ -170,7 +173,7 @@ func New(cfg Config) (*Validator, error) {
 		return nil, errors.New("validator: clocks, randomness and logger are needed")
 	case cfg.RoundBlocks < 1 || cfg.Slots < 1 || cfg.Slots > cfg.RoundBlocks:
 		return nil, errors.New("validator: a round has at least one block and at most one slot a block")
-	case cfg.MaxExecutors < 1 || cfg.Parallel < 1 || cfg.EvidenceCount < 1 || cfg.EvidenceBytes < 1:
+	case cfg.MaxExecutors < 1 || cfg.Parallel < 1 || cfg.EvidenceCount < 1 || cfg.EvidenceBytes < 1 || cfg.KeepResults <= 0:
 		return nil, errors.New("validator: limits must be positive")
 	case cfg.ConnectTimeout <= 0 || cfg.CheckTimeout <= 0 || cfg.RoundTimeout <= 0:
 		return nil, errors.New("validator: timeouts must be positive")
@@ -282,6 +285,7 @@ func (v *Validator) work(ctx context.Context, due <-chan basilica.Round, tick <-
 		if err := v.sorted(ctx, v.weigh(ctx)); err != nil {
 			return err
 		}
+		v.forget(ctx)
 	}
 }
 

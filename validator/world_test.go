@@ -437,7 +437,7 @@ func newWorld(t testing.TB, machines ...*machine) *world {
 		Door: func(basilica.Neuron) (MinerDoor, error) { return w.miner, nil }, Dial: w.dial,
 		RoundBlocks: 20, Slots: 1, Policy: score.Policy{Rounds: 20, AllowSoftware: true}, Profiles: tiny(),
 		Limits:       attest.Limits{Hello: 2 * time.Second},
-		MaxExecutors: 16, Parallel: 8, AllowPrivate: true, EvidenceCount: 100, EvidenceBytes: 1 << 30,
+		MaxExecutors: 16, Parallel: 8, AllowPrivate: true, EvidenceCount: 100, EvidenceBytes: 1 << 30, KeepResults: 24 * time.Hour,
 		ConnectTimeout: 5 * time.Second, CheckTimeout: 2 * time.Second, RoundTimeout: time.Minute,
 		Now: time.Now, Uptime: uptime(), Random: rand.Reader, Log: slog.New(slog.DiscardHandler),
 	}
