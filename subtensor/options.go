@@ -6,7 +6,7 @@ import "basilica"
 type SubmitOption func(*submitOptions)
 
 type submitOptions struct {
-	intend func(basilica.Signed) error
+	intend []func(basilica.Signed) error
 	shield bool
 }
 
@@ -19,9 +19,13 @@ func optionsOf(opts []SubmitOption) submitOptions {
 }
 
 // Intend has f see every signed transaction before it is sent; where f fails nothing is sent and its error is returned.
-// A nil f sees nothing.
+// A nil f sees nothing; of several, all are called in order.
 func Intend(f func(basilica.Signed) error) SubmitOption {
-	return func(o *submitOptions) { o.intend = f }
+	return func(o *submitOptions) {
+		if f != nil {
+			o.intend = append(o.intend, f)
+		}
+	}
 }
 
 // Shielded sends a transaction sealed, through MevShield: nobody but the author of its block reads the call before it has

@@ -58,9 +58,9 @@ func (c *Client) submit(ctx context.Context, signer keys.Signer, palletName, cal
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", what, err)
 		}
-		if how.intend != nil {
+		for _, intend := range how.intend {
 			e := x.effect()
-			if err := how.intend(basilica.Signed{Extrinsic: e.hash, Nonce: e.nonce, Born: e.born, Death: e.death}); err != nil {
+			if err := intend(basilica.Signed{Extrinsic: e.hash, Nonce: e.nonce, Born: e.born, Death: e.death}); err != nil {
 				return nil, fmt.Errorf("%s: %w", what, err)
 			}
 		}

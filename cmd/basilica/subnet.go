@@ -182,8 +182,10 @@ func (f *actFlags) act(cmd *cobra.Command, chain *subtensor.Client, a subtensor.
 	})
 }
 
-func (f *actFlags) perform(cmd *cobra.Command, chain *subtensor.Client, a subtensor.Action, signer keys.Signer) (acted, error) {
-	q, err := chain.Quote(cmd.Context(), a, signer, f.options()...)
+// perform is act without its last word: more goes with the transaction, beside what the flags say.
+func (f *actFlags) perform(cmd *cobra.Command, chain *subtensor.Client, a subtensor.Action, signer keys.Signer, more ...subtensor.SubmitOption) (acted, error) {
+	opts := append(f.options(), more...)
+	q, err := chain.Quote(cmd.Context(), a, signer, opts...)
 	if err != nil {
 		return acted{}, err
 	}
@@ -195,7 +197,11 @@ func (f *actFlags) perform(cmd *cobra.Command, chain *subtensor.Client, a subten
 	if err := f.confirm(cmd); err != nil {
 		return v, err
 	}
-	done, err := chain.Do(cmd.Context(), a, signer, f.options()...)
+	opts = append(opts, subtensor.Intend(func(s basilica.Signed) error {
+		fmt.Fprintf(cmd.ErrOrStderr(), "sending %s, nonce %d: it takes effect up to block %d or never\n", s.Extrinsic, s.Nonce, s.Death-1)
+		return nil
+	}))
+	done, err := chain.Do(cmd.Context(), a, signer, opts...)
 	if err != nil {
 		return v, err
 	}
