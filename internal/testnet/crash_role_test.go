@@ -327,6 +327,28 @@ func (m *mortal) tell(phase, plan string) error {
 	return m.cmd.Process.Signal(syscall.SIGUSR1)
 }
 
+// obey is tell, and waits until the process has heard it. It fails where the process has ended before.
+func (m *mortal) obey(phase, plan string) error {
+	trace := filepath.Join(m.l.dir, m.name+".trace")
+	before, err := os.ReadFile(trace)
+	if err != nil {
+		return err
+	}
+	if err := m.tell(phase, plan); err != nil {
+		return err
+	}
+	for deadline := time.Now().Add(firstPatience); !m.died(20*time.Millisecond) && time.Now().Before(deadline); {
+		now, err := os.ReadFile(trace)
+		if err != nil {
+			return err
+		}
+		if bytes.Contains(now[len(before):], []byte("-- "+phase+"\n")) {
+			return nil
+		}
+	}
+	return fmt.Errorf("%s does not hear", m.name)
+}
+
 // died waits for the death of the present process; false where it lives on.
 func (m *mortal) died(patience time.Duration) bool {
 	m.mu.Lock()
@@ -377,7 +399,10 @@ func (m *mortal) revive(ctx context.Context) error {
 	for deadline := time.Now().Add(60 * time.Second); ; {
 		err := m.start(ctx, "")
 		if err == nil {
-			return m.tell("run", "")
+			err = m.obey("run", "")
+		}
+		if err == nil {
+			return nil
 		}
 		if time.Now().After(deadline) || ctx.Err() != nil {
 			return fmt.Errorf("%s does not start again: %w", m.name, err)

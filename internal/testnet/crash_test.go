@@ -304,6 +304,9 @@ func (c *crashCampaign) run(queue *crashQueue) {
 	var parts sync.WaitGroup
 	for _, part := range crashParts {
 		parts.Go(func() {
+			settled := make(chan struct{}) // of the kill before: the next death is waited for meanwhile
+			close(settled)
+			defer func() { <-settled }()
 			for c.ctx.Err() == nil {
 				p, n, alone, ok := queue.next(part[1])
 				if !ok {
@@ -313,11 +316,17 @@ func (c *crashCampaign) run(queue *crashQueue) {
 					c.stopNowAndThen(c.launch.role(part[0])) // what a miner does about jobs that were lost is met no other way
 					continue
 				}
-				reached, err := c.kill(c.launch.role(part[0]), p, n, alone)
-				if err != nil {
+				at, met, err := c.kill(c.launch.role(part[0]), p, n, alone)
+				switch {
+				case err != nil:
 					c.t.Errorf("%s at %s: %v", part[0], p, err)
 					c.stop()
-				} else if !reached && !queue.again(p) {
+				case met != nil:
+					<-settled
+					done := make(chan struct{})
+					settled = done
+					go func() { defer close(done); c.settle(at, met) }()
+				case !queue.again(p):
 					c.t.Logf("%s: the process did not come to this point", p) // the table of all kills judges it
 				}
 			}
@@ -328,7 +337,7 @@ func (c *crashCampaign) run(queue *crashQueue) {
 
 // stopNowAndThen ends a machine in order after a while, and starts it again.
 func (c *crashCampaign) stopNowAndThen(m *mortal) {
-	if rest(c.ctx, 20*time.Second) != nil {
+	if rest(c.ctx, 30*time.Second) != nil {
 		return
 	}
 	c.alone.RLock()
@@ -345,9 +354,9 @@ const (
 	settlePatience = 120 * time.Second
 )
 
-// kill has one role die at a point, starts it again and waits until every job that its death met has ended. An error ends
-// the campaign: the role does not come back. The first value is false where the role did not come to the point in time.
-func (c *crashCampaign) kill(m *mortal, p crashPoint, n int, alone bool) (bool, error) {
+// kill has one role die at a point and starts it again. It gives the point at which it died, and the jobs that its death met:
+// nil where the role did not come to the point in time. An error ends the campaign: the role does not come back.
+func (c *crashCampaign) kill(m *mortal, p crashPoint, n int, alone bool) (crashPoint, map[string]bool, error) {
 	// What comes at the end of a long way, a challenge for one, is hardly met while every other role dies all the time.
 	release := c.alone.RUnlock
 	if alone {
@@ -360,19 +369,21 @@ func (c *crashCampaign) kill(m *mortal, p crashPoint, n int, alone bool) (bool, 
 	release()
 	met := c.jobs.unsettled()
 	if err != nil || !reached {
-		return false, err
+		return p, nil, err
 	}
 	name, err := m.diedAt()
 	if err != nil {
-		return true, err
+		return p, nil, err
 	}
 	if p, err = c.queue.met(p, name); err != nil {
-		return true, err
+		return p, nil, err
 	}
 	c.table.note(m.name + " at " + p.String())
-	if err := m.revive(c.ctx); err != nil {
-		return true, err
-	}
+	return p, met, m.revive(c.ctx)
+}
+
+// settle waits until every job that a death met has ended, and writes down what came of the kill.
+func (c *crashCampaign) settle(p crashPoint, met map[string]bool) {
 	ctx, cancel := context.WithTimeout(c.ctx, settlePatience)
 	defer cancel()
 	settled := c.jobs.settle(ctx, met)
@@ -391,7 +402,6 @@ func (c *crashCampaign) kill(m *mortal, p crashPoint, n int, alone bool) (bool, 
 	if faults > 0 || settled != nil {
 		c.t.Logf("the kills before: %s", c.table.note(""))
 	}
-	return true, nil
 }
 
 // die brings the process to its death at the point: in the phase that the list names, and in the others where it does not
@@ -441,7 +451,7 @@ func (c *crashCampaign) dieAtStart(m *mortal, p crashPoint, _ int) (bool, error)
 	case m.died(firstPatience):
 		return c.byNine(m)
 	}
-	return false, m.tell("run", "")
+	return c.disarm(m)
 }
 
 func (c *crashCampaign) dieAtStop(m *mortal, p crashPoint, _ int) (bool, error) {
@@ -463,9 +473,17 @@ func (c *crashCampaign) dieRunning(m *mortal, p crashPoint, n int) (bool, error)
 		return c.byNine(m)
 	}
 	if err := m.tell("run", p.name+c.queue.also(p.role)); err == nil && !m.died(pointPatience) {
-		return false, m.tell("run", "")
+		return c.disarm(m)
 	}
 	return c.byNine(m)
+}
+
+// disarm has a process that did not come to its point live on. It says true where it came there just now.
+func (c *crashCampaign) disarm(m *mortal) (bool, error) {
+	if err := m.obey("run", ""); err != nil {
+		return c.byNine(m)
+	}
+	return false, nil
 }
 
 func (c *crashCampaign) byNine(m *mortal) (bool, error) {
