@@ -24,42 +24,52 @@ type Signing struct {
 }
 
 // extension gives an extension's part in the extrinsic and its part that is
-// only signed. known is false for a name that we cannot fill.
-func (s *Signing) extension(identifier string) (extra, additional []byte, known bool) {
+// only signed, and its place among those with data, which is the same in every
+// runtime so far: 1 to lastPlace. 0 is a name that we cannot fill.
+func (s *Signing) extension(identifier string) (extra, additional []byte, place int) {
 	switch identifier {
 	case "CheckSpecVersion":
-		return nil, scale.AppendU32(nil, s.SpecVersion), true
+		return nil, scale.AppendU32(nil, s.SpecVersion), 1
 	case "CheckTxVersion":
-		return nil, scale.AppendU32(nil, s.TxVersion), true
+		return nil, scale.AppendU32(nil, s.TxVersion), 2
 	case "CheckGenesis":
-		return nil, s.Genesis[:], true
+		return nil, s.Genesis[:], 3
 	case "CheckMortality", "CheckEra":
 		if s.Era.IsImmortal() {
-			return s.Era.Append(nil), s.Genesis[:], true
+			return s.Era.Append(nil), s.Genesis[:], 4
 		}
-		return s.Era.Append(nil), s.BirthHash[:], true
+		return s.Era.Append(nil), s.BirthHash[:], 4
 	case "CheckNonce":
-		return scale.AppendCompact(nil, s.Nonce), nil, true
+		return scale.AppendCompact(nil, s.Nonce), nil, 5
 	case "ChargeTransactionPayment":
-		return scale.AppendCompact(nil, s.Tip), nil, true
+		return scale.AppendCompact(nil, s.Tip), nil, 6
 	case "CheckMetadataHash":
-		return []byte{0}, []byte{0}, true // disabled; no hash
+		return []byte{0}, []byte{0}, lastPlace // disabled; no hash
 	}
-	return nil, nil, false
+	return nil, nil, 0
 }
+
+// lastPlace is that of CheckMetadataHash, which alone may be absent.
+const lastPlace = 7
 
 // extensions walks the metadata's list of extensions and gives the bytes that
 // stand in the extrinsic and those that are only signed. What has no bytes by
 // its type is skipped whatever its name; an unknown extension with bytes, or a
-// known one whose type is not the one we fill, is refused.
+// known one whose type is not the one we fill, is refused. So is a list in
+// another order, with one twice or without one: what is signed has no marks
+// between its parts, so that a chain could read such a list as another tip.
 func (rt *Runtime) extensions(s *Signing) (extra, additional []byte, err error) {
+	filled := 0
 	for _, x := range rt.meta.Extrinsic.Extensions {
 		if rt.reg.IsEmpty(x.Ty) && rt.reg.IsEmpty(x.Additional) {
 			continue
 		}
-		e, a, known := s.extension(x.Identifier)
-		if !known {
+		e, a, place := s.extension(x.Identifier)
+		if place == 0 {
 			return nil, nil, fmt.Errorf("transaction extension %s carries data of an unknown kind: %w", x.Identifier, ErrUnsupported)
+		}
+		if filled++; place != filled {
+			return nil, nil, fmt.Errorf("transaction extension %s does not stand in its place: %w", x.Identifier, ErrUnsupported)
 		}
 		for _, part := range []struct {
 			data []byte
@@ -70,6 +80,9 @@ func (rt *Runtime) extensions(s *Signing) (extra, additional []byte, err error) 
 			}
 		}
 		extra, additional = append(extra, e...), append(additional, a...)
+	}
+	if filled < lastPlace-1 {
+		return nil, nil, fmt.Errorf("only %d transaction extensions with data: %w", filled, ErrUnsupported)
 	}
 	return extra, additional, nil
 }

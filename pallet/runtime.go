@@ -22,6 +22,7 @@ type Runtime struct {
 	reg     *scale.Registry
 	pallets map[string]*scale.PalletMeta
 	byIndex map[uint8]*scale.PalletMeta
+	fixed   *scale.Registry // of the types of fixed calls
 }
 
 // New makes the vocabulary of one metadata.
@@ -30,8 +31,12 @@ func New(meta *scale.Metadata) (*Runtime, error) {
 	if err != nil {
 		return nil, fmt.Errorf("metadata types: %w", err)
 	}
+	fixed, err := fixedTypes()
+	if err != nil {
+		return nil, err
+	}
 	rt := &Runtime{
-		meta: meta, reg: reg,
+		meta: meta, reg: reg, fixed: fixed,
 		pallets: make(map[string]*scale.PalletMeta), byIndex: make(map[uint8]*scale.PalletMeta),
 	}
 	for i := range meta.Pallets {
@@ -125,24 +130,16 @@ func (rt *Runtime) HasCall(pallet, name string) bool {
 }
 
 // Call encodes a call with its arguments by name; every argument must be
-// given and no other.
+// given and no other. A call that this package knows comes out as it knows it,
+// or not at all. Errors: ErrUnknown, ErrChanged, those of package scale.
 func (rt *Runtime) Call(pallet, name string, args map[string]any) ([]byte, error) {
 	p, v, err := rt.callVariant(pallet, name)
 	if err != nil {
 		return nil, err
 	}
-	if len(args) != len(v.Fields) {
-		return nil, fmt.Errorf("call %s.%s: %d arguments given, %d wanted: %w", pallet, name, len(args), len(v.Fields), scale.ErrInvalid)
-	}
-	b := []byte{p.Index, v.Index}
-	for _, f := range v.Fields {
-		arg, ok := args[f.Name]
-		if !ok {
-			return nil, fmt.Errorf("call %s.%s: argument %s is missing: %w", pallet, name, f.Name, scale.ErrInvalid)
-		}
-		if b, err = rt.reg.Encode(b, f.Ty, arg); err != nil {
-			return nil, fmt.Errorf("call %s.%s: argument %s: %w", pallet, name, f.Name, err)
-		}
+	b, err := encodeArgs(rt.reg, []byte{p.Index, v.Index}, v.Fields, args)
+	if err := rt.hold(pallet+"."+name, b, err, p.Index, args); err != nil {
+		return nil, fmt.Errorf("call %s.%s: %w", pallet, name, err)
 	}
 	return b, nil
 }
