@@ -115,5 +115,5 @@ var machineCodes = []Explanation{
 	{"USAGE", "the command line is wrong", "a flag or argument is unknown, missing or malformed", "see --help of that command"},
 	{"WALLET_ABSENT", "there is no such wallet or key", "it was never made on this machine, or stands in another directory", "see what there is with `basilica wallet list`, or make it with `basilica wallet new-hotkey`"},
 	{"WALLET_NAME", "that is no name of a wallet or hotkey", "names are those of files", "use a name without / and without a dot first; another directory is --path"},
-	{"WALLET_SECRET", "what was given is no secret of a key", "a word is misspelt or missing, or hex has a wrong length", "give a mnemonic of 12, 15, 18, 21 or 24 words, a seed of 64 hex digits, or a secret URI, on one line"},
+	{"WALLET_SECRET", "what was given is no secret of a key", "a word is misspelt or missing, hex has a wrong length, or nothing but a path was given (--file reads a file)", "give a mnemonic of 12, 15, 18, 21 or 24 words, a seed of 64 hex digits, or a secret URI, on one line"},
 }

@@ -169,10 +169,14 @@ func parseBare(scheme Scheme, text string) (Keyfile, error) {
 	return k, nil
 }
 
-// ParseSecret reads what a person has of a key: a mnemonic, a seed or private key in hex, or a secret URI of FromURI. The
-// mnemonic is given back where it alone makes the key.
+// ParseSecret reads what a person has of a key: a mnemonic, a seed or private key in hex, or a secret URI of FromURI that
+// begins with one of these. Junctions alone are refused: they would start from the development phrase, which everybody knows,
+// and a path of a file looks like them. The mnemonic is given back where it alone makes the key.
 func ParseSecret(scheme Scheme, text string) (*Pair, string, error) {
 	text = strings.TrimSpace(text)
+	if strings.HasPrefix(text, "/") {
+		return nil, "", fmt.Errorf("no mnemonic or seed stands before the first /: %w", ErrKey)
+	}
 	if strings.Contains(text, "/") {
 		p, err := FromURI(scheme, text)
 		return p, "", err

@@ -36,6 +36,7 @@ func importCommand() *cobra.Command {
 		Long: `Without --file the secret is read from the terminal, unseen, or from the first line of standard
 input; never from the command line, which every process of the machine may read. It is a mnemonic of
 12 to 24 words, a seed or private key in hex, or a secret URI such as "MNEMONIC//hard/soft///password".
+What begins with / is refused: junctions alone, such as //Alice, make a key that everybody knows.
 
 --file takes a key file of any wallet: in clear, encrypted by the official wallet of any age, or an
 account that polkadot.js or a browser's wallet exported as JSON. It stays as it is.

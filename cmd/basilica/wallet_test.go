@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"basilica"
 	"basilica/internal/provoke"
 	"basilica/internal/pty"
 	"basilica/keys"
@@ -62,6 +63,24 @@ func wallet(t *testing.T, typed string, args ...string) error {
 	cmd.SetErr(io.Discard)
 	cmd.SetArgs(args)
 	return cmd.ExecuteContext(t.Context())
+}
+
+// TestImportOfNothingSecret: a path of a file, or junctions whose phrase was lost in pasting, make no key.
+func TestImportOfNothingSecret(t *testing.T) {
+	for _, typed := range []string{"/home/op/backup/coldkey.json", "//stash//0", " //Alice", "/soft", "///password", "//Alice///password"} {
+		dir := t.TempDir()
+		for _, what := range []string{"coldkey", "hotkey"} {
+			if err := wallet(t, typed+"\n", "import", what, "--path", dir, "--encrypt=false"); basilica.CodeOf(err) != "WALLET_SECRET" {
+				t.Errorf("%s of %q: %v", what, typed, err)
+			}
+		}
+		if made, err := os.ReadDir(dir); err != nil || len(made) > 0 {
+			t.Errorf("%q left %v, %v", typed, made, err)
+		}
+	}
+	if err := wallet(t, keys.DevPhrase+"//Alice\n", "import", "hotkey", "--path", t.TempDir()); err != nil {
+		t.Errorf("a phrase with a junction: %v", err)
+	}
 }
 
 func TestWalletRefusals(t *testing.T) {
