@@ -72,6 +72,7 @@ var machineCodes = []Explanation{
 	{"GPU_WITNESS", "one of the four witnesses of the GPUs cannot be asked", "a library is missing or does not fit the kernel driver, or the driver is not loaded", "install library and kernel driver of one version, then restart the machine"},
 	{"KERNEL_OLD", "the kernel is too old", "it has no namespaces of control groups", "install a newer kernel"},
 	{"KEY_CUT", "an encrypted key file is cut short", "it was not copied whole", "take a whole copy from your backup; nothing was changed here"},
+	{"KEY_DEVELOPMENT", "a key that everybody knows would be used on finney or test", "keys such as //Alice come from the development phrase, which is printed in every wallet's source", "give a key file; make one with `basilica wallet new-hotkey`"},
 	{"KEY_EXISTS", "a key file stands there already", "a key file is never replaced: a lost key is lost for good", "take another name with --wallet or --hotkey, or move the old file away if its key is backed up"},
 	{"KEY_INVALID", "a derivation path is malformed", "development keys are written like //Alice//miner", "write it like //Alice or //Alice//miner"},
 	{"KEY_MEMORY", "an encrypted key file takes more memory than this container may use", "deriving its key takes 512 MiB for some seconds, by the official wallet's format; the kernel would kill the process", "let the container use 576 MiB, or take a hotkey file in clear with mode 0600"},

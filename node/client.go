@@ -33,7 +33,7 @@ func NewClient(at ChainConfig, cfg ClientConfig, deps Deps) (*Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	chain := subtensor.New(at.Nodes(""), deps.Log)
+	chain := subtensor.New(at.Nodes("", cfg.Hotkey), deps.Log)
 	dial := func(n basilica.Neuron) (basilica.Miner, error) {
 		door, err := axon.NewClient(axon.ClientConfig{
 			Signer: signer, Miner: n.Hotkey, Addr: n.Axon.Addr, TLSKey: n.Axon.TLSKey,

@@ -52,12 +52,14 @@ func (c *ChainConfig) Validate() error {
 }
 
 // Nodes is the configuration of a chain client for this section. snapshots is the directory in which it keeps the last
-// metagraph, ~ and all; "": it keeps none.
-func (c *ChainConfig) Nodes(snapshots string) subtensor.Config {
+// metagraph, ~ and all; "": it keeps none. keys are the references of the keys in use, as LoadKey takes them: with one that
+// everybody knows, such as //Alice, the client speaks to no node of finney or test.
+func (c *ChainConfig) Nodes(snapshots string, keys ...string) subtensor.Config {
 	if dir, err := expandHome(snapshots); err == nil {
 		snapshots = dir
 	}
-	return subtensor.Config{URL: c.URL, Fallbacks: c.Fallbacks, Snapshots: snapshots}
+	known := slices.ContainsFunc(keys, func(ref string) bool { return strings.HasPrefix(ref, "//") })
+	return subtensor.Config{URL: c.URL, Fallbacks: c.Fallbacks, Snapshots: snapshots, Development: known}
 }
 
 // ByteSize is a number of bytes; as text a whole number with an optional unit: Ki, Mi, Gi, Ti (powers of 1024) or k, M,

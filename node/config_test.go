@@ -85,7 +85,7 @@ func TestLoadConfigRefusals(t *testing.T) {
 			t.Errorf("%+v: %v", c, err)
 		}
 	}
-	if c := (ChainConfig{URL: "finney", Fallbacks: []string{"wss://x"}}); c.Validate() != nil || c.Nodes("d").Snapshots != "d" || len(c.Nodes("").Fallbacks) != 1 {
+	if c := (ChainConfig{URL: "finney", Fallbacks: []string{"wss://x"}}); c.Validate() != nil || c.Nodes("d").Snapshots != "d" || c.Nodes("d", "", "~/key").Development || !c.Nodes("d", "~/key", "//Alice").Development || len(c.Nodes("").Fallbacks) != 1 {
 		t.Errorf("%+v: %v", c, c.Validate())
 	}
 }

@@ -83,7 +83,7 @@ func (d *doctor) published(ctx context.Context, cfg MinerConfig) (graph *basilic
 		if err != nil {
 			return "", err
 		}
-		chain := subtensor.New(cfg.Chain.Nodes(""), d.deps.Log)
+		chain := subtensor.New(cfg.Chain.Nodes("", cfg.Hotkey), d.deps.Log)
 		defer chain.Close()
 		if graph, err = chain.Metagraph(ctx, cfg.Chain.NetUID); err != nil {
 			return "", err

@@ -372,7 +372,7 @@ func (n *Miner) wire(db *store.Miner, hotkey *keys.Pair, authority *pki.Authorit
 			return authority.MintJWT(string(id), deps.Now(), jwtLife)
 		},
 	})
-	n.chain = subtensor.New(cfg.Chain.Nodes(cfg.DataDir), deps.Log.With("room", "subtensor"))
+	n.chain = subtensor.New(cfg.Chain.Nodes(cfg.DataDir, cfg.Hotkey), deps.Log.With("room", "subtensor"))
 	n.closers.add(n.pool.Close, n.chain.Close)
 	n.role = miner.New(miner.Config{
 		NetUID: cfg.Chain.NetUID, Axon: basilica.Axon{Addr: axonAddr, Version: axonVersion, Protocol: axonProtocol, TLSKey: point}, FleetAddr: fleetAddr,

@@ -181,7 +181,7 @@ func NewValidator(ctx context.Context, cfg ValidatorConfig, deps Deps) (_ *Valid
 		return nil, err
 	}
 	n.closers.add(closeListener(n.door))
-	chain := subtensor.New(cfg.Chain.Nodes(cfg.DataDir), deps.Log.With("room", "subtensor"))
+	chain := subtensor.New(cfg.Chain.Nodes(cfg.DataDir, cfg.Hotkey), deps.Log.With("room", "subtensor"))
 	n.closers.add(chain.Close)
 	genesis, err := chain.Genesis(ctx)
 	if err != nil {

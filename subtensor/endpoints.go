@@ -43,6 +43,26 @@ func LookupNetwork(name string) (Network, bool) {
 	return Network{}, false
 }
 
+// lasting is the name of the network with a genesis, finney or test; the second value is false for any other chain.
+func lasting(genesis basilica.Hash) (string, bool) {
+	for _, name := range []string{"finney", "test"} {
+		if n, _ := LookupNetwork(name); *n.Genesis == genesis {
+			return name, true
+		}
+	}
+	return "", false
+}
+
+// refuses keeps keys that everybody knows off networks where they would own something.
+func (c Config) refuses(genesis basilica.Hash) error {
+	name, known := lasting(genesis)
+	if !c.Development || !known {
+		return nil
+	}
+	return basilica.E(basilica.Conflict, codeDevelopment, fmt.Sprintf("a key such as //Alice is known to everybody, and this node is of the network %s", name),
+		"give a key file; make one with `basilica wallet new-hotkey`")
+}
+
 // IsEndpoint says whether text can stand where a node is named: the name of a network, or a ws:// or wss:// address.
 func IsEndpoint(text string) bool {
 	_, named := LookupNetwork(text)
@@ -127,12 +147,13 @@ func (c *Client) openAny(ctx context.Context) (cur *conn, final bool, err error)
 			return nil, errors.Is(one, errClosed), firstNamed(err, one)
 		}
 		e.failed(time.Now())
-		if basilica.CodeOf(one) == codeGenesis {
+		switch basilica.CodeOf(one) {
+		case codeGenesis, codeDevelopment:
 			foreign++
 			if len(c.nodes) > 1 {
 				c.log.Error("a configured node is of another chain", "node", nodeName(e.url), "err", one)
 			}
-		} else {
+		default:
 			c.log.Debug("chain node does not answer", "node", nodeName(e.url), "err", one)
 		}
 		err = firstNamed(err, one)
@@ -141,8 +162,9 @@ func (c *Client) openAny(ctx context.Context) (cur *conn, final bool, err error)
 }
 
 const (
-	codeGenesis = "CHAIN_GENESIS"
-	codeBusy    = "CHAIN_BUSY"
+	codeGenesis     = "CHAIN_GENESIS"
+	codeBusy        = "CHAIN_BUSY"
+	codeDevelopment = "KEY_DEVELOPMENT"
 )
 
 // firstNamed keeps the error that tells a person more: one with a code.

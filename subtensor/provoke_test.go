@@ -20,6 +20,10 @@ import (
 
 // answering is a node that answers one method with rest of a JSON-RPC message, and all others with a hash.
 func answering(t *testing.T, method, rest string) *subtensor.Client {
+	return answeringTo(t, subtensor.Config{}, method, rest)
+}
+
+func answeringTo(t *testing.T, cfg subtensor.Config, method, rest string) *subtensor.Client {
 	t.Helper()
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		ws, err := websocket.Accept(w, r, nil)
@@ -48,7 +52,8 @@ func answering(t *testing.T, method, rest string) *subtensor.Client {
 			}
 		}
 	}))
-	c := subtensor.New(subtensor.Config{URL: strings.Replace(s.URL, "http", "ws", 1)}, quiet())
+	cfg.URL = strings.Replace(s.URL, "http", "ws", 1)
+	c := subtensor.New(cfg, quiet())
 	t.Cleanup(func() { c.Close(); s.Close() })
 	return c
 }
@@ -92,6 +97,23 @@ func TestRefusals(t *testing.T) {
 		"COMMITMENT_SIZE": func(*testing.T) error {
 			_, err := n.client.Quote(n.ctx, subtensor.SetCommitment(netuid, make([]byte, 513)), bob)
 			return err
+		},
+		"KEY_DEVELOPMENT": func(t *testing.T) error {
+			var last error
+			for _, name := range []string{"finney", "test"} {
+				network, _ := subtensor.LookupNetwork(name)
+				genesis := fmt.Sprintf(`"result":%q`, network.Genesis)
+				if got, err := answering(t, "chain_getBlockHash", genesis).Genesis(n.ctx); err != nil || got != *network.Genesis {
+					t.Errorf("%s without such a key: %s, %v", name, got, err)
+				}
+				if _, last = answeringTo(t, subtensor.Config{Development: true}, "chain_getBlockHash", genesis).Genesis(n.ctx); basilica.CodeOf(last) != "KEY_DEVELOPMENT" {
+					t.Errorf("%s: %v", name, last)
+				}
+			}
+			if _, err := answeringTo(t, subtensor.Config{Development: true}, "", "").Genesis(n.ctx); err != nil {
+				t.Errorf("another chain: %v", err)
+			}
+			return last
 		},
 		"REGISTRATION_CAP": func(*testing.T) error {
 			_, _, err := n.client.Register(n.ctx, netuid, hotkeyOf(bob), bob, 0)

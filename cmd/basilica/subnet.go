@@ -36,7 +36,10 @@ by a hotkey.`,
 }
 
 // chainFlags are those of every verb that only reads the chain.
-type chainFlags struct{ commonFlags }
+type chainFlags struct {
+	commonFlags
+	keys []string // references of the keys in use
+}
 
 func (f *chainFlags) register(cmd *cobra.Command) {
 	f.registerChain(cmd)
@@ -53,7 +56,7 @@ func (f *chainFlags) on(cmd *cobra.Command, do func(ctx context.Context, chain *
 	if err := cfg.Chain.Validate(); err != nil {
 		return err
 	}
-	chain := subtensor.New(cfg.Chain.Nodes(cfg.Client.DataDir), deps.Log)
+	chain := subtensor.New(cfg.Chain.Nodes(cfg.Client.DataDir, f.keys...), deps.Log)
 	return errors.Join(do(cmd.Context(), chain, cfg.Chain.NetUID), chain.Close())
 }
 
@@ -152,6 +155,12 @@ func (f *actFlags) register(cmd *cobra.Command, coldkey, hotkey bool) {
 	fs.BoolVarP(&f.yes, "yes", "y", false, "do not ask")
 	fs.BoolVar(&f.dryRun, "dry-run", false, "say what it would cost and do, and send nothing")
 	fs.BoolVar(&f.shield, "shield", false, "send it sealed through MevShield: nobody reads it before it has its place in a block")
+}
+
+// on opens the chain for f and the keys of the verb, and closes it.
+func (f *actFlags) on(cmd *cobra.Command, do func(ctx context.Context, chain *subtensor.Client, netuid basilica.NetUID) error) error {
+	f.keys = []string{f.coldkey, f.hotkey}
+	return f.chainFlags.on(cmd, do)
 }
 
 func (f *actFlags) options() []subtensor.SubmitOption {
