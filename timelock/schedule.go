@@ -133,5 +133,5 @@ func (p Plan) Round(b Beacon, now time.Time, head uint64, blockTime time.Duratio
 	if since < 0 || b.Period <= 0 {
 		return 1
 	}
-	return max(1, uint64(since/(time.Duration(b.Period)*time.Second)))
+	return max(1, uint64(int64(since/time.Second)/b.Period)) // a period in nanoseconds may be above what fits
 }

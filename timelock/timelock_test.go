@@ -262,6 +262,11 @@ func TestPlanRefusals(t *testing.T) {
 	if got := (Plan{Target: 10}).Round(Quicknet(), time.Unix(0, 0), 5, time.Second); got != 1 {
 		t.Errorf("round %d before the first", got)
 	}
+	for _, period := range []int64{1 << 31, 1 << 55, math.MaxInt64, -1} { // nanoseconds of them do not fit
+		if got := (Plan{Target: 10}).Round(Beacon{Genesis: 0, Period: period}, time.Unix(1e9, 0), 5, time.Second); got != 1 {
+			t.Errorf("a period of %d s: round %d, want 1", period, got)
+		}
+	}
 }
 
 // TestPlanMeetsTheWalk: whatever the schedule, a chain that walks by the same rules reveals in the planned block and not
