@@ -6,6 +6,7 @@ var chainCodes = []Explanation{
 	{"BALANCE_SHORT", "the balance does not cover a call and its fee", "nothing was sent; the price may have risen, or the money is on another key", "send TAO to the key that pays, or choose a smaller amount"},
 	{"BLOCK_UNKNOWN", "the node does not know a block", "it is not synchronised, or has dropped old blocks", "use a node that is synchronised; for old blocks an archive node"},
 	{"BURN_SHARE", "the burn share is outside 0..1", "it is a part of the whole", "set burn_share between 0 and 1"},
+	{"CALL_CHANGED", "the chain's node describes a call otherwise than this version knows it", "the node lies about its metadata, so that another call or other amounts would be signed, or its runtime changed the call", "ask another node; where that says the same, install a newer version of this program"},
 	{"CALL_MISSING", "the chain's runtime has no such call", "it is older than the call, or has dropped it", "use a node of a later runtime, or another verb that does the same"},
 	{"CHAIN_API_MISSING", "the node does not answer a question that its runtime should know", "its runtime is too old, or the node hides its runtime APIs", "use a node of a later runtime"},
 	{"CHAIN_BUSY", "the chain's node limits how often it may be asked", "public nodes serve many", "wait a little, or use a node of your own"},

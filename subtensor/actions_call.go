@@ -168,7 +168,7 @@ func (forQuotes) Sign([]byte) ([]byte, error) { return make([]byte, keys.Signatu
 
 // fee asks the node what a call costs its signer.
 func (v *view) fee(ctx context.Context, signer keys.Signer, palletName, call string, args map[string]any, opts submitOptions) (basilica.Rao, error) {
-	data, err := v.rt.words.Call(palletName, call, args)
+	data, err := v.rt.call(palletName, call, args)
 	if err != nil {
 		return 0, err
 	}
@@ -189,7 +189,7 @@ func (v *view) fee(ctx context.Context, signer keys.Signer, palletName, call str
 	if !v.rt.words.HasCall("MevShield", "submit_encrypted") {
 		return 0, shieldMissing()
 	}
-	carrier, err := v.rt.words.Call("MevShield", "submit_encrypted", map[string]any{"ciphertext": make([]byte, shield.Overhead+len(inner))})
+	carrier, err := v.rt.call("MevShield", "submit_encrypted", map[string]any{"ciphertext": make([]byte, shield.Overhead+len(inner))})
 	if err != nil {
 		return 0, err
 	}

@@ -23,7 +23,6 @@ type Config struct {
 	URL            string         // ws://, wss://, or a network's name as LookupNetwork knows it
 	Fallbacks      []string       // nodes of the same chain that are asked while URL's does not answer, in this order
 	Genesis        *basilica.Hash // refuse a node of another chain; nil: that of URL's name, or else the first answer's
-	Development    bool           // a key in use is one that everybody knows: refuse finney and test
 	Snapshots      string         // directory of the last metagraphs, for times without a node; "": none are kept
 	RequestTimeout time.Duration  // for one request; 0 is 30 s
 	ConnectTimeout time.Duration  // for a connection to come about, all attempts together; 0 is 15 s
@@ -191,9 +190,6 @@ func (c *Client) adopt(cur *conn, genesis basilica.Hash) (old *conn, err error) 
 			fmt.Sprintf("the node at %s is of another chain: its genesis is %s, expected %s", nodeName(cur.node.url), genesis, *c.genesis),
 			"point the configuration at a node of the right network, or use a new data directory for a new chain")
 	}
-	if err := c.cfg.refuses(genesis); err != nil {
-		return nil, err
-	}
 	old, c.cur, c.genesis = c.cur, cur, &genesis
 	return old, nil
 }
@@ -273,6 +269,33 @@ type runtimeVersion struct {
 	words    *pallet.Runtime
 }
 
+// call encodes a call, and names a description of it that is not the one we know.
+func (rt *runtimeVersion) call(palletName, call string, args map[string]any) ([]byte, error) {
+	data, err := rt.words.Call(palletName, call, args)
+	if errors.Is(err, pallet.ErrChanged) {
+		return nil, basilica.E(basilica.Invalid, "CALL_CHANGED", fmt.Sprintf("the chain's node describes %s.%s otherwise than this version knows it, so nothing was signed", palletName, call),
+			"ask another node; where that says the same, install a newer version of this program").With(err)
+	}
+	return data, err
+}
+
+// maxRuntimes is how many runtimes are kept: two around an upgrade, and some that old blocks had.
+const maxRuntimes = 4
+
+// remember keeps a runtime; c.mu is held. A node that names another version with every answer fills no memory.
+func (c *Client) remember(rt *runtimeVersion) {
+	c.runtimes[rt.spec] = rt
+	for len(c.runtimes) > maxRuntimes {
+		oldest := rt.spec
+		for spec := range c.runtimes {
+			if oldest == rt.spec || spec != rt.spec && spec < oldest {
+				oldest = spec
+			}
+		}
+		delete(c.runtimes, oldest)
+	}
+}
+
 // runtimeAt gives the runtime of a block, with its metadata fetched when the
 // spec version is new to this client.
 func (c *Client) runtimeAt(ctx context.Context, at basilica.Hash) (*runtimeVersion, error) {
@@ -299,11 +322,15 @@ func (c *Client) runtimeAt(ctx context.Context, at basilica.Hash) (*runtimeVersi
 	}
 	rt = &runtimeVersion{spec: v.SpecVersion, tx: v.TransactionVersion, words: words}
 	c.mu.Lock()
-	c.runtimes[v.SpecVersion] = rt
+	c.remember(rt)
 	c.mu.Unlock()
 	c.log.Info("chain metadata read", "spec", v.SpecVersion, "metadata", meta.Version)
 	return rt, nil
 }
+
+// maxMetadata is the longest metadata in bytes that is read: ten times what runtimes of 2026 have. In memory it takes many
+// times as much.
+const maxMetadata = 4 << 20
 
 // metadata asks for version 15, then 14, then the oldest way.
 func (c *Client) metadata(ctx context.Context, at basilica.Hash) (*scale.Metadata, error) {
@@ -317,11 +344,17 @@ func (c *Client) metadata(ctx context.Context, at basilica.Hash) (*scale.Metadat
 		if err != nil || len(answer) == 0 || answer[0] == 0 {
 			continue
 		}
+		if len(answer) > maxMetadata {
+			return nil, fmt.Errorf("%d bytes: %w", len(answer), scale.ErrInvalid)
+		}
 		return scale.DecodeOpaqueMetadata(answer)
 	}
 	var blob hexBytes
 	if err := c.call(ctx, &blob, "state_getMetadata", at); err != nil {
 		return nil, err
+	}
+	if len(blob) > maxMetadata {
+		return nil, fmt.Errorf("%d bytes: %w", len(blob), scale.ErrInvalid)
 	}
 	return scale.DecodeMetadata(blob)
 }
@@ -483,13 +516,16 @@ func (w *watch) follow(ctx context.Context) error {
 			if !ok {
 				return errLost
 			}
-			stalled.Reset(w.client.cfg.StallTimeout)
 			var j jsonHeader
 			if err := json.Unmarshal(raw, &j); err != nil {
 				return fmt.Errorf("finalized head: %w", err)
 			}
+			before := w.last.Number
 			if err := w.upTo(ctx, j.header()); err != nil {
 				return err
+			}
+			if w.last.Number > before { // a node that lags behind tells of old heads for hours
+				stalled.Reset(w.client.cfg.StallTimeout)
 			}
 		}
 	}

@@ -17,9 +17,10 @@ import (
 )
 
 const (
-	maxMessage  = 64 << 20 // bytes of one WebSocket message from the node
-	subBuffer   = 1024     // notifications that wait for a slow reader before the subscription is given up
-	maxOrphans  = 256      // notifications kept for a subscription whose answer is not read yet
+	maxMessage  = 64 << 20  // bytes of one WebSocket message from the node
+	maxNotice   = 128 << 10 // bytes of one notification that is kept: a header or a word about a transaction
+	subBuffer   = 256       // notifications that wait for a slow reader before the subscription is given up
+	maxOrphans  = 256       // notifications kept for a subscription whose answer is not read yet
 	pingEvery   = 20 * time.Second
 	pingTimeout = 10 * time.Second
 )
@@ -69,7 +70,7 @@ type pending struct {
 }
 
 // subscription is a stream of notifications. Its channel closes when the
-// connection is lost or the reader falls too far behind.
+// connection is lost, the reader falls too far behind, or one is too large.
 type subscription struct {
 	conn        *conn
 	unsubscribe string
@@ -233,22 +234,38 @@ func (c *conn) deliver(m message) {
 	p.answer <- m // buffered
 }
 
-// notify hands a notification on; mu is held.
+// notify hands a notification on; mu is held. Their number and their size are
+// both bounded: what a node sends unasked must not fill the memory.
 func (c *conn) notify(id string, result json.RawMessage) {
 	s, ok := c.subs[id]
+	small := len(id)+len(result) <= maxNotice
 	if !ok {
-		if c.kept < maxOrphans {
+		if small && c.kept < maxOrphans && c.subscribing() {
 			c.orphans[id] = append(c.orphans[id], result)
 			c.kept++
 		}
 		return
 	}
-	select {
-	case s.ch <- result:
-	default:
-		delete(c.subs, id)
-		close(s.ch)
+	if small {
+		select {
+		case s.ch <- result:
+			return
+		default:
+		}
 	}
+	delete(c.subs, id)
+	close(s.ch)
+}
+
+// subscribing says that a subscription waits for its answer, so that a
+// notification without one may be its own; mu is held.
+func (c *conn) subscribing() bool {
+	for _, p := range c.calls {
+		if p.sub != nil {
+			return true
+		}
+	}
+	return false
 }
 
 // call asks the node and decodes the answer into out (which may be nil).
@@ -292,6 +309,10 @@ func (c *conn) ask(ctx context.Context, sub *subscription, method string, params
 	defer func() {
 		c.mu.Lock()
 		delete(c.calls, id)
+		if sub != nil && !c.subscribing() {
+			clear(c.orphans)
+			c.kept = 0
+		}
 		c.mu.Unlock()
 	}()
 	data, err := json.Marshal(map[string]any{"jsonrpc": "2.0", "id": id, "method": method, "params": params})

@@ -333,8 +333,11 @@ func (p *picker) endpoint(what string, v any) netip.AddrPort {
 }
 
 // address turns the chain's number into an address. A version 4 number above
-// 32 bits is no address.
+// 32 bits is no address, nor is one above 128.
 func address(ip *big.Int, six bool) netip.Addr {
+	if ip.BitLen() > 128 { // the metadata, which is the node's word, may give it another type
+		return netip.Addr{}
+	}
 	if six {
 		var b [16]byte
 		ip.FillBytes(b[:])

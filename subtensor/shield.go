@@ -53,7 +53,7 @@ func (c *Client) signShielded(ctx context.Context, rt *runtimeVersion, signer ke
 	if err != nil {
 		return nil, err
 	}
-	carrier, err := rt.words.Call("MevShield", "submit_encrypted", map[string]any{"ciphertext": ciphertext})
+	carrier, err := rt.call("MevShield", "submit_encrypted", map[string]any{"ciphertext": ciphertext})
 	if err != nil {
 		return nil, err
 	}

@@ -130,7 +130,7 @@ func (c *Client) sign(ctx context.Context, signer keys.Signer, palletName, call 
 	if err != nil {
 		return nil, err
 	}
-	data, err := rt.words.Call(palletName, call, args)
+	data, err := rt.call(palletName, call, args)
 	if err != nil {
 		return nil, err
 	}

@@ -1,6 +1,7 @@
 package subtensor
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -86,7 +87,11 @@ func (v *view) netuids(ctx context.Context) ([]basilica.NetUID, error) {
 			return nil, fmt.Errorf("subnets: %w", err)
 		}
 		for _, key := range page {
-			r := scale.NewReader(key[min(len(prefix), len(key)):])
+			if !bytes.HasPrefix(key, prefix) || bytes.Compare(key, start) <= 0 { // a node could go on without an end
+				return nil, fmt.Errorf("key of a subnet: not one after that before: %w", scale.ErrInvalid)
+			}
+			start = key
+			r := scale.NewReader(key[len(prefix):])
 			all = append(all, basilica.NetUID(r.U16())) // Identity: the number itself
 			if err := r.Done(); err != nil {
 				return nil, fmt.Errorf("key of a subnet: %w", err)
@@ -95,7 +100,6 @@ func (v *view) netuids(ctx context.Context) ([]basilica.NetUID, error) {
 		if len(page) < keysPerQuery {
 			break
 		}
-		start = page[len(page)-1]
 	}
 	slices.Sort(all)
 	return all, nil
