@@ -84,6 +84,12 @@ type RotationView struct {
 	NextStep *time.Time   `json:"next_at,omitempty"` // before which the next step is not taken
 }
 
+// AxonKeyView is the TLS key of a miner's axon, and where its publication stands.
+type AxonKeyView struct {
+	Key       string `json:"key"`       // x then y of a point on P-256, hexadecimal
+	Published bool   `json:"published"` // the chain shows it
+}
+
 // GrantRecord is one validation access that a miner gave.
 type GrantRecord struct {
 	ID        GrantID      `json:"id"`

@@ -36,6 +36,10 @@ type Fleet interface {
 	RotateKeys(ctx context.Context) (basilica.RotationView, error)
 	// Rotation says where that stands.
 	Rotation(ctx context.Context) (basilica.RotationView, error)
+	// RekeyAxon gives the axon a new TLS key, unless the present one is not on the chain yet.
+	RekeyAxon(ctx context.Context) (basilica.AxonKeyView, error)
+	// AxonKey says where that stands.
+	AxonKey(ctx context.Context) (basilica.AxonKeyView, error)
 }
 
 // SocketPath is where the door of the miner with that data directory is.

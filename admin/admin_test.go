@@ -79,6 +79,14 @@ func (f *fleetDouble) Rotation(context.Context) (basilica.RotationView, error) {
 	return basilica.RotationView{Phase: "switched", NextStep: &at}, f.err
 }
 
+func (f *fleetDouble) RekeyAxon(context.Context) (basilica.AxonKeyView, error) {
+	return basilica.AxonKeyView{Key: "00ff"}, f.err
+}
+
+func (f *fleetDouble) AxonKey(context.Context) (basilica.AxonKeyView, error) {
+	return basilica.AxonKeyView{Key: "00ff", Published: true}, f.err
+}
+
 func serve(t *testing.T, dir string, fleet Fleet) {
 	t.Helper()
 	ln, err := Listen(dir)
@@ -148,6 +156,12 @@ func TestBothEnds(t *testing.T) {
 	}
 	if v, err := c.Rotation(ctx); err != nil || v.Phase != "switched" || v.NextStep.Unix() != 7 {
 		t.Errorf("rotation %+v %v", v, err)
+	}
+	if v, err := c.RekeyAxon(ctx); err != nil || v.Key != "00ff" || v.Published {
+		t.Errorf("rekey %+v %v", v, err)
+	}
+	if v, err := c.AxonKey(ctx); err != nil || v.Key != "00ff" || !v.Published {
+		t.Errorf("key %+v %v", v, err)
 	}
 	for kind := basilica.Internal; kind <= basilica.Unavailable; kind++ {
 		fleet.err = basilica.E(kind, "CODE", "sentence", "fix")

@@ -121,6 +121,18 @@ func (c *Client) Rotation(ctx context.Context) (v basilica.RotationView, err err
 	return v, err
 }
 
+// RekeyAxon implements Fleet.
+func (c *Client) RekeyAxon(ctx context.Context) (v basilica.AxonKeyView, err error) {
+	err = c.call(ctx, http.MethodPost, "/v1/axon-key", struct{}{}, &v)
+	return v, err
+}
+
+// AxonKey implements Fleet.
+func (c *Client) AxonKey(ctx context.Context) (v basilica.AxonKeyView, err error) {
+	err = c.call(ctx, http.MethodGet, "/v1/axon-key", nil, &v)
+	return v, err
+}
+
 func (c *Client) call(ctx context.Context, method, path string, body, into any) (err error) {
 	var sent io.Reader = http.NoBody
 	if body != nil {

@@ -116,6 +116,8 @@ func NewServer(fleet Fleet, log *slog.Logger) *Server {
 	})
 	s.route("POST /v1/rotation", func(r *http.Request) (any, error) { return fleet.RotateKeys(r.Context()) })
 	s.route("GET /v1/rotation", func(r *http.Request) (any, error) { return fleet.Rotation(r.Context()) })
+	s.route("POST /v1/axon-key", func(r *http.Request) (any, error) { return fleet.RekeyAxon(r.Context()) })
+	s.route("GET /v1/axon-key", func(r *http.Request) (any, error) { return fleet.AxonKey(r.Context()) })
 	return s
 }
 

@@ -549,7 +549,7 @@ func TestDoorRefuses(t *testing.T) {
 			t.Fatal(err)
 		}
 		req.Host = h.Get("Host")
-		res, err := m.client(nil).http.Do(req)
+		res, err := m.client(nil).peer.Load().http.Do(req)
 		if err != nil {
 			t.Fatal(err)
 		}

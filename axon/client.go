@@ -9,6 +9,7 @@ import (
 	"crypto/sha256"
 	"crypto/subtle"
 	"crypto/tls"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -42,45 +43,86 @@ const (
 
 // ClientConfig says who calls which miner.
 type ClientConfig struct {
-	Signer       keys.Signer     // nil: only Offer can be called
-	Miner        basilica.Hotkey // the requests are signed for it
-	Addr         netip.AddrPort
-	TLSKey       []byte // P-256 x then y, 64 bytes, as published on chain; the peer must hold it
-	AllowPrivate bool   // addresses that are not on the public Internet may be dialled
-	AllowPlain   bool   // without a TLSKey, plain HTTP is spoken; for localnet alone
+	Signer keys.Signer     // nil: only Offer can be called
+	Miner  basilica.Hotkey // the requests are signed for it
+	Addr   netip.AddrPort
+	TLSKey []byte // P-256 x then y, 64 bytes, as published on chain; the peer must hold it
+	// Published reads what the miner publishes now. Where the peer does not hold the key, it is asked once a call: the miner may
+	// have changed its key since. Optional.
+	Published    func(ctx context.Context) (basilica.Axon, error)
+	AllowPrivate bool // addresses that are not on the public Internet may be dialled
+	AllowPlain   bool // without a TLSKey, plain HTTP is spoken; for localnet alone
 	Now          func() time.Time
 }
 
 // Client is the calling end of one miner's door. It is safe for use by many goroutines and keeps its connections.
 type Client struct {
 	cfg  ClientConfig
+	peer atomic.Pointer[peer]
+	last atomic.Int64 // the last nonce
+}
+
+// peer is the way to what a miner published at one time.
+type peer struct {
+	addr netip.AddrPort
+	key  []byte
 	base string
 	http *http.Client
-	last atomic.Int64 // the last nonce
 }
 
 var _ basilica.Miner = (*Client)(nil)
 
 // NewClient makes the calling end; it dials at the first call. An axon without a TLS key is refused unless AllowPlain.
 func NewClient(cfg ClientConfig) (*Client, error) {
-	transport, err := dialling(cfg.Addr, cfg.AllowPrivate)
+	c := &Client{cfg: cfg}
+	p, err := c.to(cfg.Addr, cfg.TLSKey)
+	if err != nil {
+		return nil, err
+	}
+	c.peer.Store(p)
+	return c, nil
+}
+
+// to makes the way to an address and a key.
+func (c *Client) to(addr netip.AddrPort, key []byte) (*peer, error) {
+	transport, err := dialling(addr, c.cfg.AllowPrivate)
 	if err != nil {
 		return nil, err
 	}
 	transport.ForceAttemptHTTP2, transport.HTTP2 = true, &http.HTTP2Config{SendPingTimeout: 15 * time.Second, PingTimeout: 10 * time.Second}
-	c := &Client{cfg: cfg, base: "https://" + cfg.Addr.String()}
+	p := &peer{addr: addr, key: key, base: "https://" + addr.String()}
 	switch {
-	case len(cfg.TLSKey) == tlsKeyBytes:
-		transport.TLSClientConfig = pinned(cfg.TLSKey)
-	case len(cfg.TLSKey) != 0:
-		return nil, basilica.E(basilica.Invalid, "AXON_KEY", fmt.Sprintf("the miner's TLS key has %d bytes, want %d", len(cfg.TLSKey), tlsKeyBytes), "the miner must publish its axon again")
-	case cfg.AllowPlain:
-		c.base = "http://" + cfg.Addr.String()
+	case len(key) == tlsKeyBytes:
+		transport.TLSClientConfig = pinned(key)
+	case len(key) != 0:
+		return nil, basilica.E(basilica.Invalid, "AXON_KEY", fmt.Sprintf("the miner's TLS key has %d bytes, want %d", len(key), tlsKeyBytes), "the miner must publish its axon again")
+	case c.cfg.AllowPlain:
+		p.base = "http://" + addr.String()
 	default:
 		return nil, basilica.E(basilica.Denied, "AXON_WITHOUT_KEY", "the miner has published no TLS key for its axon", "use a miner that has; plain axons are for localnet alone")
 	}
-	c.http = &http.Client{Transport: crashpoint.Transport("axon.client", transport), CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
-	return c, nil
+	p.http = &http.Client{Transport: crashpoint.Transport("axon.client", transport), CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+	return p, nil
+}
+
+// again goes over to what the miner publishes now, and says whether that is another key than the peer's. Nothing of a request has
+// been sent to a peer without the key.
+func (c *Client) again(ctx context.Context, p *peer) (*peer, bool) {
+	if c.cfg.Published == nil {
+		return nil, false
+	}
+	now, err := c.cfg.Published(ctx)
+	if err != nil || len(now.TLSKey) != tlsKeyBytes || bytes.Equal(now.TLSKey, p.key) {
+		return nil, false
+	}
+	next, err := c.to(now.Addr, now.TLSKey)
+	if err != nil {
+		return nil, false
+	}
+	if c.peer.CompareAndSwap(p, next) {
+		p.http.CloseIdleConnections()
+	}
+	return c.peer.Load(), true
 }
 
 // dialling makes the transport to one address of a stranger, and to none else.
@@ -105,7 +147,7 @@ func dialling(addr netip.AddrPort, allowPrivate bool) (*http.Transport, error) {
 
 // Close ends connections that no call uses.
 func (c *Client) Close() error {
-	c.http.CloseIdleConnections()
+	c.peer.Load().http.CloseIdleConnections()
 	return nil
 }
 
@@ -113,6 +155,7 @@ func (c *Client) Close() error {
 func pinned(key []byte) *tls.Config {
 	return &tls.Config{
 		MinVersion:         tls.VersionTLS13,
+		ServerName:         keyName(key),
 		InsecureSkipVerify: true, //nolint:gosec // VerifyConnection pins the key at every handshake
 		VerifyConnection: func(cs tls.ConnectionState) error {
 			if len(cs.PeerCertificates) == 0 {
@@ -129,6 +172,12 @@ func pinned(key []byte) *tls.Config {
 			return nil
 		},
 	}
+}
+
+// keyName is the name by which a caller asks for the key that it knows: a miner that changes its key holds two for a while.
+func keyName(key []byte) string {
+	sum := sha256.Sum256(key)
+	return hex.EncodeToString(sum[:16]) + ".axon.invalid"
 }
 
 var errWrongKey = errors.New("the peer does not hold the TLS key that the miner published on chain")
@@ -168,7 +217,18 @@ type outgoing struct {
 
 // send signs and sends, and gives the reply of a success; every other is an error. The caller closes the body.
 func (c *Client) send(ctx context.Context, out outgoing) (*http.Response, error) {
-	target, err := url.Parse(c.base + out.target)
+	p := c.peer.Load()
+	res, err := c.sendOver(ctx, p, out)
+	if errors.Is(err, errWrongKey) {
+		if next, ok := c.again(ctx, p); ok {
+			return c.sendOver(ctx, next, out)
+		}
+	}
+	return res, err
+}
+
+func (c *Client) sendOver(ctx context.Context, p *peer, out outgoing) (*http.Response, error) {
+	target, err := url.Parse(p.base + out.target)
 	if err != nil {
 		return nil, fmt.Errorf("make target: %w", err)
 	}
@@ -200,9 +260,9 @@ func (c *Client) send(ctx context.Context, out outgoing) (*http.Response, error)
 			return nil, err
 		}
 	}
-	res, err := c.http.Do(req)
+	res, err := p.http.Do(req)
 	if err != nil {
-		return nil, unreachable(ctx, c.cfg.Addr, err)
+		return nil, unreachable(ctx, p.addr, err)
 	}
 	if res.StatusCode == http.StatusOK || res.StatusCode == http.StatusCreated {
 		return res, nil
@@ -382,7 +442,7 @@ func (c *Client) WatchTask(ctx context.Context, _ basilica.Hotkey, id basilica.T
 		if errors.Is(err, bufio.ErrTooLong) {
 			return badAnswer(err)
 		}
-		return unreachable(ctx, c.cfg.Addr, err)
+		return unreachable(ctx, c.peer.Load().addr, err)
 	}
 	if !terminal {
 		return basilica.E(basilica.Unavailable, "WATCH_ENDED", "the miner ended the stream before the task's end", "watch again from the last offset")
@@ -449,7 +509,7 @@ func (c *Client) GetBlob(ctx context.Context, _ basilica.Hotkey, sum basilica.Di
 	case sink.err != nil:
 		return fmt.Errorf("keep blob: %w", sink.err)
 	case err != nil:
-		return unreachable(ctx, c.cfg.Addr, err)
+		return unreachable(ctx, c.peer.Load().addr, err)
 	case n > basilica.MaxBlobBytes-offset || offset == 0 && basilica.Digest(hash.Sum(nil)) != sum:
 		return basilica.E(basilica.Conflict, "BLOB_DIGEST", "the miner sent content that does not match its address", "do not trust this copy")
 	}

@@ -47,7 +47,7 @@ func (m *market) reply(t testing.TB, method, target string, header http.Header, 
 		t.Fatal(err)
 	}
 	r.Header = header
-	res, err := m.client(nil).http.Do(r)
+	res, err := m.client(nil).peer.Load().http.Do(r)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -130,7 +130,7 @@ func upload(t *testing.T, m *market, target string, header http.Header, length i
 	status := make(chan int, 1)
 	c := m.client(nil)
 	go func() {
-		res, err := c.http.Do(req)
+		res, err := c.peer.Load().http.Do(req)
 		if err != nil {
 			status <- 0
 			return
@@ -378,7 +378,7 @@ func TestCaseA2_4OneOfTwoReplicas(t *testing.T) {
 			r.Header = h.Clone()
 			wg.Go(func() {
 				<-start
-				res, err := doors[i].http.Do(r)
+				res, err := doors[i].peer.Load().http.Do(r)
 				if err != nil {
 					t.Error(err)
 					return

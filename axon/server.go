@@ -1,6 +1,7 @@
 package axon
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"crypto/sha256"
@@ -16,6 +17,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"basilica"
@@ -59,6 +61,8 @@ type Policy func(ctx context.Context, hotkey basilica.Hotkey) error
 type ServerConfig struct {
 	Hotkey      basilica.Hotkey // the miner's: requests must be signed for it
 	Key         *keys.P256      // TLS key as published on chain; nil: plain HTTP, for localnet alone
+	Former      *keys.P256      // the key before it, which callers may still know; nil: none
+	Published   func() []byte   // the key that the chain shows now, x then y; who names none is shown that one; nil: Key
 	Bridge      keys.Signer     // the miner's hotkey; set: callers that know the Dendrite of SDKs 6 to 10 alone are answered in plain HTTP on the same port
 	Replays     Replays
 	Validation  Policy  // who may open a validation; nil: whoever the Miner takes
@@ -73,7 +77,7 @@ type ServerConfig struct {
 type Server struct {
 	miner    basilica.Miner
 	cfg      ServerConfig
-	cert     *tls.Certificate
+	held     atomic.Pointer[held] // nil: plain HTTP
 	networks *gate.Rates
 	hotkeys  *gate.Rates
 	mux      *http.ServeMux
@@ -107,11 +111,9 @@ func NewServer(m basilica.Miner, cfg ServerConfig) (*Server, error) {
 		watches: newCensus("watches", maxWatches), transfers: newCensus("transfers of files", maxTransfers),
 	}
 	if cfg.Key != nil {
-		cert, err := pki.SelfSigned(cfg.Key.Signer())
-		if err != nil {
+		if err := s.hold(cfg.Key, cfg.Former); err != nil {
 			return nil, err
 		}
-		s.cert = &cert
 	}
 	if cfg.Bridge != nil {
 		s.bridge = newBridge(s, cfg.Bridge).handler()
@@ -134,6 +136,58 @@ func NewServer(m basilica.Miner, cfg ServerConfig) (*Server, error) {
 	return s, nil
 }
 
+// shown is a key and the certificate that shows it.
+type shown struct {
+	point []byte // x then y
+	name  string // by which callers ask for it
+	cert  tls.Certificate
+}
+
+// held are the keys of a door, the latest first.
+type held []shown
+
+func (s *Server) hold(keys ...*keys.P256) error {
+	var all held
+	for _, key := range keys {
+		if key == nil {
+			continue
+		}
+		point, err := PublicKey(key)
+		if err != nil {
+			return err
+		}
+		cert, err := pki.SelfSigned(key.Signer())
+		if err != nil {
+			return err
+		}
+		all = append(all, shown{point, keyName(point), cert})
+	}
+	s.held.Store(&all)
+	return nil
+}
+
+// Rotate replaces the TLS key. From now on the door holds both: whoever knows the former one finds it as before.
+func (s *Server) Rotate(key, former *keys.P256) error { return s.hold(key, former) }
+
+// certificate shows the key that the caller knows. One that names none is shown what the chain shows.
+func (s *Server) certificate(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
+	all := *s.held.Load()
+	for i := range all {
+		if all[i].name == hello.ServerName {
+			return &all[i].cert, nil
+		}
+	}
+	if s.cfg.Published != nil {
+		now := s.cfg.Published()
+		for i := range all {
+			if bytes.Equal(all[i].point, now) {
+				return &all[i].cert, nil
+			}
+		}
+	}
+	return &all[0].cert, nil
+}
+
 // burst is what a rate allows at once.
 func burst(perSecond float64) int { return max(1, int(4*perSecond)) }
 
@@ -142,11 +196,11 @@ func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	ln = gate.ListenPaced(ln, maxConns, maxConnsNetwork, gate.NewRates(s.cfg.RateNetwork, maxConnsNetwork, s.cfg.Now))
-	if s.cert == nil {
+	if s.held.Load() == nil {
 		return s.run(ctx, ln, s.mux, nil)
 	}
 	tlsConfig := &tls.Config{
-		MinVersion: tls.VersionTLS13, Certificates: []tls.Certificate{*s.cert}, NextProtos: []string{"h2", "http/1.1"}, SessionTicketsDisabled: true,
+		MinVersion: tls.VersionTLS13, GetCertificate: s.certificate, NextProtos: []string{"h2", "http/1.1"}, SessionTicketsDisabled: true,
 	}
 	if s.bridge == nil {
 		return s.run(ctx, ln, s.mux, tlsConfig)

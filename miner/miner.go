@@ -87,6 +87,8 @@ type Parts struct {
 	Knock func(ctx context.Context, addr string) error
 	// Cut ends every connection with an executor, with a reason for its last word.
 	Cut func(id basilica.ExecutorID, why error)
+	// RekeyAxon makes a new TLS key for the axon, which holds both from then on, and gives it as a chain has it.
+	RekeyAxon func() (key []byte, err error)
 	// Executor speaks to the gRPC door of an enrolled executor.
 	Executor func(id basilica.ExecutorID, addr string) basilica.Executor
 	Now      func() time.Time
@@ -110,6 +112,7 @@ type Miner struct {
 	cfg    Config
 	self   basilica.Hotkey
 	subnet subnet
+	serves serves
 	bell   *bell
 	waits  waits
 	coming coming
@@ -131,7 +134,7 @@ var (
 // New makes a miner; Run starts it.
 func New(cfg Config, parts Parts) *Miner {
 	return &Miner{
-		Parts: parts, cfg: cfg.withDefaults(), self: basilica.Hotkey(parts.Hotkey.SS58()), bell: newBell(), news: newNews(), began: parts.Now(), coming: coming{by: map[basilica.Hotkey]map[basilica.Digest]*upload{}},
+		Parts: parts, cfg: cfg.withDefaults(), self: basilica.Hotkey(parts.Hotkey.SS58()), serves: serves{axon: cfg.Axon}, bell: newBell(), news: newNews(), began: parts.Now(), coming: coming{by: map[basilica.Hotkey]map[basilica.Digest]*upload{}},
 		twins: twins{by: map[basilica.ExecutorID]*speaker{}},
 		reach: reach{fails: map[basilica.ExecutorID]int{}, why: map[basilica.ExecutorID]*basilica.Reason{}},
 	}
@@ -196,7 +199,7 @@ type Status struct {
 
 // Status reads what the miner is busy with.
 func (m *Miner) Status(ctx context.Context) (Status, error) {
-	s := Status{Hotkey: m.self, NetUID: m.cfg.NetUID, Axon: m.cfg.Axon.Addr.String(), Tasks: map[basilica.TaskState]int{}}
+	s := Status{Hotkey: m.self, NetUID: m.cfg.NetUID, Axon: m.serves.now().Addr.String(), Tasks: map[basilica.TaskState]int{}}
 	if snapshot, _ := m.subnet.read(); snapshot != nil {
 		s.Block = snapshot.Block
 		if n, ok := snapshot.ByHotkey(m.self); ok {

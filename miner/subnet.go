@@ -136,16 +136,17 @@ func (m *Miner) followChain(ctx context.Context) error {
 
 // published says whether a is what this miner serves.
 func (m *Miner) published(a basilica.Axon) bool {
-	want := m.cfg.Axon
+	want := m.serves.now()
 	return a.Addr == want.Addr && a.Protocol == want.Protocol && bytes.Equal(a.TLSKey, want.TLSKey)
 }
 
 func (m *Miner) publish(ctx context.Context) error {
-	in, err := m.Chain.ServeAxon(ctx, m.cfg.NetUID, m.Hotkey, m.cfg.Axon)
+	axon := m.serves.now()
+	in, err := m.Chain.ServeAxon(ctx, m.cfg.NetUID, m.Hotkey, axon)
 	if err != nil {
 		return fmt.Errorf("publish axon: %w", err)
 	}
-	m.Log.InfoContext(ctx, "axon published", "addr", m.cfg.Axon.Addr, "block", in.Block)
+	m.Log.InfoContext(ctx, "axon published", "addr", axon.Addr, "block", in.Block)
 	return nil
 }
 

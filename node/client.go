@@ -1,6 +1,8 @@
 package node
 
 import (
+	"context"
+
 	"basilica"
 	"basilica/axon"
 	"basilica/client"
@@ -34,10 +36,19 @@ func NewClient(at ChainConfig, cfg ClientConfig, deps Deps) (*Client, error) {
 		return nil, err
 	}
 	chain := subtensor.New(at.Nodes("", cfg.Hotkey), deps.Log)
+	published := func(ctx context.Context, miner basilica.Hotkey) (basilica.Axon, error) {
+		graph, err := chain.Metagraph(ctx, at.NetUID)
+		if err != nil {
+			return basilica.Axon{}, err
+		}
+		n, _ := graph.ByHotkey(miner)
+		return n.Axon, nil
+	}
 	dial := func(n basilica.Neuron) (basilica.Miner, error) {
 		door, err := axon.NewClient(axon.ClientConfig{
 			Signer: signer, Miner: n.Hotkey, Addr: n.Axon.Addr, TLSKey: n.Axon.TLSKey,
 			AllowPrivate: at.AllowPrivate, AllowPlain: cfg.AllowPlain, Now: deps.Now,
+			Published: func(ctx context.Context) (basilica.Axon, error) { return published(ctx, n.Hotkey) },
 		})
 		if err != nil {
 			return nil, err

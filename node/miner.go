@@ -246,11 +246,11 @@ func NewMiner(ctx context.Context, cfg MinerConfig, deps Deps) (_ *Miner, err er
 	if err := n.bind(ctx); err != nil {
 		return nil, err
 	}
-	authority, tlsKey, err := minerSecrets(cfg.DataDir)
+	authority, err := loadAuthority(filepath.Join(cfg.DataDir, "pki"))
 	if err != nil {
 		return nil, err
 	}
-	if err := n.wire(db, hotkey, authority, tlsKey); err != nil {
+	if err := n.wire(db, hotkey, authority); err != nil {
 		return nil, err
 	}
 	return n, nil
@@ -272,20 +272,13 @@ func (n *Miner) bind(ctx context.Context) (err error) {
 	return nil
 }
 
-// minerSecrets loads the authority and the axon's TLS key, and makes them the first time.
-func minerSecrets(dir string) (*pki.Authority, *keys.P256, error) {
-	authority, err := pki.Load(filepath.Join(dir, "pki"))
+// loadAuthority loads the authority, and makes it the first time.
+func loadAuthority(dir string) (*pki.Authority, error) {
+	authority, err := pki.Load(dir)
 	if errors.Is(err, fs.ErrNotExist) {
-		authority, err = pki.Create(filepath.Join(dir, "pki"))
+		authority, err = pki.Create(dir)
 	}
-	if err != nil {
-		return nil, nil, err
-	}
-	key, err := keys.LoadOrCreateP256(filepath.Join(dir, "axon.key"))
-	if err != nil {
-		return nil, nil, fmt.Errorf("axon's TLS key: %w", err)
-	}
-	return authority, key, nil
+	return authority, err
 }
 
 // tlsPoint is the form in which a chain holds a P-256 key: x then y, 64 bytes.
@@ -340,7 +333,7 @@ func (n *Miner) addresses() (axonAddr netip.AddrPort, fleetAddr string, err erro
 }
 
 // wire makes the role and hands it to its doors.
-func (n *Miner) wire(db *store.Miner, hotkey *keys.Pair, authority *pki.Authority, tlsKey *keys.P256) error {
+func (n *Miner) wire(db *store.Miner, hotkey *keys.Pair, authority *pki.Authority) error {
 	cfg, deps := n.cfg, n.deps
 	blobs, err := store.OpenBlobs(filepath.Join(cfg.DataDir, "blobs"), int64(cfg.BlobBytes))
 	if err != nil {
@@ -353,6 +346,10 @@ func (n *Miner) wire(db *store.Miner, hotkey *keys.Pair, authority *pki.Authorit
 	axonAddr, fleetAddr, err := n.addresses()
 	if err != nil {
 		return err
+	}
+	tlsKey, former, err := loadAxonKeys(cfg.DataDir)
+	if err != nil {
+		return fmt.Errorf("axon's TLS key: %w", err)
 	}
 	point, err := tlsPoint(tlsKey)
 	if err != nil {
@@ -380,7 +377,7 @@ func (n *Miner) wire(db *store.Miner, hotkey *keys.Pair, authority *pki.Authorit
 		LostAfter: time.Duration(cfg.LostAfter), MaxOpenTasks: cfg.MaxTasksPerClient, MaxQueueTasks: cfg.MaxQueue, MaxBlobBytes: int64(cfg.ClientBlobBytes),
 		KeepBlobs: time.Duration(cfg.KeepBlobs), KeepLogs: time.Duration(cfg.KeepLogs), KeepTasks: time.Duration(cfg.KeepTasks),
 	}, miner.Parts{
-		Hotkey: hotkey, Chain: n.chain, Authority: authority, Store: db, Blobs: blobs, Logs: logs, Executor: n.pool.Executor, Now: deps.Now, Log: deps.Log,
+		Hotkey: hotkey, Chain: n.chain, Authority: authority, Store: db, Blobs: blobs, Logs: logs, Executor: n.pool.Executor, RekeyAxon: n.rekeyAxon, Now: deps.Now, Log: deps.Log,
 		PeerKey: func(ctx context.Context, addr string) ([]byte, error) {
 			return wire.PeerKey(ctx, addr, cfg.AllowPrivateExecutors)
 		},
@@ -391,7 +388,7 @@ func (n *Miner) wire(db *store.Miner, hotkey *keys.Pair, authority *pki.Authorit
 		},
 	})
 	door := axon.ServerConfig{
-		Hotkey: basilica.Hotkey(hotkey.SS58()), Key: tlsKey, Replays: db, Validation: n.role.MayValidate, Compute: n.role.MayCompute, Now: deps.Now, Log: deps.Log,
+		Hotkey: basilica.Hotkey(hotkey.SS58()), Key: tlsKey, Former: former, Published: n.role.PublishedKey, Replays: db, Validation: n.role.MayValidate, Compute: n.role.MayCompute, Now: deps.Now, Log: deps.Log,
 	}
 	if cfg.AxonBridge {
 		door.Bridge = hotkey
