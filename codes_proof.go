@@ -68,6 +68,7 @@ var proofCodes = []Explanation{
 	{"NO_PERMIT", "the validator has no permit on the subnet", "permits go to the neurons with most stake at the end of an epoch", "stake more on the hotkey and wait for the next epoch"},
 	{"NO_SOFTWARE_PROFILE", "a software device has no profile here", "this validator has no speed for it", "set validator.allow_software only on a local chain"},
 	{"NO_SUCH_VERIFICATION", "the validator has no verification of that id", "it was forgotten, or belongs to another validator", "list them at /api/v1/verifications"},
+	{"NO_TURN", "the round ended before the machine's turn", "other miners' machines took the validator's time; once it costs nothing, twice in a row the second one counts as a missed round", "nothing; who had no turn is looked at first in the next round. If it comes again, the validator should raise validator.parallel"},
 	{"NO_WEIGHTS", "there is nothing to weigh", "no miner has a score and the subnet's owner is not registered", "wait for a miner to pass"},
 	{"OCCUPANCY", "a miner's word on who held a GPU cannot be used", "it is of an unknown version, of another miner or not signed by this one", "use miners and validators of the same version"},
 	{"OPEN_SIZE", "what is to be opened does not fit in one frame", "the machine has more devices than one challenge can open", "nothing; the machine is not blamed for it"},

@@ -21,8 +21,8 @@ type Round struct {
 }
 
 // Start is how near to one instant the machines of a group were challenged, by the validator's own clock: one device could
-// else answer for two of them, one after the other. All machines of a round are one group, unless they are more than the
-// validator challenges at once.
+// else answer for two of them, one after the other. All machines of a round are one group, or all of a miner where they are more
+// than the validator reads the proofs of at once.
 type Start struct {
 	At       time.Time     `json:"at"`         // when the first machine had its challenge
 	Machines int           `json:"machines"`   // that were challenged

@@ -18,7 +18,7 @@ const SoftwareClass = "software"
 
 const softwareWeight = 0.01
 
-// Classes is the published table of score/2, cheapest first. The weights are starting points, after rental prices.
+// Classes is the published table of score/3, cheapest first. The weights are starting points, after rental prices.
 func Classes() []Class {
 	return []Class{
 		{"NVIDIA GeForce RTX 4090", 24564, 0.20},

@@ -1,9 +1,10 @@
 // Package score turns verifications into scores and scores into weights, by one published formula. It is pure: it has no
 // clock, no store and no chain, so that anyone can recompute a validator's weights from what the validator publishes.
 //
-// # Formula score/2
+// # Formula score/3
 //
-// Of score/1 it differs in [Weights] alone, which rounded small miners away.
+// Of score/2 it differs in NO_TURN, which was LOCAL_ERROR there; score/2 of score/1 in [Weights] alone, which rounded small
+// miners away.
 //
 // An executor's score is PassRatio × Σ weight(class of each proven GPU). A miner's score is the sum over its executors.
 //
@@ -18,6 +19,8 @@
 //	gpu_proof unsure without GPUs (DUPLICATE_UUID)    0
 //	gpu_proof not_run BUSY_CHALLENGE, after a round   not counted, but it is the first of the row of not_run below: else one GPU
 //	that was none                                     could prove several machines by turns, the others always being proven
+//	gpu_proof not_run NO_TURN                         not counted the first time, from the second in a row on as not_run for anything
+//	                                                  else: who is never looked at is not paid for what was proven once
 //	LOCAL_ERROR, VALIDATOR_RESTARTED                  not counted at all: the validator's own fault
 //
 // Besides, an executor earns nothing at all
@@ -42,9 +45,9 @@ import (
 )
 
 // Formula names the version of everything in this package that moves a weight.
-const Formula = "score/2"
+const Formula = "score/3"
 
-// The published constants of score/2.
+// The published constants of score/3.
 const (
 	DefaultRounds  = 20
 	MaxRounds      = 1000
@@ -60,6 +63,7 @@ const (
 const (
 	ReasonBusy          = "BUSY"                // a tenant holds the GPUs
 	ReasonBusyChallenge = "BUSY_CHALLENGE"      // another validator does, or so the machine says: a miss
+	ReasonNoTurn        = "NO_TURN"             // the round ended before the machine's turn: once nothing, then a miss
 	ReasonLocal         = "LOCAL_ERROR"         // the validator's own fault: as if the round had not been
 	ReasonRestarted     = "VALIDATOR_RESTARTED" // the same
 )
@@ -80,6 +84,7 @@ type Standing struct {
 	LastPass time.Time            `json:"last_pass,omitzero"`  // end of the last pass
 	GPUs     []basilica.ProvenGPU `json:"gpus,omitempty"`      // of the last pass
 	Misses   int                  `json:"misses,omitempty"`    // not_run other than BUSY since the last round that was none
+	Waits    int                  `json:"waits,omitempty"`     // NO_TURN in a row
 	Aborts   []time.Time          `json:"aborts,omitempty"`    // ends after OPEN within AbortWindow
 	Failed   bool                 `json:"failed,omitempty"`    // a fail since the last pass
 	BusyBare bool                 `json:"busy_bare,omitempty"` // BUSY without a holder's id since the last pass
@@ -125,6 +130,11 @@ func (s Standing) NeedsEnrolment() bool { return s.LastPass.IsZero() || s.Failed
 func (s Standing) Next(v basilica.Verification, p Policy) Standing {
 	proof := v.Verdict(basilica.CheckGPUProof)
 	if proof.Reason == ReasonLocal || proof.Reason == ReasonRestarted {
+		return s
+	}
+	if proof.Reason != ReasonNoTurn {
+		s.Waits = 0
+	} else if s.Waits++; s.Waits == 1 {
 		return s
 	}
 	if proof.Reason == ReasonBusyChallenge && s.Misses == 0 {

@@ -75,6 +75,7 @@ func TestStandings(t *testing.T) {
 	other := func(at float64) round {
 		return round{at: at, result: basilica.NotRun, reason: ReasonBusyChallenge, holder: "g-1"}
 	}
+	wait := func(at float64) round { return round{at: at, result: basilica.NotRun, reason: ReasonNoTurn} }
 	local := func(at float64) round { return round{at: at, result: basilica.NotRun, reason: ReasonLocal} }
 	for _, c := range []struct {
 		name   string
@@ -106,6 +107,12 @@ func TestStandings(t *testing.T) {
 		{"two aborts more than a day apart", []round{pass(0), abort(1), pass(2), abort(26)}, 0.5, ""},
 		{"an enrolment pass forgives earlier aborts", []round{abort(1), enrol(2), abort(3), pass(4)}, 0.5, ""},
 		{"the validator's own fault has no effect", []round{pass(0), local(1), local(2), local(3), {at: 4, result: basilica.NotRun, reason: ReasonRestarted}}, 1, ""},
+		{"no turn once has no effect", []round{pass(0), wait(1)}, 1, ""},
+		{"no turn every other round has none either", []round{pass(0), wait(1), pass(2), wait(3), busy(4), wait(5), pass(6)}, 1, ""},
+		{"no turn in two rounds in a row is one miss", []round{pass(0), wait(1), wait(2)}, 0.5, ""},
+		{"a restart between does not end the row", []round{pass(0), wait(1), local(2), wait(3)}, 0.5, ""},
+		{"no turn in three rounds in a row, after a miss", []round{pass(0), miss(1), wait(2), wait(3), wait(4)}, 0, "NOT_RUN_IN_A_ROW"},
+		{"never a turn", []round{pass(0), wait(1), wait(2), wait(3), wait(4)}, 0, "NOT_RUN_IN_A_ROW"},
 		{"held by another validator's challenge now and then", []round{pass(0), other(1), pass(2), other(3), pass(4), busy(5), other(6)}, 1, ""},
 		{"held by others' challenges in two rounds of three", []round{pass(0), other(1), other(2), pass(3), other(4), other(5)}, 0.5, ""},
 		{"held by a challenge after a miss", []round{pass(0), miss(1), other(2)}, 0.333333, ""},
@@ -388,7 +395,7 @@ func drawRound(t *rapid.T, at float64) round {
 		noTask:   rapid.Bool().Draw(t, "noTask"),
 	}
 	if r.result == basilica.NotRun {
-		r.reason = rapid.SampledFrom([]string{ReasonBusy, "SSH_UNREACHABLE", ReasonLocal}).Draw(t, "reason")
+		r.reason = rapid.SampledFrom([]string{ReasonBusy, "SSH_UNREACHABLE", ReasonLocal, ReasonNoTurn}).Draw(t, "reason")
 		r.holder = rapid.SampledFrom([]string{"", "task-1"}).Draw(t, "holder")
 		r.afterOpen = rapid.Bool().Draw(t, "afterOpen")
 	}

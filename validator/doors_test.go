@@ -68,8 +68,8 @@ func smallest() attest.Profiles {
 	return attest.Profiles{{Model: "software", Software: true, Params: &p, Expect: attest.Expect{Fill: 5, Walk: 5, Mix: 5}}}
 }
 
-// perRound is how many machines are looked at in a round; abreast how many at once where their work is what takes time,
-// because they share this test's processors.
+// perRound is how many machines are looked at in a round; abreast how many proofs are read at once where their work is what
+// takes time, because they share this test's processors.
 const (
 	perRound = 20
 	abreast  = 4
@@ -191,7 +191,7 @@ type handicap struct {
 	setUp func(t *testing.T, w *world) // more of it
 	dies  bool                         // the validator, in the middle of the round
 	pass  float64                      // share of rounds that pass
-	wide  bool                         // all machines at once: it is the waiting that takes time
+	wide  bool                         // all proofs at once: it is the waiting that takes time
 }
 
 func handicaps() []handicap {

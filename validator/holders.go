@@ -111,7 +111,7 @@ func (v *Validator) selective(ctx context.Context, mg *basilica.Metagraph, found
 		x := &found[i].verification
 		d := x.Verdict(basilica.CheckGPUProof)
 		s := v.standings[basilica.ExecutorKey{Miner: x.Miner, Executor: x.Executor}]
-		if d.Result == basilica.NotRun && d.Reason != score.ReasonLocal && d.Reason != score.ReasonRestarted && d.Reason != score.ReasonBusy && s.Misses >= silentRounds {
+		if d.Result == basilica.NotRun && d.Reason != score.ReasonLocal && d.Reason != score.ReasonNoTurn && d.Reason != score.ReasonRestarted && d.Reason != score.ReasonBusy && s.Misses >= silentRounds {
 			silent[x.Miner] = append(silent[x.Miner], x)
 		}
 	}

@@ -136,8 +136,8 @@ func (v *Validator) inspect(ctx context.Context, t target) (inspection, error) {
 	})
 	defer hangUp()
 	proof, judged := v.prove(ctx, t, endorsed, &out, session, hangUp, arrive)
-	facts := v.facts(ctx, session, &out)
-	path := v.taskPath(ctx, session)
+	facts := v.facts(t.gate.whole, session, &out)
+	path := v.taskPath(t.gate.whole, session)
 	conclude(proof, path, facts)
 	done := inspection{verification: out}
 	if judged && (t.pin == nil || !bytes.Equal(t.pin.AttestSPKI, endorsed.AttestSPKI)) && (proof.Result == basilica.Pass || proof.Result == basilica.Unsure) {
@@ -187,7 +187,7 @@ func reasonOf(ctx context.Context, err error) (reason, detail, holder string) {
 		return score.ReasonBusyChallenge, sentence(err), clip(held.Holding.Holder, 128)
 	case errors.As(err, &held):
 		return score.ReasonBusy, sentence(err), clip(held.Holding.Holder, 128)
-	case code == score.ReasonLocal || code == score.ReasonRestarted:
+	case code == score.ReasonLocal || code == score.ReasonNoTurn || code == score.ReasonRestarted:
 		return reasonRefused, sentence(err), ""
 	case safeReason.MatchString(code):
 		return code, sentence(err), ""
@@ -238,7 +238,7 @@ func (v *Validator) prove(ctx context.Context, t target, e basilica.Endorsement,
 	}
 	defer spool.Close()
 	late := time.AfterFunc(v.cfg.ConnectTimeout, hangUp) // the verifier's deadlines begin with the open channel
-	stream, err := session.Subsystem(ctx, "attest")
+	stream, err := session.Subsystem(t.gate.whole, "attest")
 	late.Stop()
 	if err != nil {
 		return fail(err)
@@ -250,7 +250,7 @@ func (v *Validator) prove(ctx context.Context, t target, e basilica.Endorsement,
 		return notRun(basilica.CheckGPUProof, score.ReasonLocal, "the validator could not set up the challenge"), false
 	}
 	verifier.Spool(spool)
-	c := challenge{verifier: verifier, stream: stream, hangUp: hangUp, now: v.cfg.Now, began: t.gate.started, ready: func(ctx context.Context) error {
+	c := challenge{verifier: verifier, stream: stream, hangUp: hangUp, now: v.cfg.Now, began: t.gate.started, opening: t.gate.opening, ready: func(ctx context.Context) error {
 		if !arrive() {
 			return basilica.E(basilica.Unavailable, reasonLate, "the machine was ready only after the miner's other machines had begun", "start all machines of a miner within the same time")
 		}
@@ -259,11 +259,12 @@ func (v *Validator) prove(ctx context.Context, t target, e basilica.Endorsement,
 		v.cfg.Log.Info("challenge begins", "verification", out.ID, "executor", out.Executor, "strength", out.Strength)
 		return nil
 	}}
+	defer c.release()
 	if refusal := c.run(ctx); refusal != nil {
 		return fail(refusal)
 	}
 	drain(stream, hangUp)
-	if v.rotatedMeanwhile(ctx, t, e, verifier.Judgement()) {
+	if v.rotatedMeanwhile(t.gate.whole, t, e, verifier.Judgement()) {
 		return notRun(basilica.CheckGPUProof, reasonKeyChanged, "the machine changed its attestation key, as the old one and the miner signed, between the miner's word and its turn"), false
 	}
 	return v.judged(ctx, verifier, out), true

@@ -9,6 +9,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sync/semaphore"
+
 	"basilica"
 	"basilica/attest"
 )
@@ -20,7 +22,18 @@ type challenge struct {
 	hangUp   func()                      // must release a blocked Read or Write of stream
 	ready    func(context.Context) error // called once, before CHALLENGE is sent; an error is a refusal
 	began    func(at time.Time)          // called once, when the last byte of CHALLENGE is out; nil: nobody asks
-	now      func() time.Time
+	// opening is called once, before OPEN is sent, and waits for the right to read the proof, which done gives back. From then on
+	// the challenge runs under open. An error is a refusal. nil: nothing to wait for.
+	opening func(ctx context.Context) (open context.Context, done func(), err error)
+	done    func() // of opening; nil before
+	now     func() time.Time
+}
+
+// release gives back the right to read the proof, once it is on disk.
+func (c *challenge) release() {
+	if c.done != nil {
+		c.done()
+	}
 }
 
 var errRoundOver = errors.New("the round ended before the proof")
@@ -31,18 +44,31 @@ type arrival struct {
 	err   error
 }
 
-// run returns when the verifier is done. Where the machine refused before CHALLENGE was sent, it gives that refusal.
+// run returns when the verifier is done. Where the machine refused before CHALLENGE was sent, or OPEN could not be sent, it
+// gives that refusal.
 func (c *challenge) run(ctx context.Context) (refusal error) {
 	in := bufio.NewReaderSize(c.stream, 64<<10)
 	v, sent := c.verifier, false
 	for !v.Done() {
 		frame, writes := v.Next()
 		deadline := v.Deadline()
-		if writes && frame.Type() == attest.FrameChallenge {
+		switch {
+		case writes && frame.Type() == attest.FrameChallenge:
 			if refusal = c.ready(ctx); refusal != nil {
 				c.hangUp()
 			}
 			deadline = c.now().Add(challengeWrite) // the machine is not to blame for having waited for others
+		case writes && frame.Type() == attest.FrameOpen && c.opening != nil:
+			open, done, err := c.opening(ctx)
+			if err != nil {
+				c.hangUp()
+				v.Fail(attest.FailLocal, err.Error(), c.now()) // it has not seen OPEN: nothing for the abort budget
+				if v.Judgement().Result != attest.LocalError {
+					return nil // a wrong answer from before
+				}
+				return err
+			}
+			c.done, ctx, deadline = done, open, c.now().Add(challengeWrite)
 		}
 		limit := capsOf(v)
 		a := c.step(ctx, deadline, func() (attest.Frame, error) {
@@ -73,7 +99,7 @@ func (c *challenge) run(ctx context.Context) (refusal error) {
 	return refusal
 }
 
-// challengeWrite is how long writing CHALLENGE may take.
+// challengeWrite is how long writing CHALLENGE or OPEN may take.
 const challengeWrite = 10 * time.Second
 
 // step does one blocking read or write until a deadline. It never leaves the operation behind: what is late
@@ -133,6 +159,9 @@ func capsOf(v *attest.Verifier) attest.Cap {
 // gate lets several machines start at one instant: each arrives once, ready or lost. The last one opens it, or the first
 // one whose patience ends; who arrives after that is too late, or one GPU could answer for two machines one after the other.
 type gate struct {
+	whole   context.Context     // of the validator: it outlives the round
+	reading *semaphore.Weighted // machines whose proof is read at once
+
 	mu    sync.Mutex
 	left  int
 	over  bool // opened
@@ -141,7 +170,29 @@ type gate struct {
 	began []time.Time // when the last byte of each machine's CHALLENGE was out
 }
 
-func newGate(n int) *gate { return &gate{left: n, open: make(chan struct{})} }
+func newGate(whole context.Context, n, reading int) *gate {
+	return &gate{whole: whole, reading: semaphore.NewWeighted(int64(reading)), left: n, open: make(chan struct{})}
+}
+
+// openWait is how long a machine may wait for OPEN: its SSH door ends connections that are silent for three minutes.
+const openWait = 2 * time.Minute
+
+// opening waits until one more of the gate's machines may be told what to open: its proof is what takes the validator's memory
+// and time, all before it is small. Who has not been told when the round ends is not told any more. Who has been is held to the
+// deadlines of the proof alone, which the round's end does not shorten: its breaking off would count.
+func (g *gate) opening(ctx context.Context) (open context.Context, done func(), err error) {
+	ctx, cancel := context.WithTimeout(ctx, openWait)
+	defer cancel()
+	if err := g.reading.Acquire(ctx, 1); err != nil {
+		return nil, nil, basilica.E(basilica.Unavailable, "TIMEOUT", "the round ended while proofs of the miner's other machines were read", "").With(err)
+	}
+	done = func() { g.reading.Release(1) }
+	if ctx.Err() != nil {
+		done()
+		return nil, nil, basilica.E(basilica.Unavailable, "TIMEOUT", "the round ended before what is to be opened could be said", "").With(ctx.Err())
+	}
+	return g.whole, done, nil
+}
 
 // arrive says whether the gate was still closed.
 func (g *gate) arrive() bool {

@@ -11,6 +11,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -30,6 +31,7 @@ type visit struct {
 	known  []basilica.ExecutorID // that this validator has seen before and still counts
 	reason string                // why the miner cannot be asked; "" if it can
 	detail string
+	waits  int // rounds in a row that ended before its turn
 }
 
 // round does everything of one round but the weights: discover, ask, inspect, score, store.
@@ -62,9 +64,7 @@ func (v *Validator) round(ctx context.Context, r basilica.Round) error {
 	v.say(CodeVerifying, fmt.Sprintf("round %d: asking %d miners", r.First, len(visits)), "")
 	v.update(func(s *Status) { s.Round = &r.First })
 	v.cfg.Log.Info("round begins", "round", r.First, "slot", r.Slot, "miners", len(visits), "block", mg.Block)
-	limited, cancel := context.WithTimeout(ctx, v.cfg.RoundTimeout)
-	found, starts, err := v.visitAll(limited, r, visits)
-	cancel()
+	found, starts, err := v.visitAll(ctx, time.Now().Add(v.cfg.RoundTimeout), r, visits)
 	if ctx.Err() != nil {
 		return nil // the round stays open; the next start closes it
 	}
@@ -99,10 +99,11 @@ func asInternal(err error) error {
 // discover lists the miners of the subnet: everyone who serves an axon or whose executors are known, but for this
 // validator itself and the owner's hotkey, to which is burned.
 func (v *Validator) discover(mg *basilica.Metagraph) []visit {
-	known := map[basilica.Hotkey][]basilica.ExecutorID{}
+	known, waits := map[basilica.Hotkey][]basilica.ExecutorID{}, map[basilica.Hotkey]int{}
 	for k, s := range v.standings {
 		if v.counts(s) {
 			known[k.Miner] = append(known[k.Miner], k.Executor)
+			waits[k.Miner] = max(waits[k.Miner], s.Waits)
 		}
 	}
 	var out []visit
@@ -111,7 +112,7 @@ func (v *Validator) discover(mg *basilica.Metagraph) []visit {
 			continue
 		}
 		slices.Sort(known[n.Hotkey])
-		x := visit{neuron: n, known: known[n.Hotkey]}
+		x := visit{neuron: n, known: known[n.Hotkey], waits: waits[n.Hotkey]}
 		switch addr := n.Axon.Addr; {
 		case !addr.IsValid() || addr.Port() == 0:
 			x.reason, x.detail = reasonNoAxon, "the miner serves no axon"
@@ -128,9 +129,10 @@ func (v *Validator) discover(mg *basilica.Metagraph) []visit {
 	return out
 }
 
-// counts says whether an executor that its miner no longer names is still worth a row: not once its whole window is empty.
+// counts says whether an executor that its miner no longer names is still worth a row: not once its whole window is empty,
+// unless it waits for its turn.
 func (v *Validator) counts(s score.Standing) bool {
-	return len(s.Recent) < max(v.cfg.Policy.Rounds, 1) || slices.ContainsFunc(s.Recent, func(c float64) bool { return c > 0 })
+	return s.Waits > 0 || len(s.Recent) < max(v.cfg.Policy.Rounds, 1) || slices.ContainsFunc(s.Recent, func(c float64) bool { return c > 0 })
 }
 
 // findings collects what all miners' executors brought, and keeps each at once: a restart must not cost a verdict.
@@ -164,7 +166,17 @@ func (f *findings) add(x inspection, err error) error {
 	return nil
 }
 
-func (v *Validator) visitAll(ctx context.Context, r basilica.Round, visits []visit) ([]inspection, []basilica.Start, error) {
+// shares is how many miners at least have room for their machines at once: none may hold more than one part in so many of the
+// slots, whatever its machines do.
+const shares = 8
+
+// visitAll inspects everybody's machines. All of one miner start near one instant, however many they are: one GPU behind several
+// of them answers once. Slots bound the machines whose proofs are read at once. A miner's turn comes when it has its slots, which
+// are a share of all at most; with it come all its machines, and their proofs are read in so many slots. After the end nobody is
+// told any more what to open.
+func (v *Validator) visitAll(whole context.Context, ends time.Time, r basilica.Round, visits []visit) ([]inspection, []basilica.Start, error) {
+	ctx, cancel := context.WithDeadline(whole, ends)
+	defer cancel()
 	var trapdoor *attest.Trapdoor
 	if v.cfg.Squarings > 0 && !v.cfg.PublicVDF {
 		// One modulus per round: its factors are in the records, which are published when the round is over.
@@ -173,15 +185,16 @@ func (v *Validator) visitAll(ctx context.Context, r basilica.Round, visits []vis
 			return nil, nil, fmt.Errorf("draw the round's modulus: %w", err)
 		}
 	}
-	// In an order that nobody can count on: whoever makes us wait cannot choose whose turn never comes.
+	// Those first who had no turn, the others in an order that nobody can count on: whoever makes us wait cannot choose whose turn
+	// never comes.
 	var seed [32]byte
 	if _, err := io.ReadFull(v.cfg.Random, seed[:]); err != nil {
 		return nil, nil, fmt.Errorf("draw the order of visits: %w", err)
 	}
 	rand.New(rand.NewChaCha8(seed)).Shuffle(len(visits), func(i, j int) { visits[i], visits[j] = visits[j], visits[i] })
-	slots := semaphore.NewWeighted(int64(v.cfg.Parallel))
+	slices.SortStableFunc(visits, func(a, b visit) int { return cmp.Compare(b.waits, a.waits) })
 	found := findings{keep: func(x inspection) error {
-		if errors.Is(ctx.Err(), context.Canceled) {
+		if whole.Err() != nil {
 			return nil // the validator is ending: what it found now says nothing of the machine
 		}
 		if err := v.cfg.Book.KeepFinding(context.WithoutCancel(ctx), r, x.verification, x.pin); err != nil {
@@ -201,32 +214,39 @@ func (v *Validator) visitAll(ctx context.Context, r basilica.Round, visits []vis
 	if err := doors.Wait(); err != nil {
 		return nil, nil, err
 	}
+	parties = slices.DeleteFunc(parties, func(p party) bool { return len(p.accesses) == 0 })
 	machines := 0
 	for _, p := range parties {
 		machines += len(p.accesses)
 	}
-	group, together := errgroup.Group{}, newGate(machines)
-	if machines <= v.cfg.Parallel {
-		// All machines of the subnet start near one instant: a GPU answers once, whoever shares it.
-		late := v.tooLate(ctx)
-		for _, p := range parties {
-			if late {
-				if err := v.missing(r, p.neuron, idsOf(p.accesses), score.ReasonLocal, "the round ended before this executor's turn", &found); err != nil {
-					return nil, nil, err
-				}
-				continue
+	// Where all machines of the subnet fit, they start near one instant: a GPU answers once, whoever shares it.
+	everybody := newGate(whole, machines, machines)
+	group, slots, gates := errgroup.Group{}, semaphore.NewWeighted(int64(v.cfg.Parallel)), []*gate{everybody}
+	for _, p := range parties {
+		n, together := len(p.accesses), everybody
+		if machines > v.cfg.Parallel {
+			n = min(n, max(1, v.cfg.Parallel/min(len(parties), shares)))
+			together = newGate(whole, len(p.accesses), n)
+			gates = append(gates, together)
+		}
+		err := slots.Acquire(ctx, int64(n))
+		if err != nil || v.tooLate(ctx) {
+			if err == nil {
+				slots.Release(int64(n))
 			}
-			group.Go(func() error { return v.inspectAll(ctx, r, p, p.accesses, trapdoor, together, &found) })
+			group.Go(func() error {
+				return v.missing(r, p.neuron, idsOf(p.accesses), score.ReasonNoTurn, "the round ended before this executor's turn", &found)
+			})
+			continue
 		}
-	} else {
-		for _, p := range parties {
-			group.Go(func() error { return v.inTurns(ctx, r, p, trapdoor, slots, &found) })
-		}
+		group.Go(func() error { return v.inspectAll(ctx, r, p, trapdoor, together, slots, n, &found) })
 	}
 	if err := group.Wait(); err != nil {
 		return nil, nil, err
 	}
-	found.started(together)
+	for _, g := range gates {
+		found.started(g)
+	}
 	slices.SortFunc(found.starts, func(a, b basilica.Start) int { return a.At.Compare(b.At) })
 	return found.all, found.starts, nil
 }
@@ -255,7 +275,7 @@ func (v *Validator) enter(ctx context.Context, r basilica.Round, x visit, found 
 		return party{}, v.missing(r, x.neuron, x.known, x.reason, x.detail, found)
 	}
 	if v.tooLate(ctx) {
-		return party{}, v.missing(r, x.neuron, x.known, score.ReasonLocal, "the round ended before this miner's turn", found)
+		return party{}, v.missing(r, x.neuron, x.known, score.ReasonNoTurn, "the round ended before this miner's turn", found)
 	}
 	public, private, err := ed25519.GenerateKey(v.cfg.Random)
 	if err != nil {
@@ -273,7 +293,7 @@ func (v *Validator) enter(ctx context.Context, r basilica.Round, x visit, found 
 			reason = reasonMinerAway
 		}
 		if ctx.Err() != nil {
-			reason, detail = score.ReasonLocal, "the round ended while the miner was asked"
+			reason, detail = score.ReasonNoTurn, "the round ended while the miner was asked"
 		}
 		return party{}, v.missing(r, x.neuron, x.known, reason, detail, found)
 	}
@@ -287,45 +307,26 @@ func (v *Validator) enter(ctx context.Context, r basilica.Round, x visit, found 
 	return party{x.neuron, accesses, private, v.answers(x.neuron.Hotkey, asked, grant.Occupied)}, nil
 }
 
-// inTurns inspects one miner's executors, as many at once as the limits allow, the GPUs of each such group starting near one
-// instant.
-func (v *Validator) inTurns(ctx context.Context, r basilica.Round, p party, trapdoor *attest.Trapdoor, slots *semaphore.Weighted, found *findings) error {
-	waiting := score.ReasonLocal // for other miners' machines; after the first group it is for this miner's own
-	for batch := range slices.Chunk(p.accesses, v.cfg.Parallel) {
-		err := slots.Acquire(ctx, int64(len(batch)))
-		if err == nil && v.tooLate(ctx) {
-			slots.Release(int64(len(batch)))
-			err = errRoundOver
-		}
-		if err != nil {
-			if err := v.missing(r, p.neuron, idsOf(batch), waiting, "the round ended before this executor's turn", found); err != nil {
-				return err
-			}
-			continue
-		}
-		waiting = "TIMEOUT"
-		together := newGate(len(batch))
-		err = v.inspectAll(ctx, r, p, batch, trapdoor, together, found)
-		slots.Release(int64(len(batch)))
-		found.started(together)
-		if err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// inspectAll looks at executors of one miner at once; their GPUs start when the gate opens.
-func (v *Validator) inspectAll(ctx context.Context, r basilica.Round, p party, batch []basilica.GrantedAccess, trapdoor *attest.Trapdoor, together *gate, found *findings) error {
-	group := errgroup.Group{}
-	for _, access := range batch {
+// inspectAll looks at a miner's executors at once; their GPUs start when the gate opens. It gives back held slots, each as soon
+// as no machine is left that needs it.
+func (v *Validator) inspectAll(ctx context.Context, r basilica.Round, p party, trapdoor *attest.Trapdoor, together *gate, slots *semaphore.Weighted, held int, found *findings) error {
+	group, left := errgroup.Group{}, atomic.Int64{}
+	left.Store(int64(len(p.accesses)))
+	for _, access := range p.accesses {
 		key := basilica.ExecutorKey{Miner: p.neuron.Hotkey, Executor: access.Executor}
 		t := target{round: r, neuron: p.neuron, access: access, standing: v.standings[key], key: p.key, trapdoor: trapdoor, gate: together}
 		t.holder = holderVerdict(access.Executor, t.standing, p.said)
 		if pin, ok := v.pins[key]; ok {
 			t.pin = &pin
 		}
-		group.Go(func() error { return found.add(v.inspect(ctx, t)) })
+		group.Go(func() error {
+			defer func() {
+				if left.Add(-1) < int64(held) {
+					slots.Release(1)
+				}
+			}()
+			return found.add(v.inspect(ctx, t))
+		})
 	}
 	return group.Wait()
 }

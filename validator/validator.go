@@ -92,7 +92,7 @@ type Config struct {
 	PublicVDF      bool            // ask for a proof that anybody can check, instead of an answer that convinces this validator
 	CCRoot         []byte          // certificate (DER) of the root of GPUs' confidential-computing reports; empty: none is looked at
 	MaxExecutors   int             // of one miner
-	Parallel       int             // executors that are challenged at once
+	Parallel       int             // executors whose proofs are read at once
 	AllowPrivate   bool            // axons on private or loopback addresses
 	AllowPlain     bool            // axons without a TLS key: localnet alone
 	EvidenceCount  int             // record files kept

@@ -443,14 +443,12 @@ func TestNobodyIsBlamedForALateTurn(t *testing.T) {
 	w := newWorld(t, newMachine(t, "box-1"))
 	w.round(20)
 	for name, left := range map[string]time.Duration{"over": 0, "nearly over": w.cfg.RoundTimeout / 5} {
-		ctx, cancel := context.WithDeadline(t.Context(), time.Now().Add(left))
 		late := basilica.Round{First: 40, Hash: basilica.Hash{byte(len(name))}, Started: time.Now()}
 		if err := w.book.OpenRound(t.Context(), late); err != nil {
 			t.Fatal(err)
 		}
-		found, _, err := w.v.visitAll(ctx, late, w.v.discover(&w.chain.mg))
-		cancel()
-		if err != nil || len(found) != 1 || proof(found[0].verification).Reason != score.ReasonLocal {
+		found, _, err := w.v.visitAll(t.Context(), time.Now().Add(left), late, w.v.discover(&w.chain.mg))
+		if err != nil || len(found) != 1 || proof(found[0].verification).Reason != score.ReasonNoTurn {
 			t.Errorf("%s: %+v %v", name, found, err)
 		}
 	}

@@ -1,0 +1,273 @@
+package validator
+
+import (
+	"context"
+	"crypto/ed25519"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"basilica"
+	"basilica/attest"
+	"basilica/internal/provoke"
+	"basilica/score"
+)
+
+// beside registers other miners.
+func (w *world) beside(others ...*minerDouble) {
+	doors := map[basilica.UID]*minerDouble{2: w.miner}
+	for _, o := range others {
+		n := basilica.Neuron{UID: basilica.UID(len(w.chain.mg.Neurons)), Hotkey: o.hotkey(), Axon: w.chain.mg.Neurons[2].Axon}
+		doors[n.UID], w.chain.mg.Neurons = o, append(w.chain.mg.Neurons, n)
+	}
+	w.cfg.Door = func(n basilica.Neuron) (MinerDoor, error) { return doors[n.UID], nil }
+	w.cfg.Dial = func(_ context.Context, access basilica.GrantedAccess, key ed25519.PrivateKey) (Session, error) {
+		for _, o := range doors {
+			if slices.ContainsFunc(o.machines, func(m *machine) bool { return m.id == access.Executor }) {
+				return w.connect(o, access, key)
+			}
+		}
+		return nil, errors.New("no such machine")
+	}
+}
+
+// first has a miner looked at before all others in the next round.
+func (w *world) first(miner basilica.Hotkey, id basilica.ExecutorID) {
+	k := basilica.ExecutorKey{Miner: miner, Executor: id}
+	s := w.v.standings[k]
+	s.Waits = 100
+	w.v.standings[k] = s
+}
+
+// silent is a machine that never says a word.
+func silent(ctx context.Context, _ io.ReadWriteCloser, _ attest.Binding) error {
+	<-ctx.Done()
+	return ctx.Err()
+}
+
+// before has a machine do something before each frame that it sends.
+func (m *machine) before(do func(ctx context.Context, t attest.FrameType)) {
+	honest := *m
+	m.attest = func(ctx context.Context, rw io.ReadWriteCloser, b attest.Binding) error {
+		return honest.prove(ctx, sender{rw, func(t attest.FrameType) { do(ctx, t) }}, b)
+	}
+}
+
+type sender struct {
+	io.ReadWriteCloser
+	before func(t attest.FrameType)
+}
+
+func (s sender) Write(b []byte) (int, error) {
+	s.before(attest.Frame(b).Type())
+	return s.ReadWriteCloser.Write(b)
+}
+
+// wait ends when c is closed, after a time, or with ctx.
+func wait(ctx context.Context, c <-chan struct{}, longest time.Duration) {
+	timer := time.NewTimer(longest)
+	defer timer.Stop()
+	select {
+	case <-c:
+	case <-timer.C:
+	case <-ctx.Done():
+	}
+}
+
+// TestAStallingMinerHoldsItsShareAlone: a miner with as many machines as there are slots lets each of them come to every
+// deadline. Who comes after it has its turn all the same.
+func TestAStallingMinerHoldsItsShareAlone(t *testing.T) {
+	var stalling []*machine
+	for i := range 8 {
+		m := newMachine(t, basilica.ExecutorID(fmt.Sprintf("stall-%d", i)))
+		m.attest = silent
+		stalling = append(stalling, m)
+	}
+	w := newWorld(t, stalling...)
+	var others []*minerDouble
+	for i := range 3 {
+		id := fmt.Sprintf("box-%d", i)
+		others = append(others, &minerDouble{key: pair(t, "//Dave//"+id), machines: []*machine{newMachine(t, basilica.ExecutorID(id))}})
+	}
+	w.beside(others...)
+	w.cfg.Parallel, w.cfg.Limits.Hello, w.cfg.RoundTimeout = len(stalling), time.Minute, 3*time.Second
+	w.restart()
+	w.first(w.miner.hotkey(), "stall-0")
+	got := w.round(20)
+	for _, o := range others {
+		if d := proof(got[o.machines[0].id]); d.Result != basilica.Pass {
+			t.Errorf("%s: %+v", o.machines[0].id, d)
+		}
+	}
+	for _, m := range stalling {
+		if d := proof(got[m.id]); d.Reason != "TRANSPORT_HELLO" {
+			t.Errorf("%s: %+v", m.id, d)
+		}
+	}
+}
+
+// TestNoTurn: who had no turn goes first in the next round, also after a restart. Once it costs nothing; from the second round
+// in a row on it is a miss, or whoever keeps the validator busy has the others go on being paid for what was proven once.
+func TestNoTurn(t *testing.T) {
+	stalling, box := newMachine(t, "stall"), newMachine(t, "box")
+	stalling.attest = silent
+	w := newWorld(t, stalling)
+	other := &minerDouble{key: pair(t, "//Dave//miner"), machines: []*machine{box}}
+	w.beside(other)
+	w.cfg.Parallel, w.cfg.Limits.Hello = 1, time.Minute
+	k := basilica.ExecutorKey{Miner: other.hotkey(), Executor: box.id}
+	stalled := func(first basilica.BlockNumber) {
+		t.Helper()
+		w.cfg.RoundTimeout = 500 * time.Millisecond
+		w.restart()
+		w.first(w.miner.hotkey(), stalling.id)
+		d := proof(w.round(first)[box.id])
+		provoke.Reason(t, basilica.Reason{Code: d.Reason, Sentence: d.Detail}, "NO_TURN")
+	}
+	stalled(20)
+	if s := w.v.standings[k]; s.Waits != 1 || s.Misses != 0 || len(s.Recent) != 0 {
+		t.Errorf("once: %+v", s)
+	}
+	w.cfg.RoundTimeout = 3 * time.Second
+	w.restart()
+	// The other way round it would have no turn again.
+	if d := proof(w.round(40)[box.id]); d.Result != basilica.Pass {
+		t.Fatalf("after a restart: %+v", d)
+	}
+	if s := w.v.standings[k]; s.Waits != 0 || len(s.Recent) != 1 {
+		t.Errorf("after its turn: %+v", s)
+	}
+	stalled(60)
+	stalled(80)
+	if s := w.v.standings[k]; s.Waits != 2 || s.Misses != 1 || !slices.Equal(s.Recent, []float64{1, 0}) {
+		t.Errorf("twice in a row: %+v", s)
+	}
+	// A machine's own word is not the validator's.
+	if reason, _, _ := reasonOf(t.Context(), basilica.E(basilica.Unavailable, score.ReasonNoTurn, "says the machine", "")); reason != reasonRefused {
+		t.Errorf("a machine says NO_TURN: %s", reason)
+	}
+}
+
+// TestAllMachinesOfAMinerStartTogether: with more machines than slots they still start at one instant, or one GPU could answer
+// for one after the other. Slots bound whose proofs are read at once.
+func TestAllMachinesOfAMinerStartTogether(t *testing.T) {
+	t.Run("one GPU behind two machines", func(t *testing.T) {
+		a, b := newMachine(t, "box-a"), newMachine(t, "box-b")
+		w := newWorld(t, a, b)
+		w.cfg.Parallel, w.cfg.Limits.Hello = 1, time.Minute
+		w.restart()
+		w.v.gateTimeout = 50 * time.Millisecond
+		done, honest, waiting := make(chan struct{}), *a, *b
+		a.attest = func(ctx context.Context, rw io.ReadWriteCloser, bind attest.Binding) error {
+			defer close(done)
+			return honest.prove(ctx, rw, bind)
+		}
+		b.attest = func(ctx context.Context, rw io.ReadWriteCloser, bind attest.Binding) error {
+			<-done // until the GPU is free
+			return waiting.prove(ctx, rw, bind)
+		}
+		got := w.round(20)
+		if d := proof(got["box-a"]); d.Result != basilica.Pass {
+			t.Errorf("%+v", d)
+		}
+		if d := proof(got["box-b"]); d.Result != basilica.NotRun || d.Reason != reasonLate {
+			t.Errorf("%+v", d)
+		}
+	})
+	t.Run("four machines, two slots", func(t *testing.T) {
+		const slots = 2
+		var reading, most atomic.Int32
+		var machines []*machine
+		tooMany := make(chan struct{})
+		for i := range 2 * slots {
+			m, opened := newMachine(t, basilica.ExecutorID(fmt.Sprintf("box-%d", i))), false
+			m.before(func(ctx context.Context, f attest.FrameType) {
+				switch {
+				case f == attest.FrameProof && !opened:
+					opened = true
+					n := reading.Add(1)
+					if most.Store(max(most.Load(), n)); n == slots+1 {
+						close(tooMany)
+					}
+					wait(ctx, tooMany, 200*time.Millisecond)
+				case f == attest.FrameEvidence:
+					reading.Add(-1)
+				}
+			})
+			machines = append(machines, m)
+		}
+		w := newWorld(t, machines...)
+		w.cfg.Parallel = slots
+		w.restart()
+		for id, v := range w.round(20) {
+			if proof(v).Result != basilica.Pass {
+				t.Errorf("%s: %+v", id, proof(v))
+			}
+		}
+		rounds, err := w.book.Rounds(t.Context(), 1)
+		if err != nil || len(rounds) != 1 || len(rounds[0].Starts) != 1 || rounds[0].Starts[0].Machines != len(machines) {
+			t.Errorf("%+v, %v", rounds, err)
+		}
+		if most.Load() > slots {
+			t.Errorf("%d proofs were read at once", most.Load())
+		}
+	})
+}
+
+// TestTheRoundsEndIsNobodysBreakOff: whether a machine broke off after OPEN is for the proof's own deadlines to say. The round's
+// end is the validator's: it neither counts against who would have answered in time, nor lets off who would not have.
+func TestTheRoundsEndIsNobodysBreakOff(t *testing.T) {
+	t.Run("after OPEN", func(t *testing.T) {
+		slow, never := newMachine(t, "slow"), newMachine(t, "never")
+		w := newWorld(t, slow, never)
+		w.cfg.RoundTimeout, w.cfg.Limits.Proof = 2*time.Second, 4*time.Second
+		w.restart()
+		over := make(chan struct{})
+		time.AfterFunc(w.cfg.RoundTimeout+500*time.Millisecond, sync.OnceFunc(func() { close(over) }))
+		slow.before(func(ctx context.Context, f attest.FrameType) {
+			if f == attest.FrameProof {
+				wait(ctx, over, time.Minute)
+			}
+		})
+		never.before(func(ctx context.Context, f attest.FrameType) {
+			if f == attest.FrameProof {
+				<-ctx.Done()
+			}
+		})
+		got := w.round(20)
+		if v := got["slow"]; proof(v).Result != basilica.Pass || v.AfterOpen || v.Verdict(basilica.CheckTaskPath).Result != basilica.Pass {
+			t.Errorf("%+v", v)
+		}
+		if v := got["never"]; proof(v).Reason != "TIMEOUT_PROOF" || !v.AfterOpen {
+			t.Errorf("%+v", v)
+		}
+	})
+	t.Run("before OPEN", func(t *testing.T) {
+		a, b := newMachine(t, "box-a"), newMachine(t, "box-b")
+		for _, m := range []*machine{a, b} {
+			m.before(func(ctx context.Context, f attest.FrameType) {
+				if f == attest.FrameProof {
+					<-ctx.Done()
+				}
+			})
+		}
+		w := newWorld(t, a, b)
+		w.cfg.Parallel, w.cfg.RoundTimeout, w.cfg.Limits.Proof = 1, 2*time.Second, 3*time.Second
+		w.restart()
+		told := map[string]bool{}
+		for _, v := range w.round(20) {
+			told[proof(v).Reason] = v.AfterOpen
+		}
+		if after, ok := told["TIMEOUT_PROOF"]; !ok || !after {
+			t.Errorf("whose proof was read: %v", told)
+		}
+		if after, ok := told["TIMEOUT"]; !ok || after {
+			t.Errorf("who waited for it: %v", told)
+		}
+	})
+}
