@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"math/rand/v2"
 	"slices"
 	"sync"
@@ -498,7 +499,7 @@ func lastVerdict(r basilica.Round, found []inspection) basilica.BlockNumber {
 }
 
 // settle gives every GPU that several executors proved in this round to one of them: to the one whose last pass had it
-// before, else to the one that was done first. A GPU that an executor goes on being paid for without proving it now (its
+// before, else to the one that this validator has known longer, and of newcomers to the one that was done first. A GPU that an executor goes on being paid for without proving it now (its
 // tenant is in, or it was away) stays that one's: nobody can take a busy machine's place by naming its GPU, and none is
 // paid for twice. The others proved nothing that we can tell apart: unsure.
 func (v *Validator) settle(found []inspection) {
@@ -507,10 +508,24 @@ func (v *Validator) settle(found []inspection) {
 		k := basilica.ExecutorKey{Miner: found[i].verification.Miner, Executor: found[i].verification.Executor}
 		return slices.ContainsFunc(v.standings[k].GPUs, func(g basilica.ProvenGPU) bool { return g.UUID == uuid })
 	}
+	since := func(i int) basilica.BlockNumber {
+		pin, ok := v.pins[basilica.ExecutorKey{Miner: found[i].verification.Miner, Executor: found[i].verification.Executor}]
+		if !ok {
+			return math.MaxUint64
+		}
+		return pin.Since
+	}
+	// before says that a's right to a GPU goes before b's.
+	before := func(a, b int, uuid string) bool {
+		if had(a, uuid) != had(b, uuid) {
+			return had(a, uuid)
+		}
+		return since(a) < since(b)
+	}
 	for i := range found {
 		for _, g := range found[i].verification.GPUs {
 			if known := g.UUID != "" && g.UUID != unknownUUID; known {
-				if first, taken := owner[g.UUID]; !taken || !had(first, g.UUID) && had(i, g.UUID) {
+				if first, taken := owner[g.UUID]; !taken || before(i, first, g.UUID) {
 					owner[g.UUID] = i
 				}
 			}

@@ -271,3 +271,49 @@ func TestTheRoundsEndIsNobodysBreakOff(t *testing.T) {
 		}
 	})
 }
+
+// TestTheOlderPinKeepsAGPU: two machines prove a GPU that neither had before. The one that was known first has it, not the one
+// that was done first; the last pass goes before both.
+func TestTheOlderPinKeepsAGPU(t *testing.T) {
+	w := newWorld(t)
+	key := func(id basilica.ExecutorID) basilica.ExecutorKey {
+		return basilica.ExecutorKey{Miner: w.miner.hotkey(), Executor: id}
+	}
+	for id, since := range map[basilica.ExecutorID]basilica.BlockNumber{"old": 20, "young": 40} {
+		w.v.pins[key(id)] = basilica.Pin{ExecutorKey: key(id), Since: since}
+	}
+	gpus := []basilica.ProvenGPU{{UUID: "GPU-7"}}
+	settled := func(inOrder ...basilica.ExecutorID) (has []basilica.ExecutorID) {
+		var found []inspection
+		for _, id := range inOrder {
+			found = append(found, inspection{verification: basilica.Verification{
+				Miner: w.miner.hotkey(), Executor: id, GPUs: gpus, Verdicts: []basilica.Verdict{{Check: basilica.CheckGPUProof, Result: basilica.Pass}},
+			}})
+		}
+		w.v.settle(found)
+		for _, f := range found {
+			if proof(f.verification).Result == basilica.Pass {
+				has = append(has, f.verification.Executor)
+			}
+		}
+		return has
+	}
+	for _, c := range []struct {
+		inOrder []basilica.ExecutorID // the first was done first
+		has     basilica.ExecutorID
+	}{
+		{[]basilica.ExecutorID{"young", "old"}, "old"},
+		{[]basilica.ExecutorID{"old", "young"}, "old"},
+		{[]basilica.ExecutorID{"new", "young"}, "young"},
+		{[]basilica.ExecutorID{"new", "young", "old"}, "old"},
+		{[]basilica.ExecutorID{"new", "newer"}, "new"},
+	} {
+		if has := settled(c.inOrder...); !slices.Equal(has, []basilica.ExecutorID{c.has}) {
+			t.Errorf("%v: %v have it, want %s", c.inOrder, has, c.has)
+		}
+	}
+	w.v.standings[key("young")] = score.Standing{GPUs: gpus, LastPass: time.Now()}
+	if has := settled("old", "young"); !slices.Equal(has, []basilica.ExecutorID{"young"}) {
+		t.Errorf("%v have what the young one had at its last pass", has)
+	}
+}
