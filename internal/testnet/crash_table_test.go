@@ -84,7 +84,8 @@ func (q *crashQueue) also(role string) string {
 	return plan
 }
 
-// met says at which point a process died that was to die at p: there or at a rare one, and then p is still to come.
+// met says at which point a process died that was to die at p: there, at a rare one or, late, at one that was given up; then p is
+// still to come.
 func (q *crashQueue) met(p crashPoint, name string) (crashPoint, error) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -96,6 +97,12 @@ func (q *crashQueue) met(p crashPoint, name string) (crashPoint, error) {
 			q.rare[rare]--
 			q.left[p.role] = append(q.left[p.role], p)
 			return rare, nil
+		}
+	}
+	for late := range q.missed {
+		if late.role == p.role && late.name == name {
+			q.left[p.role] = append(q.left[p.role], p)
+			return late, nil
 		}
 	}
 	return p, fmt.Errorf("it died at %q, which nobody asked for", name)

@@ -415,7 +415,11 @@ func (c *crashCampaign) die(m *mortal, p crashPoint, n int) (bool, error) {
 		}
 	}
 	for _, phase := range order {
-		if dead, err := phases[phase](m, p, n); dead || err != nil {
+		dead, err := phases[phase](m, p, n)
+		if err != nil && m.died(0) && errors.Is(m.howEnded(), errDied) {
+			return true, nil // late, at this point or at one that was given up
+		}
+		if dead || err != nil {
 			return dead, err
 		}
 	}
@@ -480,7 +484,7 @@ func (c *crashCampaign) dieRunning(m *mortal, p crashPoint, n int) (bool, error)
 
 // disarm has a process that did not come to its point live on. It says true where it came there just now.
 func (c *crashCampaign) disarm(m *mortal) (bool, error) {
-	if err := m.obey("run", ""); err != nil {
+	if err := m.obey("run", ""); err != nil && m.died(0) {
 		return c.byNine(m)
 	}
 	return false, nil
