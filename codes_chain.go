@@ -9,6 +9,7 @@ var chainCodes = []Explanation{
 	{"CALL_CHANGED", "the chain's node describes a call otherwise than this version knows it", "the node lies about its metadata, so that another call or other amounts would be signed, or its runtime changed the call", "ask another node; where that says the same, install a newer version of this program"},
 	{"CALL_MISSING", "the chain's runtime has no such call", "it is older than the call, or has dropped it", "use a node of a later runtime, or another verb that does the same"},
 	{"CHAIN_API_MISSING", "the node does not answer a question that its runtime should know", "its runtime is too old, or the node hides its runtime APIs", "use a node of a later runtime"},
+	{"CHAIN_BEACON", "a node of finney or test names another beacon than the network's", "whoever has that beacon's secret could read sealed weights at once, and the chain could not open them", "use another node; where all say the same, install a newer version of this program"},
 	{"CHAIN_BUSY", "the chain's node limits how often it may be asked", "public nodes serve many", "wait a little, or use a node of your own"},
 	{"CHAIN_GENESIS", "the node is of another chain", "its block 0 is not the one that is stored here", "point the configuration at a node of the right network, or use a new data directory for a new chain"},
 	{"CHAIN_NOT_READ", "the metagraph has not been read yet", "the node has not answered since the start", "check [chain] url and that the node answers"},

@@ -360,6 +360,52 @@ func TestSaltedCommit(t *testing.T) {
 	})
 }
 
+// TestBeaconOfFinneyIsKnown: on finney and test weights are sealed to quicknet alone, whatever the node says of the beacon; on
+// other chains to the one that the chain names.
+func TestBeaconOfFinneyIsKnown(t *testing.T) {
+	v := speak(t, 425, nil)
+	quicknet := timelock.Quicknet()
+	for name, wrong := range map[string]func(*timelock.Beacon){
+		"":        func(*timelock.Beacon) {},
+		"key":     func(b *timelock.Beacon) { b.PublicKey[95] ^= 1 },
+		"genesis": func(b *timelock.Beacon) { b.Genesis++ },
+		"period":  func(b *timelock.Beacon) { b.Period = 30 },
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			l := newLedger(t, v)
+			seal(t, l, 20)
+			b, said := &ledgerState{t: t, words: v.words, store: l.states[0]}, quicknet
+			wrong(&said)
+			b.set("Drand", "BeaconConfig", map[string]any{
+				"public_key": said.PublicKey[:], "period": uint32(said.Period), "genesis_time": uint32(said.Genesis),
+				"hash": []byte{}, "group_hash": []byte{}, "scheme_id": []byte{}, "metadata": map[string]any{"beacon_id": []byte{}},
+			})
+			b.set("Timestamp", "Now", uint64(1_790_000_000_000))
+			client, _, stop := serveLedger(t, l, ServerConfig{})
+			defer stop()
+			view, _, err := client.head(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, network := range []string{"local", "finney", "test"} {
+				if n, _ := LookupNetwork(network); n.Genesis != nil {
+					client.mu.Lock()
+					client.genesis = n.Genesis
+					client.mu.Unlock()
+				}
+				want := ""
+				if name != "" && network != "local" {
+					want = "CHAIN_BEACON"
+				}
+				got, _, _, err := view.beacon(t.Context())
+				if basilica.CodeOf(err) != want || err == nil && got != said {
+					t.Errorf("another %s on %s: %v", name, network, err)
+				}
+			}
+		})
+	}
+}
+
 // TestSubnetWithoutEpochs: a commit that nobody would ever open is not made.
 func TestSubnetWithoutEpochs(t *testing.T) {
 	v := speak(t, 425, nil)

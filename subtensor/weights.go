@@ -211,7 +211,8 @@ func (v *view) timelocked(ctx context.Context, to Target, hotkey keys.Signer, w 
 }
 
 // beacon reads the chain's beacon, the last of its rounds that the chain has, and the chain's own time: rounds are counted by
-// that, not by this machine's clock.
+// that, not by this machine's clock. On finney and test the beacon is known: a node that names another one could open what is
+// sealed to it at once, and the chain never.
 func (v *view) beacon(ctx context.Context) (b timelock.Beacon, now time.Time, last uint64, err error) {
 	values, err := v.read(ctx, item{"Drand", "BeaconConfig", nil}, item{"Timestamp", "Now", nil}, item{"Drand", "LastStoredRound", nil})
 	if err != nil {
@@ -233,7 +234,18 @@ func (v *view) beacon(ctx context.Context) (b timelock.Beacon, now time.Time, la
 		p.fail("period", field("period"))
 	}
 	ms, last := p.number("Timestamp.Now", values[1]), p.number("LastStoredRound", values[2])
-	return b, time.UnixMilli(int64(ms)), last, p.err
+	if p.err != nil {
+		return b, now, 0, p.err
+	}
+	genesis, err := v.client.Genesis(ctx)
+	if err != nil {
+		return b, now, 0, err
+	}
+	if name, known := lasting(genesis); known && b != timelock.Quicknet() {
+		return b, now, 0, basilica.E(basilica.Conflict, "CHAIN_BEACON", fmt.Sprintf("the node says that the beacon of %s is not drand's quicknet, to which its weights are sealed; nothing was sent", name),
+			"use another node; where all say the same, install a newer version of this program")
+	}
+	return b, time.UnixMilli(int64(ms)), last, nil
 }
 
 // saltLength is how many numbers of two bytes hide a commit: 256 bits.
