@@ -23,6 +23,7 @@ type Config struct {
 	URL            string         // ws://, wss://, or a network's name as LookupNetwork knows it
 	Fallbacks      []string       // nodes of the same chain that are asked while URL's does not answer, in this order
 	Genesis        *basilica.Hash // refuse a node of another chain; nil: that of URL's name, or else the first answer's
+	Development    bool           // a key in use is one that everybody knows: refuse finney and test
 	Snapshots      string         // directory of the last metagraphs, for times without a node; "": none are kept
 	RequestTimeout time.Duration  // for one request; 0 is 30 s
 	ConnectTimeout time.Duration  // for a connection to come about, all attempts together; 0 is 15 s
@@ -189,6 +190,9 @@ func (c *Client) adopt(cur *conn, genesis basilica.Hash) (old *conn, err error) 
 		return nil, basilica.E(basilica.Conflict, "CHAIN_GENESIS",
 			fmt.Sprintf("the node at %s is of another chain: its genesis is %s, expected %s", nodeName(cur.node.url), genesis, *c.genesis),
 			"point the configuration at a node of the right network, or use a new data directory for a new chain")
+	}
+	if err := c.cfg.refuses(genesis); err != nil {
+		return nil, err
 	}
 	old, c.cur, c.genesis = c.cur, cur, &genesis
 	return old, nil
