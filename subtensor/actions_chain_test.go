@@ -55,8 +55,12 @@ func TestQuotesRefuseBeforehand(t *testing.T) {
 			return subtensor.RegisterLimit(0, stranger, 1e9), bob
 		},
 		"SubtensorModule.RegistrationPriceLimitExceeded": func() (subtensor.Action, *keys.Pair) { return subtensor.RegisterLimit(netuid, stranger, 1), bob },
+		"REGISTRATION_FREE": func() (subtensor.Action, *keys.Pair) {
+			most := basilica.Rao(1e9)
+			return subtensor.RootRegister(stranger, &most), bob
+		},
 		"SUBNET_UNKNOWN":                       func() (subtensor.Action, *keys.Pair) { return subtensor.BurnedRegister(77, stranger), bob },
-		"SubtensorModule.NonAssociatedColdKey": func() (subtensor.Action, *keys.Pair) { return subtensor.RootRegister(hotkeyOf(hot)), eve },
+		"SubtensorModule.NonAssociatedColdKey": func() (subtensor.Action, *keys.Pair) { return subtensor.RootRegister(hotkeyOf(hot), nil), eve },
 		"SubtensorModule.HotKeyNotRegisteredInSubNet": func() (subtensor.Action, *keys.Pair) {
 			return subtensor.SetCommitment(netuid, []byte("x")), eve
 		},

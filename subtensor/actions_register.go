@@ -130,8 +130,13 @@ func (p *picker) fields(e pallet.Event, n int) []any {
 	return out
 }
 
-// RootRegister gives a hotkey a place on the root subnet, by its stake there.
-func RootRegister(hotkey basilica.Hotkey) Action {
+// freeRoot is the last runtime whose root_register was seen to go by stake and to take nothing but the fee. Finney's of spec
+// 467 burns a price and asks for no stake; where in between that began is not known, so a later runtime counts as one that does.
+const freeRoot = 425
+
+// RootRegister gives a hotkey a place on the root subnet. Where the runtime burns a price for it, the quote refuses one above
+// limit, which must be given then; the call itself has no cap. Where it goes by stake alone, limit must be nil.
+func RootRegister(hotkey basilica.Hotkey, limit *basilica.Rao) Action {
 	return Action{
 		words: fmt.Sprintf("register %s on the root subnet", hotkey), pallet: "SubtensorModule", call: "root_register",
 		make: func() (map[string]any, error) {
@@ -143,7 +148,7 @@ func RootRegister(hotkey basilica.Hotkey) Action {
 			if err != nil {
 				return err
 			}
-			values, err := v.read(ctx, subtensorItem("Uids", rootNetuid, pub), subtensorItem("TotalHotkeyAlpha", pub, rootNetuid))
+			values, err := v.read(ctx, subtensorItem("Uids", rootNetuid, pub), subtensorItem("TotalHotkeyAlpha", pub, rootNetuid), subtensorItem("Burn", rootNetuid))
 			if err != nil {
 				return err
 			}
@@ -152,14 +157,38 @@ func RootRegister(hotkey basilica.Hotkey) Action {
 					fmt.Sprintf("the hotkey is registered on the root subnet already, as UID %v", values[0]), "use it as it is")
 			}
 			var p picker
-			q.note("it has %s TAO of stake on the root subnet; a full root subnet gives up the place of its lowest stake", basilica.Rao(p.number("stake", values[1])).TAO())
+			stake, burn := basilica.Rao(p.number("stake", values[1])), basilica.Rao(p.number("Burn", values[2]))
 			if p.err != nil {
 				return p.err
 			}
+			if err := v.priceOfRoot(q, burn, limit); err != nil {
+				return err
+			}
+			q.note("it has %s TAO of stake on the root subnet; a full root subnet gives up the place of its lowest stake", stake.TAO())
 			return v.owned(ctx, q, pub)
 		},
 		result: seated(rootNetuid, hotkey),
 	}
+}
+
+// priceOfRoot sets what a place on the root subnet costs by the runtime's rules.
+func (v *view) priceOfRoot(q *Quote, burn basilica.Rao, limit *basilica.Rao) error {
+	switch {
+	case v.rt.spec <= freeRoot && limit != nil:
+		return basilica.E(basilica.Invalid, "REGISTRATION_FREE", fmt.Sprintf("runtime %d of this chain burns nothing for a place on the root subnet, so there is no price to cap", v.rt.spec),
+			"leave the highest price out (--max-burn)")
+	case v.rt.spec <= freeRoot:
+		return nil
+	case limit == nil || *limit == 0:
+		return basilica.E(basilica.Invalid, "REGISTRATION_CAP", fmt.Sprintf("runtime %d of this chain burns a price for a place on the root subnet, %s TAO now, so a registration needs a highest price", v.rt.spec, burn.TAO()),
+			"give the highest price that you are ready to pay (--max-burn)")
+	case burn > *limit:
+		return basilica.E(basilica.Exhausted, "SubtensorModule.RegistrationPriceLimitExceeded",
+			fmt.Sprintf("a place on the root subnet costs %s TAO now, above the given limit of %s TAO", burn.TAO(), limit.TAO()), fixFor("RegistrationPriceLimitExceeded"))
+	}
+	q.Cost, q.Use = burn, "burned"
+	q.note("the price moves with demand and the chain knows no cap here: the price is compared with %s TAO before this is sent, and more is burned where it rises after that", limit.TAO())
+	return nil
 }
 
 // Register registers hotkey at a price of at most maxBurn, signed and paid by

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"testing/synctest"
 
 	"basilica"
 	"basilica/keys"
@@ -24,7 +25,7 @@ func everyAction(hotkey basilica.Hotkey) []Action {
 	tls.TLSKey = make([]byte, 64)
 	six := basilica.Axon{Addr: netip.MustParseAddrPort("[2001:db8::7]:9")}
 	return []Action{
-		RegisterLimit(39, hotkey, 1e9), BurnedRegister(39, hotkey), RootRegister(hotkey), RegisterNetwork(hotkey), StartCall(39),
+		RegisterLimit(39, hotkey, 1e9), BurnedRegister(39, hotkey), RootRegister(hotkey, nil), RegisterNetwork(hotkey), StartCall(39),
 		ServeAxon(39, axon), ServeAxon(39, tls), ServeAxon(39, six), ServePrometheus(39, axon.Addr, 7),
 		AddStake(39, hotkey, 1e9), AddStakeLimit(39, hotkey, 1e9, limit), RemoveStake(39, hotkey, 1e9), RemoveStakeLimit(39, hotkey, 1e9, limit),
 		SetChildren(39, hotkey, []Child{ChildOf(hotkey, 0.5)}), SetChildren(39, hotkey, nil),
@@ -119,5 +120,45 @@ func TestApiMissing(t *testing.T) {
 	}
 	if err := apiMissing(errNoAPI, "x"); basilica.CodeOf(err) != "CHAIN_API_MISSING" {
 		t.Error(err)
+	}
+}
+
+// TestRootRegistrationByItsRuntime: up to spec 425 a place on the root subnet burns nothing and takes no cap; later runtimes
+// burn Burn[0], which is the quote's cost, and a cap is needed and held to.
+func TestRootRegistrationByItsRuntime(t *testing.T) {
+	rao := func(n basilica.Rao) *basilica.Rao { return &n }
+	for _, c := range []struct {
+		spec  uint32
+		limit *basilica.Rao
+		code  string
+		cost  basilica.Rao
+	}{
+		{425, nil, "", 0},
+		{425, rao(3e9), "REGISTRATION_FREE", 0},
+		{467, nil, "REGISTRATION_CAP", 0},
+		{467, rao(0), "REGISTRATION_CAP", 0},
+		{467, rao(2e9 - 1), "SubtensorModule.RegistrationPriceLimitExceeded", 0},
+		{467, rao(2e9), "", 2e9},
+	} {
+		v := speak(t, c.spec, nil)
+		synctest.Test(t, func(t *testing.T) {
+			l := newLedger(t, v)
+			b := &ledgerState{t: t, words: v.words, store: l.states[0]}
+			b.set("SubtensorModule", "Burn", uint64(2e9), rootNetuid)
+			client, _, stop := serveLedger(t, l, ServerConfig{})
+			defer stop()
+			view, _, err := client.head(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			q := Quote{Signer: ledgerKey(t, "//Bob").SS58()}
+			err = RootRegister(basilica.Hotkey(ledgerKey(t, "//Bob//hot").SS58()), c.limit).price(t.Context(), view, &q)
+			if basilica.CodeOf(err) != c.code || q.Cost != c.cost || (q.Use == "burned") != (c.cost > 0) {
+				t.Errorf("spec %d, limit %v: %+v, %v", c.spec, c.limit, q, err)
+			}
+			if capped := strings.Contains(strings.Join(q.Notes, "\n"), "the chain knows no cap here"); capped != (c.cost > 0) {
+				t.Errorf("spec %d: %q", c.spec, q.Notes)
+			}
+		})
 	}
 }

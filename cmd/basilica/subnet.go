@@ -178,8 +178,8 @@ type acted struct {
 }
 
 // act says what an action costs, asks, sends it, and says what came of it.
-func (f *actFlags) act(cmd *cobra.Command, chain *subtensor.Client, a subtensor.Action, signer keys.Signer) error {
-	v, err := f.perform(cmd, chain, a, signer)
+func (f *actFlags) act(cmd *cobra.Command, chain *subtensor.Client, a subtensor.Action, signer keys.Signer, more ...subtensor.SubmitOption) error {
+	v, err := f.perform(cmd, chain, a, signer, more...)
 	if err != nil {
 		return err
 	}

@@ -26,11 +26,15 @@ func subnetRegisterCommand() *cobra.Command {
 		Use: "register --max-burn TAO",
 		Example: `  basilica subnet register --network finney --netuid 39 --wallet main --hotkey miner1 --max-burn 0.5
   basilica subnet register --network local --netuid 39 --coldkey //Bob --hotkey //Bob//miner --max-burn 0.5 --yes
-  basilica subnet register --network finney --root --wallet main --hotkey validator`,
+  basilica subnet register --network finney --root --wallet main --hotkey validator --max-burn 0.5`,
 		Short: "Register a hotkey, at a price of at most so much",
 		Long: `Registers a hotkey on the subnet. The price is burned from the coldkey's balance; it moves with
 demand, and where it is above --max-burn when the call takes effect, the chain refuses it and only
-the fee is lost. With --root the hotkey gets a place on the root subnet by its stake there.`,
+the fee is lost.
+
+With --root the hotkey gets a place on the root subnet. Runtimes up to 425 give it by stake and burn
+nothing: there --max-burn is refused. Later ones burn a price, by a call that the chain knows no cap
+for: the price is read again right before the call is sent, and refused above --max-burn.`,
 		Args: arguments(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if !root {
@@ -38,24 +42,32 @@ the fee is lost. With --root the hotkey gets a place on the root subnet by its s
 					return err
 				}
 			}
+			var most *basilica.Rao
+			if cmd.Flags().Changed("max-burn") {
+				amount, err := parseTAO(maxBurn)
+				if err != nil {
+					return wrongUsage(cmd, fmt.Errorf("--max-burn: %w", err))
+				}
+				most = &amount
+			}
 			return at.on(cmd, func(_ context.Context, chain *subtensor.Client, netuid basilica.NetUID) error {
 				hotkey, err := at.hotkeyAddress()
 				if err != nil {
 					return err
 				}
-				a := subtensor.RootRegister(hotkey)
-				if !root {
-					most, err := parseTAO(maxBurn)
-					if err != nil {
-						return wrongUsage(cmd, fmt.Errorf("--max-burn: %w", err))
-					}
-					a = subtensor.RegisterLimit(netuid, hotkey, most)
-				}
 				payer, err := at.signColdkey()
 				if err != nil {
 					return err
 				}
-				return at.act(cmd, chain, a, payer)
+				if !root {
+					return at.act(cmd, chain, subtensor.RegisterLimit(netuid, hotkey, *most), payer)
+				}
+				a := subtensor.RootRegister(hotkey, most)
+				// Some time may have gone over the answer of who was asked.
+				return at.act(cmd, chain, a, payer, subtensor.Intend(func(basilica.Signed) error {
+					_, err := chain.Quote(cmd.Context(), a, payer, at.options()...)
+					return err
+				}))
 			})
 		},
 	})
