@@ -27,7 +27,6 @@ var chainCodes = []Explanation{
 	{"GENESIS_FILE", "the file with a localnet's genesis is wrong", "its keys, accounts and amounts are read strictly", "correct what the failure names; localnet/README.md shows a whole file"},
 	{"NOT_CONFIRMED", "a command that writes to the chain was told not to go on", "the answer was not y", "repeat it and answer y, or give --yes"},
 	{"REGISTRATION_CAP", "a registration needs a highest price that the chain can hold to", "the price moves between asking and paying", "give the highest price that you are ready to pay, and use a node of a runtime that can cap it"},
-	{"RESULT_UNREAD", "a transaction took effect, and what came of it could not be read", "the node went away, keeps no state of that block, or writes it in a way that this version does not know", "do not repeat it; see what came of it in the balance, or with basilica subnet metagraph, show or stake list"},
 	{"REGISTRATION_FREE", "a highest price is given where nothing is burned", "on this chain's runtime a place on the root subnet goes by stake and costs the fee alone", "leave the highest price out (--max-burn)"},
 	{"SHIELD_INACTIVE", "the chain announces no key of MevShield now", "its authors are not taking sealed transactions", "try again in some blocks, or send it without --shield"},
 	{"SHIELD_MISSING", "this chain has no MevShield", "its runtime is without the pallet", "send it without --shield: everybody reads it before it takes effect"},
