@@ -99,6 +99,7 @@ type Done struct {
 	Inclusion basilica.Inclusion `json:"inclusion"`
 	Fee       basilica.Rao       `json:"fee"` // as the chain took it
 	Facts     Facts              `json:"facts"`
+	Unread    *basilica.Reason   `json:"unread,omitempty"` // why Fee or Facts are not known; nil where they are
 }
 
 // Quote reads fee, cost and balance before anything is sent, and refuses with the chain's own name of the error what the
@@ -124,8 +125,17 @@ func (c *Client) quote(ctx context.Context, a Action, signer keys.Signer, opts s
 	if !v.rt.words.HasCall(a.pallet, a.call) {
 		return q, basilica.E(basilica.Invalid, "CALL_MISSING", fmt.Sprintf("this chain's runtime has no call %s", q.Call), "use a node of a later runtime, or another verb that does the same")
 	}
-	if q.Balance, err = v.balance(ctx, signer.PublicKey()); err != nil {
+	nonce, balance, err := v.account(ctx, signer.PublicKey())
+	if err != nil {
 		return q, err
+	}
+	q.Balance = balance
+	next, err := c.nextNonce(ctx, signer)
+	if err != nil {
+		return q, err
+	}
+	if next > nonce {
+		q.note("this key has sent more than is final, up to nonce %d: what that does is not counted here, so see what became of it before you repeat it", next-1)
 	}
 	if a.price != nil {
 		if err := a.price(ctx, v, &q); err != nil {
@@ -143,21 +153,29 @@ func (c *Client) quote(ctx context.Context, a Action, signer keys.Signer, opts s
 	return q, nil
 }
 
-// balance is an account's free balance, 0 where the chain does not know it.
-func (v *view) balance(ctx context.Context, account [32]byte) (basilica.Rao, error) {
-	values, err := v.read(ctx, item{"System", "Account", []any{account}})
+// account is an account's next nonce and its free balance, 0 where the chain does not know it.
+func (v *view) account(ctx context.Context, key [32]byte) (nonce uint64, free basilica.Rao, err error) {
+	values, err := v.read(ctx, item{"System", "Account", []any{key}})
 	if err != nil {
-		return 0, fmt.Errorf("balance: %w", err)
+		return 0, 0, fmt.Errorf("balance: %w", err)
 	}
 	info, _ := values[0].(scale.Struct)
+	index, _ := info.Get("nonce")
 	data, _ := info.Get("data")
 	inner, _ := data.(scale.Struct)
-	free, _ := inner.Get("free")
-	n, err := scale.AsUint64(free)
-	if err != nil {
-		return 0, fmt.Errorf("balance: %w", err)
+	amount, _ := inner.Get("free")
+	var p picker
+	nonce, free = p.number("nonce", index), basilica.Rao(p.number("free", amount))
+	if p.err != nil {
+		return 0, 0, fmt.Errorf("balance: %w", p.err)
 	}
-	return basilica.Rao(n), nil
+	return nonce, free, nil
+}
+
+// balance is an account's free balance, 0 where the chain does not know it.
+func (v *view) balance(ctx context.Context, key [32]byte) (basilica.Rao, error) {
+	_, free, err := v.account(ctx, key)
+	return free, err
 }
 
 // forQuotes signs with zeros: a quote goes to the node, and what it holds must not be worth sending on.
@@ -225,25 +243,28 @@ func (v *view) feeOf(ctx context.Context, extrinsic []byte) (basilica.Rao, error
 }
 
 // Do sends an action and returns once its block is final; what came of it is read from the events of the extrinsic and
-// from the state after its block.
+// from the state after its block. Where that cannot be read the action is done all the same, and Unread says why.
 func (c *Client) Do(ctx context.Context, a Action, signer keys.Signer, opts ...SubmitOption) (Done, error) {
-	done, err := c.do(ctx, a, signer, opts)
+	args, err := a.make()
 	if err != nil {
 		return Done{}, fmt.Errorf("%s: %w", a.words, err)
+	}
+	r, err := c.submit(ctx, signer, a.pallet, a.call, args, opts...)
+	if err != nil {
+		return Done{}, fmt.Errorf("%s: %w", a.words, err)
+	}
+	done := Done{Action: a.words, Inclusion: r.Inclusion, Facts: Facts{}}
+	if err := c.read(ctx, a, r, &done); err != nil {
+		done.Unread = &basilica.Reason{
+			Code: "RESULT_UNREAD", Sentence: fmt.Sprintf("it took effect in block %d, and what came of it could not be read (%s)", r.Block, basilica.OneLine(err.Error())),
+			Fix: "do not repeat it; see what came of it in the balance, or with basilica subnet metagraph, show or stake list",
+		}
 	}
 	return done, nil
 }
 
-func (c *Client) do(ctx context.Context, a Action, signer keys.Signer, opts []SubmitOption) (Done, error) {
-	args, err := a.make()
-	if err != nil {
-		return Done{}, err
-	}
-	r, err := c.submit(ctx, signer, a.pallet, a.call, args, opts...)
-	if err != nil {
-		return Done{}, err
-	}
-	done := Done{Action: a.words, Inclusion: r.Inclusion, Facts: Facts{}}
+// read reads what came of an action that took effect.
+func (c *Client) read(ctx context.Context, a Action, r *receipt, done *Done) error {
 	var p picker
 	for _, e := range r.events {
 		if e.Is("TransactionPayment", "TransactionFeePaid") {
@@ -252,13 +273,20 @@ func (c *Client) do(ctx context.Context, a Action, signer keys.Signer, opts []Su
 		}
 	}
 	if p.err != nil || a.result == nil {
-		return done, p.err
+		return p.err
 	}
-	v, err := c.viewAt(ctx, r.BlockHash)
-	if err != nil {
-		return done, err
+	facts, err := patiently(ctx, c, func() (Facts, error) {
+		facts := Facts{}
+		v, err := c.viewAt(ctx, r.BlockHash)
+		if err == nil {
+			err = a.result(ctx, v, r.events, &facts)
+		}
+		return facts, err
+	})
+	if err == nil {
+		done.Facts = facts
 	}
-	return done, a.result(ctx, v, r.events, &done.Facts)
+	return err
 }
 
 // event finds an event of SubtensorModule by its name.

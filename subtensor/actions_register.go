@@ -198,6 +198,9 @@ func (c *Client) Register(ctx context.Context, netuid basilica.NetUID, hotkey ba
 	if err != nil {
 		return 0, basilica.Inclusion{}, err
 	}
+	if done.Unread != nil {
+		return 0, done.Inclusion, basilica.E(basilica.Unavailable, "RESULT_UNREAD", done.Unread.Sentence, done.Unread.Fix)
+	}
 	uid, _ := done.Facts.Get("uid")
 	n, _ := uid.(basilica.UID)
 	return n, done.Inclusion, nil

@@ -159,24 +159,24 @@ func TestAddress(t *testing.T) {
 func TestStatus(t *testing.T) {
 	h := `"0x1111111111111111111111111111111111111111111111111111111111111111"`
 	for _, c := range []struct {
-		raw         string
-		final, over bool
-		code        string
+		raw, last     string
+		final, failed bool
 	}{
-		{`"ready"`, false, false, ""},
-		{`"future"`, false, false, ""},
-		{`{"broadcast":[]}`, false, false, ""},
-		{`{"inBlock":` + h + `}`, false, false, ""},
-		{`{"retracted":` + h + `}`, false, false, ""},
-		{`{"finalityTimeout":` + h + `}`, false, true, ""},
-		{`{"finalized":` + h + `}`, true, false, ""},
-		{`{"usurped":` + h + `}`, false, false, "TRANSACTION_USURPED"},
-		{`"dropped"`, false, false, "TRANSACTION_DROPPED"},
-		{`"invalid"`, false, false, "TRANSACTION_DROPPED"},
+		{`"ready"`, "", false, false},
+		{`"future"`, "", false, false},
+		{`{"broadcast":[]}`, "", false, false},
+		{`{"inBlock":` + h + `}`, "", false, false},
+		{`{"retracted":` + h + `}`, "", false, false},
+		{`{"finalityTimeout":` + h + `}`, "finalityTimeout", false, false},
+		{`{"finalized":` + h + `}`, "", true, false},
+		{`{"usurped":` + h + `}`, "usurped", false, false},
+		{`"dropped"`, "dropped", false, false},
+		{`"invalid"`, "invalid", false, false},
+		{`{"finalized":1}`, "", false, true},
 	} {
-		final, over, err := readStatus(json.RawMessage(c.raw))
-		if (final != nil) != c.final || over != c.over || basilica.CodeOf(err) != c.code || (err != nil) != (c.code != "") {
-			t.Errorf("%s: %v %v %v", c.raw, final, over, err)
+		final, last, err := readStatus(json.RawMessage(c.raw))
+		if (final != nil) != c.final || last != c.last || (err != nil) != c.failed {
+			t.Errorf("%s: %v %q %v", c.raw, final, last, err)
 		}
 	}
 }

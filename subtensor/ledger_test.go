@@ -93,6 +93,7 @@ type ledger struct {
 	begin  func(number uint64, b *ledgerState) []any                        // of every block
 	arrive func(n int) error                                                // before the nth extrinsic is looked at
 	taken  func(n int)                                                      // after it is in the pool
+	read   func(key []byte)                                                 // before a value is read
 }
 
 // ledgerState is the state that a block writes.
@@ -338,6 +339,9 @@ func (l *ledger) Block(at basilica.Hash) (pallet.Header, [][]byte, bool) {
 }
 
 func (l *ledger) Storage(at basilica.Hash, key []byte) ([]byte, bool, error) {
+	if l.read != nil {
+		l.read(key)
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	v, ok := l.states[l.hashes[at]][string(key)]
@@ -437,6 +441,23 @@ func (l *ledger) forget() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.pool = nil
+}
+
+// disown ends the notices of everything that waits with a word; kept or not, as another node may have it.
+func (l *ledger) disown(word string, keep bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, w := range l.pool {
+		var of basilica.Hash
+		if word == "usurped" {
+			of = w.hash // real nodes name who took its place
+		}
+		w.tell(word, of)
+		w.status = nil
+	}
+	if !keep {
+		l.pool = nil
+	}
 }
 
 // extrinsics are all that are in blocks, in order.

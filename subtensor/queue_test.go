@@ -26,6 +26,8 @@ const (
 	forgotten          // the node takes it and forgets it without a word
 	foreign            // another program used the nonce meanwhile
 	limited            // the node limits its callers
+	dropped            // the node says that it gave it up, and it comes into a block all the same
+	droppedFor         // the node says that it gave it up, and did
 )
 
 // queueGames is how many of rapid's plans are played; each takes simulated hours.
@@ -40,7 +42,7 @@ func TestQueueNonces(t *testing.T) {
 		if played++; played > queueGames {
 			return
 		}
-		plan := rapid.SliceOfN(rapid.Custom(func(rt *rapid.T) trouble { return trouble(rapid.IntRange(0, int(limited)).Draw(rt, "trouble")) }), 0, 6).Draw(rt, "plan")
+		plan := rapid.SliceOfN(rapid.Custom(func(rt *rapid.T) trouble { return trouble(rapid.IntRange(0, int(droppedFor)).Draw(rt, "trouble")) }), 0, 6).Draw(rt, "plan")
 		keysUsed := rapid.IntRange(1, 2).Draw(rt, "keys")
 		each := rapid.IntRange(1, 3).Draw(rt, "each")
 		synctest.Test(t, func(t *testing.T) { playQueue(t, v, plan, keysUsed, each) })
@@ -82,6 +84,8 @@ func playQueue(t *testing.T, v *vocabulary, plan []trouble, keysUsed, each int) 
 			time.AfterFunc(30*time.Second, func() { wire.cut(false) })
 		case forgotten:
 			l.forget()
+		case dropped, droppedFor:
+			l.disown("dropped", at(n) == dropped)
 		}
 	}
 	type result struct {

@@ -18,9 +18,6 @@ const (
 	codeAlreadyImported = 1013
 )
 
-// codeLost is of a transaction that is in no block up to its last.
-const codeLost = "TRANSACTION_LOST"
-
 // Codes of refusals that a new signature may cure.
 const (
 	codeStale    = "Pool.Stale"

@@ -89,13 +89,16 @@ func (v *view) shieldKey(ctx context.Context) ([]byte, error) {
 func (c *Client) opened(ctx context.Context, inner *sent, carrier *receipt) (*receipt, error) {
 	inner.next = carrier.Block
 	for {
-		hash, err := c.scan(ctx, inner)
+		hash, err := patiently(ctx, c, func() (*basilica.Hash, error) { return c.scan(ctx, inner) })
 		if err != nil && basilica.CodeOf(err) == codeLost {
 			return nil, basilica.E(basilica.Unavailable, "SHIELD_NOT_OPENED", fmt.Sprintf("the chain took the sealed transaction in block %d and opened it in none up to %d", carrier.Block, inner.death-1),
 				"try again; the fee of the carrier is spent, the call itself can take no effect any more").With(err)
 		}
-		if err != nil || hash != nil {
-			return c.settle(ctx, inner, hash, err)
+		if err != nil {
+			return nil, err
+		}
+		if hash != nil {
+			return c.settle(ctx, inner, *hash)
 		}
 		select {
 		case <-ctx.Done():

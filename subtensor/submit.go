@@ -33,6 +33,8 @@ type sent struct {
 	death basilica.BlockNumber // first block that cannot hold it any more
 	inner *sent                // what this one carries sealed; nil where it is the call itself
 	again bool                 // the node may not have it: it is sent once more at the next look
+	last  string               // the node's word with which it ended its notices; "" where it did not
+	found basilica.BlockNumber // block that holds it; 0 where none is known
 }
 
 // effect is the transaction that brings the call about.
@@ -41,6 +43,33 @@ func (x *sent) effect() *sent {
 		return x.inner
 	}
 	return x
+}
+
+// Codes of what became of a transaction.
+const (
+	codeLost      = "TRANSACTION_LOST"    // it is in no block up to its last
+	codeUsurped   = "TRANSACTION_USURPED" // the same, for another one took its place
+	codeNotOpened = "SHIELD_NOT_OPENED"   // the chain took it sealed, and it is in no block up to its last
+
+	// CodeSent is of a transaction that was sent and whose end is not known: repeated, it may be paid twice.
+	CodeSent = "TRANSACTION_SENT"
+)
+
+// unsettled gives an error that leaves open what became of x its name. A verdict passes: the chain refused the call, or it is
+// in no block and can be in none any more.
+func (x *sent) unsettled(err error) error {
+	var refused *pallet.DispatchError
+	switch code := basilica.CodeOf(err); {
+	case err == nil, code == codeLost, code == codeUsurped, code == codeNotOpened, errors.As(err, &refused):
+		return err
+	}
+	e := x.effect()
+	if e.found > 0 {
+		return basilica.E(basilica.Unavailable, "TRANSACTION_SENT", fmt.Sprintf("transaction %s is in block %d, and whether the chain did what it says is not known", e.hash, e.found),
+			"do not repeat it before you have looked whether it took effect").With(err)
+	}
+	return basilica.E(basilica.Unavailable, "TRANSACTION_SENT", fmt.Sprintf("transaction %s with nonce %d was sent, and what became of it is not known: it may take effect up to block %d", e.hash, e.nonce, e.death-1),
+		fmt.Sprintf("do not repeat it before block %d is final, and look then whether it took effect", e.death-1)).With(err)
 }
 
 // submit signs a call, sends it and returns once its block is final and its
@@ -70,6 +99,7 @@ func (c *Client) submit(ctx context.Context, signer keys.Signer, palletName, cal
 			if r, err = c.opened(ctx, x.inner, r); err == nil {
 				r.events = append(r.events, carrier...)
 			}
+			err = x.unsettled(err)
 		}
 		switch code := basilica.CodeOf(err); {
 		case attempt == 3:
@@ -134,9 +164,9 @@ func (c *Client) sign(ctx context.Context, signer keys.Signer, palletName, call 
 	if err != nil {
 		return nil, err
 	}
-	var nonce uint64
-	if err := c.call(ctx, &nonce, "account_nextIndex", signer.SS58()); err != nil {
-		return nil, fmt.Errorf("nonce: %w", err)
+	nonce, err := c.nextNonce(ctx, signer)
+	if err != nil {
+		return nil, err
 	}
 	if shielded {
 		return c.signShielded(ctx, rt, signer, data, nonce)
@@ -146,6 +176,15 @@ func (c *Client) sign(ctx context.Context, signer keys.Signer, palletName, call 
 		return nil, err
 	}
 	return c.signed(ctx, rt, signer, data, nonce, head, eraPeriod)
+}
+
+// nextNonce is the nonce that a key signs with next: after all that is in blocks and in the node's pool.
+func (c *Client) nextNonce(ctx context.Context, signer keys.Signer) (uint64, error) {
+	var nonce uint64
+	if err := c.call(ctx, &nonce, "account_nextIndex", signer.SS58()); err != nil {
+		return 0, fmt.Errorf("nonce: %w", err)
+	}
+	return nonce, nil
 }
 
 // signed signs a call for the blocks after head, as many as period.
@@ -171,38 +210,54 @@ func (c *Client) signed(ctx context.Context, rt *runtimeVersion, signer keys.Sig
 	return x, nil
 }
 
-// send submits and follows x to its end. Where the subscription cannot tell
-// the end, the chain itself is searched.
+// send submits x and follows it to its end.
 func (c *Client) send(ctx context.Context, x *sent) (*receipt, error) {
 	cur, err := c.connect(ctx)
 	if err != nil {
 		return nil, err
 	}
+	if ctx.Err() != nil {
+		return nil, ctx.Err() // nothing was sent
+	}
 	rctx, cancel := context.WithTimeout(ctx, c.cfg.RequestTimeout)
 	sub, err := cur.subscribe(rctx, "author_submitAndWatchExtrinsic", "author_unwatchExtrinsic", x.bytes)
 	cancel()
 	var refused *rpcError
-	switch {
-	case err == nil:
-		defer sub.close()
-		hash, err := c.follow(ctx, sub, x)
-		if err != nil || hash != nil {
-			return c.settle(ctx, x, hash, err)
-		}
-	case errors.As(err, &refused) && refused.Code == codeMethodNotFound:
-		err := c.callOn(ctx, cur, nil, "author_submitExtrinsic", x.bytes)
-		if err != nil && !unanswered(ctx, err) {
-			return nil, poolError(err)
-		}
-	case errors.As(err, &refused) && refused.Code == codeAlreadyImported:
-	case unanswered(ctx, err):
-		c.log.Warn("no answer to a transaction that was sent, sending the same one again", "extrinsic", x.hash, "err", err)
-		x.again = true
-	default:
-		return nil, poolError(err)
+	if errors.As(err, &refused) && refused.Code == codeMethodNotFound {
+		err = c.callOn(ctx, cur, nil, "author_submitExtrinsic", x.bytes)
 	}
-	hash, err := c.search(ctx, x)
-	return c.settle(ctx, x, hash, err)
+	switch {
+	case err == nil, errors.As(err, &refused) && refused.Code == codeAlreadyImported:
+	case errors.As(err, &refused):
+		return nil, poolError(err)
+	default: // the node may have taken it all the same
+		if ctx.Err() == nil {
+			c.log.Warn("no answer to a transaction that was sent, sending the same one again", "extrinsic", x.hash, "err", err)
+		}
+		x.again = true
+	}
+	r, err := c.await(ctx, sub, x)
+	return r, x.unsettled(err)
+}
+
+// await follows x, which was sent, to its end. Where the subscription cannot tell the end, or there is none, the chain itself
+// is searched.
+func (c *Client) await(ctx context.Context, sub *subscription, x *sent) (*receipt, error) {
+	var (
+		hash *basilica.Hash
+		err  error
+	)
+	if sub != nil {
+		defer sub.close()
+		hash, err = c.follow(ctx, sub, x)
+	}
+	if err == nil && hash == nil {
+		hash, err = c.search(ctx, x)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return c.settle(ctx, x, *hash)
 }
 
 // resend gives the node the same bytes again: they cannot take effect twice. Whatever it answers, the chain decides, for it
@@ -222,7 +277,7 @@ const awayPatience = 15 * time.Minute
 
 // patiently repeats a question about a transaction that was sent while no node answers it.
 func patiently[T any](ctx context.Context, c *Client, ask func() (T, error)) (T, error) {
-	for began := time.Now(); ; {
+	for began, said := time.Now(), false; ; said = true {
 		v, err := ask()
 		switch basilica.CodeOf(err) {
 		case "CHAIN_UNREACHABLE", codeBusy, "BLOCK_UNKNOWN":
@@ -232,7 +287,9 @@ func patiently[T any](ctx context.Context, c *Client, ask func() (T, error)) (T,
 		if ctx.Err() != nil || time.Since(began) > awayPatience {
 			return v, err
 		}
-		c.log.Debug("waiting for a node that says what became of a transaction", "err", err)
+		if !said {
+			c.log.Warn("waiting for a node that says what became of a transaction that was sent", "at_most", awayPatience, "err", err)
+		}
 		select {
 		case <-ctx.Done():
 			return v, err
@@ -241,17 +298,8 @@ func patiently[T any](ctx context.Context, c *Client, ask func() (T, error)) (T,
 	}
 }
 
-// unanswered tells whether the node may have taken what an error leaves open: the connection went, or the answer did
-// not come in time.
-func unanswered(ctx context.Context, err error) bool {
-	return errors.Is(err, errLost) || errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil
-}
-
-func (c *Client) settle(ctx context.Context, x *sent, hash *basilica.Hash, err error) (*receipt, error) {
-	if err != nil {
-		return nil, err
-	}
-	return patiently(ctx, c, func() (*receipt, error) { return c.outcome(ctx, x, *hash) })
+func (c *Client) settle(ctx context.Context, x *sent, hash basilica.Hash) (*receipt, error) {
+	return patiently(ctx, c, func() (*receipt, error) { return c.outcome(ctx, x, hash) })
 }
 
 // follow reads the node's notices, and looks at the chain itself now and then,
@@ -277,28 +325,34 @@ func (c *Client) follow(ctx context.Context, sub *subscription, x *sent) (*basil
 				x.again = true
 				return nil, nil
 			}
-			final, over, err := readStatus(raw)
-			if err != nil || final != nil {
-				return final, err
+			final, last, err := readStatus(raw)
+			if final != nil {
+				return final, nil
 			}
-			if over {
+			if err != nil {
+				c.log.Warn("a node's word on a transaction cannot be read, looking for it in the chain", "extrinsic", x.hash, "err", err)
+				return nil, nil
+			}
+			if last != "" {
+				// It may have gone to other nodes before, so only the chain says what became of it.
+				c.log.Warn("the node will say no more of a transaction, looking for it in the chain", "extrinsic", x.hash, "word", last, "up_to_block", x.death-1)
+				x.last, x.again = last, last == "dropped"
 				return nil, nil
 			}
 		}
 	}
 }
 
-// readStatus reads one notice. over says that no more will come although the
-// transaction may still be in a block.
-func readStatus(raw json.RawMessage) (final *basilica.Hash, over bool, err error) {
+// readStatus reads one notice. last is the word of one after which no more comes although the transaction may still be, or
+// come, in a block.
+func readStatus(raw json.RawMessage) (final *basilica.Hash, last string, err error) {
 	var word string
 	if json.Unmarshal(raw, &word) == nil {
 		switch word {
 		case "dropped", "invalid":
-			return nil, false, basilica.E(basilica.Unavailable, "TRANSACTION_DROPPED", "the node gave the transaction up ("+word+")",
-				"try again; if it goes on, ask another node")
+			return nil, word, nil
 		}
-		return nil, false, nil // future, ready
+		return nil, "", nil // future, ready
 	}
 	var status struct {
 		Finalized       *basilica.Hash  `json:"finalized"`
@@ -306,13 +360,15 @@ func readStatus(raw json.RawMessage) (final *basilica.Hash, over bool, err error
 		Usurped         json.RawMessage `json:"usurped"`
 	}
 	if err := json.Unmarshal(raw, &status); err != nil {
-		return nil, false, fmt.Errorf("transaction status: %w", err)
+		return nil, "", fmt.Errorf("transaction status: %w", err)
 	}
-	if status.Usurped != nil {
-		return nil, false, basilica.E(basilica.Conflict, "TRANSACTION_USURPED", "another transaction of the same key took this one's place",
-			"make sure that only one program uses this key, and try again")
+	switch {
+	case status.Usurped != nil:
+		return nil, "usurped", nil
+	case status.FinalityTimeout != nil:
+		return nil, "finalityTimeout", nil
 	}
-	return status.Finalized, status.FinalityTimeout != nil, nil
+	return status.Finalized, "", nil
 }
 
 // search scans until x is found or dead. A node that was away may have lost what it had in its pool.
@@ -359,11 +415,15 @@ func (c *Client) scan(ctx context.Context, x *sent) (*basilica.Hash, error) {
 			return &hash, nil
 		}
 	}
-	if x.next >= x.death {
-		return nil, basilica.E(basilica.Unavailable, "TRANSACTION_LOST",
-			fmt.Sprintf("the transaction is in no block up to %d, its last", x.death-1), "try again; it can take no effect any more")
+	switch {
+	case x.next < x.death:
+		return nil, nil
+	case x.last == "usurped":
+		return nil, basilica.E(basilica.Conflict, "TRANSACTION_USURPED", fmt.Sprintf("another transaction of the same key took this one's place: it is in no block up to %d, its last", x.death-1),
+			"make sure that only one program uses this key, and try again")
 	}
-	return nil, nil
+	return nil, basilica.E(basilica.Unavailable, "TRANSACTION_LOST",
+		fmt.Sprintf("the transaction is in no block up to %d, its last", x.death-1), "try again; it can take no effect any more")
 }
 
 // block is what we read of a block.
@@ -405,6 +465,7 @@ func (c *Client) outcome(ctx context.Context, x *sent, hash basilica.Hash) (*rec
 	if index < 0 {
 		return nil, fmt.Errorf("block %s does not hold the transaction that the node said it holds", hash)
 	}
+	x.found = basilica.BlockNumber(b.Block.Header.Number)
 	events, rt, err := c.eventsBy(ctx, hash, b.Block.Header.ParentHash)
 	if err != nil {
 		return nil, err

@@ -22,10 +22,13 @@ func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){"basilica": main})
 }
 
-// startChain runs a development chain behind its real door, with a block every 50 ms; genesis is a file, or empty.
-func startChain(genesis string) (url string, stop func() error, err error) {
+// quick is the time between two blocks where nothing depends on it.
+const quick = 50 * time.Millisecond
+
+// startChain runs a development chain behind its real door, with a block every so often; genesis is a file, or empty.
+func startChain(genesis string, blockTime time.Duration) (url string, stop func() error, err error) {
 	cfg := node.DefaultConfig().Localnet
-	cfg.Listen, cfg.StatusListen, cfg.DataDir, cfg.BlockTime, cfg.Tempo = "127.0.0.1:0", "", "", node.Duration(50*time.Millisecond), 20
+	cfg.Listen, cfg.StatusListen, cfg.DataDir, cfg.BlockTime, cfg.Tempo = "127.0.0.1:0", "", "", node.Duration(blockTime), 20
 	cfg.Genesis = genesis
 	addrs := make(chan map[string]string, 1)
 	ctx, cancel := context.WithCancel(context.Background())
@@ -60,7 +63,7 @@ func TestSubnetCommandLine(t *testing.T) {
 			if _, err := os.Stat(genesis); err != nil {
 				genesis = ""
 			}
-			url, stop, err := startChain(genesis)
+			url, stop, err := startChain(genesis, quick)
 			if err != nil {
 				return err
 			}
@@ -79,7 +82,7 @@ func TestSubnetCommandLine(t *testing.T) {
 
 // TestSubnetAsksOnTerminal: on a terminal a verb that writes says what it costs and asks; y goes on, anything else does not.
 func TestSubnetAsksOnTerminal(t *testing.T) {
-	url, stop, err := startChain("")
+	url, stop, err := startChain("", quick)
 	if err != nil {
 		t.Fatal(err)
 	}

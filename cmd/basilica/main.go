@@ -16,6 +16,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"basilica"
+	"basilica/subtensor"
 )
 
 // Exit codes. Those of `basilica run` and `basilica attach` stand in their help.
@@ -74,9 +75,13 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	if errors.As(err, &e) {
 		code, err = e.code, e.err
 	}
-	// Who ends a verb that only reads with Ctrl-C knows why it ended.
-	if code == exitFailure && ctx.Err() != nil && errors.Is(err, context.Canceled) && basilica.CodeOf(err) == "" {
-		return exitInterrupted
+	if code == exitFailure && ctx.Err() != nil {
+		switch {
+		case basilica.CodeOf(err) == subtensor.CodeSent:
+			code = exitInterrupted // and who ended it must know what is on its way
+		case errors.Is(err, context.Canceled) && basilica.CodeOf(err) == "":
+			return exitInterrupted // who ends a verb that has changed nothing knows why it ended
+		}
 	}
 	if err != nil {
 		report(err, asJSON(verb) && verb.Annotations[shownAnnotation] == "", stdout, stderr)

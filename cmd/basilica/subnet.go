@@ -215,6 +215,9 @@ func (f *actFlags) perform(cmd *cobra.Command, chain *subtensor.Client, a subten
 		return v, err
 	}
 	v.Result = &done
+	if u := done.Unread; u != nil {
+		report(&basilica.Error{Kind: basilica.Unavailable, Code: u.Code, Sentence: u.Sentence, Fix: u.Fix}, false, nil, cmd.ErrOrStderr())
+	}
 	return v, nil
 }
 
@@ -278,6 +281,10 @@ func describeDone(w io.Writer, d subtensor.Done) {
 	line := func(name string, value any) { fmt.Fprintf(w, "%-20s %s\n", name, basilica.OneLine(fmt.Sprint(value))) }
 	line("block", fmt.Sprintf("%d %s", d.Inclusion.Block, d.Inclusion.BlockHash))
 	line("extrinsic", d.Inclusion.Extrinsic)
+	if d.Unread != nil {
+		line("result", "not read")
+		return
+	}
 	line("fee", d.Fee.TAO()+" TAO")
 	for _, f := range d.Facts {
 		line(strings.ReplaceAll(f.Name, "_", " "), inWords(f.Value))
