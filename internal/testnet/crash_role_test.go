@@ -320,11 +320,16 @@ func (m *mortal) tell(phase, plan string) error {
 		return err
 	}
 	m.mu.Lock()
-	defer m.mu.Unlock()
-	if !m.ready {
+	ready, cmd, ended := m.ready, m.cmd, m.ended
+	m.mu.Unlock()
+	if !ready {
 		return fmt.Errorf("%s does not run", m.name)
 	}
-	return m.cmd.Process.Signal(syscall.SIGUSR1)
+	err := cmd.Process.Signal(syscall.SIGUSR1)
+	if errors.Is(err, os.ErrProcessDone) {
+		<-ended // how is known a moment later
+	}
+	return err
 }
 
 // obey is tell, and waits until the process has heard it. It fails where the process has ended before.

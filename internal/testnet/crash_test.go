@@ -416,7 +416,7 @@ func (c *crashCampaign) die(m *mortal, p crashPoint, n int) (bool, error) {
 	}
 	for _, phase := range order {
 		dead, err := phases[phase](m, p, n)
-		if err != nil && m.died(0) && errors.Is(m.howEnded(), errDied) {
+		if err != nil && m.died(firstPatience) && errors.Is(m.howEnded(), errDied) {
 			return true, nil // late, at this point or at one that was given up
 		}
 		if dead || err != nil {
@@ -491,6 +491,9 @@ func (c *crashCampaign) disarm(m *mortal) (bool, error) {
 }
 
 func (c *crashCampaign) byNine(m *mortal) (bool, error) {
+	if !m.died(firstPatience) {
+		return false, fmt.Errorf("%s lives", m.name)
+	}
 	if err := m.howEnded(); !errors.Is(err, errDied) {
 		return false, fmt.Errorf("it ended by itself: %w", err)
 	}
