@@ -336,11 +336,11 @@ func WriteConfig(path string, v any) error {
 	if err != nil {
 		return fmt.Errorf("encode configuration: %w", err)
 	}
-	return writeFile(path, text)
+	return WriteFile(path, text)
 }
 
-// writeFile replaces path by content, mode 0600: a temporary file beside it, synced, then renamed.
-func writeFile(path string, content []byte) (err error) {
+// WriteFile replaces path by content, mode 0600: a temporary file beside it, synced, then renamed.
+func WriteFile(path string, content []byte) (err error) {
 	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
 	if err != nil {
 		return fmt.Errorf("write %s: %w", path, err)

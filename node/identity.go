@@ -138,7 +138,7 @@ func saveIdentity(dir string, e basilica.Enrollment) error {
 	if err != nil {
 		return fmt.Errorf("encode identity: %w", err)
 	}
-	return writeFile(filepath.Join(dir, identityFile), append(text, '\n'))
+	return WriteFile(filepath.Join(dir, identityFile), append(text, '\n'))
 }
 
 func loadIdentity(dir string) (*identity, error) {

@@ -448,7 +448,7 @@ func (n *Network) stablePort(name string) (string, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return "", fmt.Errorf("remember port of %s: %w", name, err)
 	}
-	return addrs[0], writeFile(path, []byte(addrs[0]+"\n"))
+	return addrs[0], WriteFile(path, []byte(addrs[0]+"\n"))
 }
 
 // Ports that others write down lie below what Linux hands out by itself (32768 and up), or between two runs on one
@@ -532,5 +532,5 @@ func (n *Network) sampleInput() (string, error) {
 	}
 	content := make([]byte, 1<<20)
 	_, _ = rand.Read(content) // never fails since Go 1.24
-	return path, writeFile(path, content)
+	return path, WriteFile(path, content)
 }

@@ -25,6 +25,25 @@ func (c *Client) FollowMechanismCommit(ctx context.Context, to Target, hotkey ba
 	return out, nil
 }
 
+// HoldsCommit says whether the chain lists a commit of kind salt at its finalized head, whose number it gives: how a commit is
+// found again whose block is not known.
+func (c *Client) HoldsCommit(ctx context.Context, to Target, hotkey basilica.Hotkey, hash basilica.Hash) (bool, basilica.BlockNumber, error) {
+	who, err := account(string(hotkey))
+	if err != nil {
+		return false, 0, err
+	}
+	v, head, err := c.head(ctx)
+	if err != nil {
+		return false, 0, fmt.Errorf("look for a commit: %w", err)
+	}
+	f := &following{client: c, to: to, who: who, commit: basilica.WeightCommit{Kind: basilica.CommitSalt, Hash: hash}}
+	list, err := f.sealed(ctx, v)
+	if err != nil {
+		return false, 0, fmt.Errorf("look for a commit: %w", err)
+	}
+	return f.holds(list), head.Number, nil
+}
+
 func (c *Client) followCommit(ctx context.Context, to Target, hotkey basilica.Hotkey, commit basilica.WeightCommit, weights []basilica.Weight) (basilica.WeightCommit, error) {
 	who, err := account(string(hotkey))
 	if err != nil {

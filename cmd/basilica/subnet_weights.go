@@ -24,6 +24,7 @@ func weightsCommand() *cobra.Command {
 		mechanism uint8
 		version   uint64
 		wait      bool
+		reveal    string
 	)
 	cmd := withJSON(&cobra.Command{
 		Use:   "weights [UID=SHARE…]",
@@ -32,11 +33,22 @@ func weightsCommand() *cobra.Command {
 sets the hotkey's weights: shares in any unit, the largest becomes 65535. How they go is the
 subnet's choice: in the open, or as a commit that is opened later. A commit sealed to the chain's
 beacon is opened by the chain itself; one behind a salt is revealed by this command, which
-therefore stays until then. --wait stays in either case. A running validator sets its own weights.`,
+therefore stays until then; its salt is kept in a file until the chain has it opened, and where this
+command ends before, --reveal FILE goes on. --wait stays in either case. A running validator sets
+its own weights.`,
 		Example: `  basilica subnet weights --network finney --netuid 39
-  basilica subnet weights --network finney --netuid 39 --wallet main --hotkey validator 4=0.7 9=0.3 --dry-run`,
+  basilica subnet weights --network finney --netuid 39 --wallet main --hotkey validator 4=0.7 9=0.3 --dry-run
+  basilica subnet weights --network finney --wallet main --hotkey validator --reveal ~/.basilica/client/commits/0x….json`,
 		Args: arguments(cobra.ArbitraryArgs),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if reveal != "" {
+				if len(args) > 0 || at.dryRun || uid >= 0 {
+					return wrongUsage(cmd, errors.New("--reveal goes on with a commit: it takes no weights, no --uid and no --dry-run"))
+				}
+				return at.on(cmd, func(_ context.Context, chain *subtensor.Client, _ basilica.NetUID) error {
+					return at.reveal(cmd, chain, reveal)
+				})
+			}
 			weights, err := weightsOf(args)
 			if err != nil {
 				return wrongUsage(cmd, err)
@@ -67,6 +79,7 @@ therefore stays until then. --wait stays in either case. A running validator set
 	f.Uint8Var(&mechanism, "mechanism", 0, "mechanism of the subnet")
 	f.Uint64Var(&version, "version-key", 0, "version of the weights' program; default: the one that the subnet wants")
 	f.BoolVar(&wait, "wait", false, "stay until a commit has been opened")
+	f.StringVar(&reveal, "reveal", "", "go on with the commit in this file, of an earlier call, and stay until it has been opened")
 	return cmd
 }
 
@@ -111,8 +124,19 @@ func (f *actFlags) weigh(cmd *cobra.Command, chain *subtensor.Client, to subtens
 	if err != nil {
 		return err
 	}
-	v, err := f.perform(cmd, chain, plan.Action(to, weights), hotkey)
+	var o *opening
+	var more []subtensor.SubmitOption
+	if plan.Commit != nil {
+		if o, err = f.opening(cmd, chain, to, hotkey, weights, *plan.Commit); err != nil {
+			return err
+		}
+		more = append(more, subtensor.Intend(o.keep))
+	}
+	v, err := f.perform(cmd, chain, plan.Action(to, weights), hotkey, more...)
 	if err != nil {
+		if o != nil {
+			o.refused(err)
+		}
 		return err
 	}
 	if plan.Commit != nil {
@@ -120,12 +144,11 @@ func (f *actFlags) weigh(cmd *cobra.Command, chain *subtensor.Client, to subtens
 	}
 	if v.Result != nil && plan.Commit != nil && (wait || plan.Commit.Kind == basilica.CommitSalt) {
 		fmt.Fprintf(cmd.ErrOrStderr(), "committed in block %d; waiting for block %d, in which it can be opened\n", v.Result.Inclusion.Block, plan.Reveal)
-		commit := *plan.Commit
-		commit.Block = v.Result.Inclusion.Block
-		if commit, err = untilOpened(cmd.Context(), chain, to, hotkey, commit, weights); err != nil {
+		o.Commit.Block = v.Result.Inclusion.Block
+		if err := o.wait(cmd.Context()); err != nil {
 			return err
 		}
-		v.Commit.WeightCommit = *commit.Public()
+		v.Commit.WeightCommit = *o.Commit.Public()
 	}
 	return show(cmd, v, func(w io.Writer) error {
 		if v.Result == nil {
@@ -133,40 +156,11 @@ func (f *actFlags) weigh(cmd *cobra.Command, chain *subtensor.Client, to subtens
 			return nil
 		}
 		describeDone(w, *v.Result)
-		if v.Commit != nil && v.Commit.State == basilica.CommitRevealed {
-			fmt.Fprintf(w, "%-20s block %d\n", "opened", v.Commit.Revealed)
+		if v.Commit != nil {
+			describeOpened(w, v.Commit.WeightCommit)
 		}
 		return nil
 	})
-}
-
-var errOpened = errors.New("the commit has been opened")
-
-// untilOpened follows a commit block by block, and reveals one that only its committer can.
-func untilOpened(ctx context.Context, chain *subtensor.Client, to subtensor.Target, hotkey *keys.Pair, commit basilica.WeightCommit, weights []basilica.Weight) (basilica.WeightCommit, error) {
-	err := chain.WatchHeads(ctx, func(h basilica.Header) error {
-		if h.Number < commit.Block {
-			return nil
-		}
-		var err error
-		if commit, err = chain.FollowMechanismCommit(ctx, to, basilica.Hotkey(hotkey.SS58()), commit, weights); err != nil {
-			return err
-		}
-		switch {
-		case commit.State == basilica.CommitDue:
-			_, err := chain.RevealMechanismWeights(ctx, to, hotkey, commit, weights)
-			return err
-		case commit.State == basilica.CommitLost && commit.Reason != nil:
-			return basilica.E(basilica.Unavailable, "COMMIT_LOST", commit.Reason.Sentence, "set the weights again")
-		case !commit.Open():
-			return errOpened
-		}
-		return nil
-	})
-	if errors.Is(err, errOpened) {
-		err = nil
-	}
-	return commit, err
 }
 
 // weightsRow is the stored weights of one neuron.
