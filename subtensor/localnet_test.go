@@ -46,7 +46,8 @@ func TestSealedWeightsOnLocalnet(t *testing.T) {
 		if _, err := client.AddStake(ctx, ledgerSubnet, basilica.Hotkey(hot.SS58()), bob, 1000e9); err != nil {
 			t.Fatal(err)
 		}
-		allowed := 41 * ledgerBlock // the rate limit of weights, in which an epoch gives the permit
+		// The rate limit of weights, in which an epoch gives the permit, and some: what is sent between two blocks waits for one.
+		allowed := 41*ledgerBlock + ledgerBlock/4
 		weights := []basilica.Weight{{UID: 0, Value: 65535}}
 		<-time.After(allowed)
 		var intents []basilica.Signed
@@ -54,7 +55,7 @@ func TestSealedWeightsOnLocalnet(t *testing.T) {
 			t.Helper()
 			in, err := client.SetWeights(ctx, ledgerSubnet, hot, weights, 0, func(s basilica.Signed) error {
 				intents = append(intents, s)
-				time.AfterFunc(time.Second, func() { wire.cut(true) })
+				time.AfterFunc(time.Millisecond, func() { wire.cut(true) }) // before a block can take it
 				time.AfterFunc(31*time.Second, func() { wire.cut(false) })
 				return nil
 			})
