@@ -90,7 +90,8 @@ type Signed struct {
 
 // Chain is a Bittensor node as roles need it. Reads are at the finalized head. A submission returns
 // once the extrinsic's block has been read and its events say success; a dispatch error is an Error
-// whose Code is the chain's own name for it, e.g. SubtensorModule.NeuronNoValidatorPermit.
+// whose Code is the chain's own name for it, e.g. SubtensorModule.NeuronNoValidatorPermit. An Error of code TRANSACTION_SENT,
+// which is Unavailable, leaves open what became of what was sent.
 type Chain interface {
 	// Genesis is the hash of block 0; every stored row that speaks of the chain is keyed by it.
 	Genesis(ctx context.Context) (Hash, error)
