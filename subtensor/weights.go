@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"math"
 	"time"
 
 	"basilica"
@@ -230,7 +231,7 @@ func (v *view) beacon(ctx context.Context) (b timelock.Beacon, now time.Time, la
 	}
 	copy(b.PublicKey[:], key)
 	b.Genesis, b.Period = int64(p.number("genesis_time", field("genesis_time"))), int64(p.number("period", field("period")))
-	if p.err == nil && b.Period < 1 {
+	if p.err == nil && (b.Period < 1 || b.Period > math.MaxInt32) {
 		p.fail("period", field("period"))
 	}
 	ms, last := p.number("Timestamp.Now", values[1]), p.number("LastStoredRound", values[2])
