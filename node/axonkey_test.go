@@ -58,9 +58,14 @@ func TestJobsAreTakenThroughAKeyChange(t *testing.T) {
 	check(t, err)
 	ready := make(chan map[string]string, 1)
 	m, cfg := minerOn(t, chain, ready)
-	life, stop := context.WithCancel(ctx)
+	var stop context.CancelFunc
 	done := make(chan error, 1)
-	go func() { done <- m.Run(life) }()
+	begin := func() {
+		life, end := context.WithCancel(ctx)
+		stop = end
+		go func() { done <- m.Run(life) }()
+	}
+	begin()
 	defer func() {
 		stop()
 		check(t, errors.Join(<-done, m.Close()))
@@ -149,8 +154,7 @@ func TestJobsAreTakenThroughAKeyChange(t *testing.T) {
 			check(t, errors.Join(<-done, m.Close()))
 			m, err = NewMiner(ctx, cfg, Deps{Log: m.deps.Log, Now: time.Now, Ready: func(a map[string]string) { ready <- a }})
 			check(t, err)
-			life, stop = context.WithCancel(ctx)
-			go func() { done <- m.Run(life) }()
+			begin()
 			<-ready
 		}
 		old := before
