@@ -55,9 +55,13 @@ FIRST = basilica/internal/official basilica/localnet basilica/node basilica/vali
 race:
 	BASILICA_OFFICIAL=1 go test $(RACE) -timeout 15m $(FIRST) $$(go list ./... | grep -v '^basilica/internal/testnet$$')
 
-# The network's tests mostly wait for blocks; five seconds of every fuzz target fill the gaps, at the lowest priority.
+# The network's tests mostly wait for blocks; five seconds of every fuzz target and a tenth of the lab's liars fill the gaps, at the
+# lowest priority.
 network:
-	nice -n 19 scripts/fuzz.sh 5s >bin/fuzz.log 2>&1 & fuzz=$$!; \
+	@mkdir -p bin
+	{ status=0; nice -n 19 scripts/fuzz.sh 5s || status=$$?; \
+	BASILICA_ADVERSARY=0.1 $(LIKE_BUILD) nice -n 19 go test -vet=off -count=1 -timeout 15m -run '^TestAdversary$$' ./attest/adversary || status=$$?; \
+	exit $$status; } >bin/fuzz.log 2>&1 & fuzz=$$!; \
 	status=0; go test $(RACE) -timeout 15m -parallel 2 ./internal/testnet || status=$$?; \
 	wait $$fuzz || status=$$?; cat bin/fuzz.log; exit $$status
 
