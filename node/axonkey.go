@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"basilica/axon"
 	"basilica/keys"
 )
 
@@ -75,5 +76,5 @@ func (n *Miner) rekeyAxon() ([]byte, error) {
 	if err := n.axon.Rotate(key, former); err != nil {
 		return nil, fmt.Errorf("show the new key: %w", err)
 	}
-	return tlsPoint(key)
+	return axon.PublicKey(key)
 }

@@ -281,19 +281,6 @@ func loadAuthority(dir string) (*pki.Authority, error) {
 	return authority, err
 }
 
-// tlsPoint is the form in which a chain holds a P-256 key: x then y, 64 bytes.
-func tlsPoint(key *keys.P256) ([]byte, error) {
-	pub, err := keys.ParseP256SPKI(key.SPKI())
-	if err != nil {
-		return nil, err
-	}
-	point, err := pub.Bytes()
-	if err != nil {
-		return nil, err
-	}
-	return point[1:], nil
-}
-
 // addresses gives what is published and what join tokens name, with the real ports of the listeners.
 func (n *Miner) addresses() (axonAddr netip.AddrPort, fleetAddr string, err error) {
 	bound, err := netip.ParseAddrPort(n.axonLn.Addr().String())
@@ -351,7 +338,7 @@ func (n *Miner) wire(db *store.Miner, hotkey *keys.Pair, authority *pki.Authorit
 	if err != nil {
 		return fmt.Errorf("axon's TLS key: %w", err)
 	}
-	point, err := tlsPoint(tlsKey)
+	point, err := axon.PublicKey(tlsKey)
 	if err != nil {
 		return fmt.Errorf("axon's TLS key: %w", err)
 	}
