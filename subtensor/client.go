@@ -332,8 +332,8 @@ func (c *Client) runtimeAt(ctx context.Context, at basilica.Hash) (*runtimeVersi
 	return rt, nil
 }
 
-// maxMetadata is the longest metadata in bytes that is read: ten times what runtimes of 2026 have. In memory it takes many
-// times as much.
+// maxMetadata is the longest metadata in bytes that is read: that of spec 425 has 333,974. In memory it takes many times as
+// much.
 const maxMetadata = 4 << 20
 
 // metadata asks for version 15, then 14, then the oldest way.
@@ -348,19 +348,21 @@ func (c *Client) metadata(ctx context.Context, at basilica.Hash) (*scale.Metadat
 		if err != nil || len(answer) == 0 || answer[0] == 0 {
 			continue
 		}
-		if len(answer) > maxMetadata {
-			return nil, fmt.Errorf("%d bytes: %w", len(answer), scale.ErrInvalid)
-		}
-		return scale.DecodeOpaqueMetadata(answer)
+		return bounded(answer, scale.DecodeOpaqueMetadata)
 	}
 	var blob hexBytes
 	if err := c.call(ctx, &blob, "state_getMetadata", at); err != nil {
 		return nil, err
 	}
-	if len(blob) > maxMetadata {
-		return nil, fmt.Errorf("%d bytes: %w", len(blob), scale.ErrInvalid)
+	return bounded(blob, scale.DecodeMetadata)
+}
+
+// bounded decodes what a node gave as metadata, unless it is too long.
+func bounded(answer []byte, decode func([]byte) (*scale.Metadata, error)) (*scale.Metadata, error) {
+	if len(answer) > maxMetadata {
+		return nil, fmt.Errorf("%d bytes: %w", len(answer), scale.ErrInvalid)
 	}
-	return scale.DecodeMetadata(blob)
+	return decode(answer)
 }
 
 // Genesis is the hash of block 0.

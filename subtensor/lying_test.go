@@ -235,6 +235,18 @@ func TestRuntimesAreFew(t *testing.T) {
 	}
 }
 
+// TestMetadataIsBounded: what is longer than any runtime's metadata is not decoded.
+func TestMetadataIsBounded(t *testing.T) {
+	decoded := 0
+	decode := func([]byte) (*scale.Metadata, error) { decoded++; return &scale.Metadata{}, nil }
+	if _, err := bounded(make([]byte, maxMetadata+1), decode); !errors.Is(err, scale.ErrInvalid) || decoded != 0 {
+		t.Errorf("a byte too many: %v, decoded %d times", err, decoded)
+	}
+	if _, err := bounded(make([]byte, maxMetadata), decode); err != nil || decoded != 1 {
+		t.Errorf("the longest: %v, decoded %d times", err, decoded)
+	}
+}
+
 // paging is a node that answers questions for keys as it likes.
 type paging struct {
 	*ledger
