@@ -58,7 +58,7 @@ type ValidatorConfig struct {
 	BurnShare float64 `toml:"burn_share"`
 	// MaxExecutorsPerMiner bounds how many executors of one miner are looked at.
 	MaxExecutorsPerMiner int `toml:"max_executors_per_miner"`
-	// Parallel bounds how many executors' proofs are read at once, which takes about 6 ms of CPU and 4 MB per GPU. A miner's
+	// Parallel bounds how many executors' proofs are read at once, which `make bench` measures: about 4 MB per GPU. A miner's
 	// executors start together, however many; one miner's proofs have an eighth of it at most, or an equal part where there are
 	// fewer miners.
 	Parallel int `toml:"parallel"`

@@ -33,8 +33,8 @@ func Listen(ln net.Listener, limit, perNetwork int) net.Listener {
 	return ListenPaced(ln, limit, perNetwork, nil)
 }
 
-// ListenPaced is Listen where one network may also come only so often, unless pace is nil: a handshake of TLS costs this side more than many
-// requests, and who asks once a connection would have one for each.
+// ListenPaced is Listen where one network may also come only so often, unless pace is nil: a handshake of TLS costs this side
+// more than many requests, and who asks once a connection would have one for each.
 func ListenPaced(ln net.Listener, limit, perNetwork int, pace *Rates) net.Listener {
 	return &listener{Listener: ln, max: limit, maxPerNetwork: perNetwork, pace: pace, networks: make(map[string]int)}
 }
