@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"net/url"
@@ -44,7 +45,7 @@ type crashAudit struct {
 	orphans  map[string]bool
 	suspects map[string]time.Time // what belongs to nobody, since when it is seen without a pause
 	fences   map[string]*ledgerSeen
-	starts   map[string]map[string]bool // containers that were started, by task
+	starts   map[string]map[string]string // attempts by container that was started, by task
 }
 
 // ledgerSeen is what the ledger of one machine said so far.
@@ -61,7 +62,7 @@ const (
 func newCrashAudit(dir string, launch *crashLauncher) (*crashAudit, error) {
 	a := &crashAudit{
 		dir: dir, launch: launch, boxes: map[string]string{}, orphans: map[string]bool{}, suspects: map[string]time.Time{},
-		fences: map[string]*ledgerSeen{}, starts: map[string]map[string]bool{},
+		fences: map[string]*ledgerSeen{}, starts: map[string]map[string]string{},
 		http: &http.Client{Timeout: 3 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}},
 		engine: &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			return (&net.Dialer{}).DialContext(ctx, "unix", strings.TrimPrefix(docker.DefaultHost, "unix://"))
@@ -288,20 +289,21 @@ func (a *crashAudit) started(id string, labels map[string]string) {
 		}
 		task := labels["basilica.task"]
 		if a.starts[task] == nil {
-			a.starts[task] = map[string]bool{}
+			a.starts[task] = map[string]string{}
 		}
-		a.starts[task][id] = true
+		a.starts[task][id] = labels["basilica.attempt"]
 	}
 }
 
-// doubled lists the tasks of jobs for which more than one container was started.
-func (a *crashAudit) doubled(tasks map[basilica.TaskID]string) []string {
+// doubled lists the tasks of jobs for which more containers were started than one for each attempt that may run.
+func (a *crashAudit) doubled(tasks map[basilica.TaskID]*crashJob) []string {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	var out []string
-	for id, key := range tasks {
-		if n := len(a.starts[string(id)]); n > 1 {
-			out = append(out, fmt.Sprintf("%s: %d containers were started for task %s", key, n, id))
+	for id, job := range tasks {
+		attempts := slices.Sorted(maps.Values(a.starts[string(id)]))
+		if n := len(attempts); n > 1+job.spec.Retries || n != len(slices.Compact(slices.Clone(attempts))) {
+			out = append(out, fmt.Sprintf("%s: %d containers were started for task %s, for attempts %v", job.key, n, id, attempts))
 		}
 	}
 	return out

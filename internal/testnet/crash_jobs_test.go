@@ -17,6 +17,7 @@ import (
 
 	"basilica"
 	"basilica/client"
+	"basilica/keys"
 	"basilica/node"
 )
 
@@ -33,6 +34,8 @@ type crashJob struct {
 	task   basilica.TaskID   // once it is known
 	result client.Result     // once it has ended
 	leave  time.Duration     // after which its client cancels it; zero: never
+	miner  basilica.Hotkey   // which its client names; empty: the client chooses
+	code   string            // with which it must fail without having run; empty: it must run
 	faults map[string]string // what was wrong, by what
 }
 
@@ -40,22 +43,27 @@ type crashJob struct {
 type crashJobs struct {
 	dir            string
 	image, program string
+	miner          basilica.Hotkey
 	clients        []*node.Client
 
 	mu     sync.Mutex // guards what follows
 	next   int
 	open   map[string]*crashJob
 	ended  []*crashJob
-	tasks  map[basilica.TaskID]string // key by task
+	tasks  map[basilica.TaskID]*crashJob
 	faults []string
 	closed bool
 	change chan struct{}
 }
 
 func newCrashJobs(network *node.Network, chain string, workers int) (*crashJobs, error) {
+	miner, err := keys.FromURI(keys.Sr25519, "//Bob//miner")
+	if err != nil {
+		return nil, err
+	}
 	j := &crashJobs{
-		dir: network.Dir(), image: network.Image(), program: network.Program(),
-		open: map[string]*crashJob{}, tasks: map[basilica.TaskID]string{}, change: make(chan struct{}),
+		dir: network.Dir(), image: network.Image(), program: network.Program(), miner: basilica.Hotkey(miner.SS58()),
+		open: map[string]*crashJob{}, tasks: map[basilica.TaskID]*crashJob{}, change: make(chan struct{}),
 	}
 	for i := range workers {
 		c, err := node.NewClient(node.ChainConfig{URL: chain, NetUID: 39, AllowPrivate: true},
@@ -76,11 +84,15 @@ func (j *crashJobs) make(n int) *crashJob {
 	sum := sha256.Sum256(job.input)
 	script := ""
 	job.spec = basilica.TaskSpec{Name: job.key, Image: j.image, GPUs: 1, AllowSoftware: true, MemoryBytes: 64 << 20, CPUMillis: 500, TimeoutSeconds: 120}
-	switch n % 6 {
+	switch n % 7 {
 	case 0, 3:
 		job.kind = "quick"
 		script = `echo begin; sha256sum </in/input | cut -c1-64 >/out/result; echo end >&2`
 		job.out, job.err, job.output = "begin\n", "end\n", hex.EncodeToString(sum[:])+"\n"
+		if n%7 == 3 {
+			job.kind = "quick, again where it is lost"
+			job.spec.Retries = 3
+		}
 	case 1:
 		job.kind = "steady"
 		script = `i=0; while [ $i -lt 20 ]; do echo line $i of ` + job.key + `; usleep 100000; i=$((i+1)); done; cat /in/input >/out/result`
@@ -103,6 +115,10 @@ func (j *crashJobs) make(n int) *crashJob {
 		job.spec.GPUs = 0
 		script = `echo waits; sleep 100`
 		job.leave = time.Second
+	case 6:
+		job.kind = "too big"
+		job.spec.GPUs = 3
+		job.miner, job.code = j.miner, "NO_EXECUTOR_FITS"
 	}
 	job.spec.Command = []string{j.program, "sh", "-c", script}
 	return job
@@ -149,7 +165,7 @@ func (j *crashJobs) run(ctx context.Context, c *node.Client, job *crashJob) erro
 	if err := os.WriteFile(input, job.input, 0o600); err != nil {
 		return err
 	}
-	request := client.Request{Spec: job.spec, Inputs: []client.Input{{Name: "input", Path: input}}, IdempotencyKey: job.key}
+	request := client.Request{Spec: job.spec, Inputs: []client.Input{{Name: "input", Path: input}}, Miner: job.miner, IdempotencyKey: job.key}
 	request.OutputDir, request.Overwrite = filepath.Join(dir, "out"), true
 	began := time.Now()
 	for {
@@ -169,7 +185,7 @@ func (j *crashJobs) run(ctx context.Context, c *node.Client, job *crashJob) erro
 				job.faults["doubled"] = fmt.Sprintf("one key is task %s and task %s", job.task, id)
 			}
 			job.task = id
-			j.tasks[id] = job.key
+			j.tasks[id] = job
 			j.mu.Unlock()
 		}
 		if err == nil && result.Task.State.Terminal() {
@@ -231,12 +247,20 @@ func (job *crashJob) check(out, errs, dir string) error {
 			return fmt.Errorf("its log is %q", out)
 		}
 		return nil
+	case job.code != "":
+		if t.State != basilica.TaskFailed || code != job.code || out+errs != "" {
+			return fmt.Errorf("it ended as %s (%s) and said %q", t.State, code, out+errs)
+		}
+		return nil
 	case job.exit != 0:
 		if t.State != basilica.TaskFailed || t.ExitCode == nil || *t.ExitCode != job.exit {
 			return fmt.Errorf("it ended as %s (%s), exit code %v, want %d", t.State, code, t.ExitCode, job.exit)
 		}
 	case t.State != basilica.TaskSucceeded:
 		return fmt.Errorf("it ended as %s (%s: %v)", t.State, code, t.Reason)
+	}
+	if job.spec.Retries > 0 { // what an attempt wrote that was lost stands before
+		out, errs = out[max(0, len(out)-len(job.out)):], errs[max(0, len(errs)-len(job.err)):]
 	}
 	if out != job.out || errs != job.err {
 		return fmt.Errorf("its log is %q and %q, want %q and %q", out, errs, job.out, job.err)

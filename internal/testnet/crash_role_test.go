@@ -100,7 +100,7 @@ func crashPace(role, port string, c *node.Config) {
 	case "executor":
 		c.Executor.Heartbeat = node.Duration(200 * time.Millisecond)
 	case "validator":
-		c.Validator.RoundBlocks, c.Validator.Squarings, c.Validator.EvidenceCount = 32, 1<<14, 16
+		c.Validator.RoundBlocks, c.Validator.Squarings, c.Validator.EvidenceCount = 32, 1<<14, 4
 	}
 }
 
@@ -157,13 +157,22 @@ func (l *crashLauncher) Start(ctx context.Context, role, name, config, log strin
 
 // Join implements node.Launcher.
 func (l *crashLauncher) Join(ctx context.Context, name, config, token string) error {
+	return l.join(ctx, name, config, token, "")
+}
+
+// join is Join by a process that dies at a point of the plan crash, where that is not empty: errDied.
+func (l *crashLauncher) join(ctx context.Context, name, config, token, crash string) error {
 	if err := l.prepare("executor", name, config); err != nil {
 		return err
 	}
 	cmd := exec.CommandContext(ctx, l.program, "join", "--config", config, "--write", config, "--name", name, "-")
-	cmd.Env = l.env("join-" + name)
+	cmd.Env = l.env("join-"+name, "BASILICA_CRASH="+crash)
 	cmd.Stdin = strings.NewReader(token + "\n")
-	if said, err := cmd.CombinedOutput(); err != nil {
+	said, err := cmd.CombinedOutput()
+	if died(cmd.ProcessState) && ctx.Err() == nil {
+		return errDied
+	}
+	if err != nil {
 		return fmt.Errorf("%w: %s", err, bytes.TrimSpace(said))
 	}
 	return nil
@@ -182,6 +191,8 @@ type mortal struct {
 	ready   bool
 	readyAt time.Time
 	lives   int
+
+	own sync.Mutex // held by whoever has it die, until it lives again; after crashCampaign.alone
 }
 
 // PID implements node.Part.
@@ -291,14 +302,22 @@ func (m *mortal) start(ctx context.Context, crash string) error {
 func (m *mortal) howEnded() error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	status, ok := m.cmd.ProcessState.Sys().(syscall.WaitStatus)
 	switch {
-	case ok && status.Signaled() && status.Signal() == syscall.SIGKILL:
+	case died(m.cmd.ProcessState):
 		return errDied
 	case m.cmd.ProcessState.Success():
 		return nil
 	}
 	return fmt.Errorf("%s ended by itself: %s: %s", m.name, m.cmd.ProcessState, m.lastWords())
+}
+
+// died says that signal 9 ended a process.
+func died(p *os.ProcessState) bool {
+	if p == nil {
+		return false
+	}
+	status, ok := p.Sys().(syscall.WaitStatus)
+	return ok && status.Signaled() && status.Signal() == syscall.SIGKILL
 }
 
 func (m *mortal) lastWords() string {
@@ -447,9 +466,10 @@ func crashTrace(l *crashLauncher) (map[crashPoint]int, error) {
 		if err != nil {
 			return nil, err
 		}
-		m := l.role(strings.TrimSuffix(filepath.Base(path), ".trace"))
-		if m == nil {
-			continue // of join
+		name := strings.TrimSuffix(filepath.Base(path), ".trace")
+		role := "join"
+		if !strings.HasPrefix(name, "join-") {
+			role = l.role(name).role
 		}
 		phase, life := "", map[crashPoint]bool{}
 		for line := range strings.Lines(string(text)) {
@@ -463,7 +483,7 @@ func crashTrace(l *crashLauncher) (map[crashPoint]int, error) {
 				}
 				continue
 			}
-			if p := (crashPoint{m.role, phase, line}); phase != "" && !life[p] {
+			if p := (crashPoint{role, phase, line}); phase != "" && !life[p] {
 				life[p] = true
 				met[p]++
 			}

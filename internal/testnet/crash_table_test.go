@@ -2,6 +2,7 @@ package testnet
 
 import (
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"strings"
@@ -22,7 +23,7 @@ type crashQueue struct {
 	random *rand.Rand
 	left   map[string][]crashPoint
 	missed map[crashPoint]int // how often a process did not come to the point
-	rare   map[crashPoint]int // kills that points still lack for which nobody waits: whoever comes to one dies there too
+	rare   map[crashPoint]int // kills that rare points still lack: whoever comes to one dies there too
 }
 
 func newCrashQueue(t *testing.T, points, rare []crashPoint, kills int) *crashQueue {
@@ -34,12 +35,13 @@ func newCrashQueue(t *testing.T, points, rare []crashPoint, kills int) *crashQue
 			q.rare[p] = kills
 		}
 	}
-	points = slices.DeleteFunc(slices.Clone(points), func(p crashPoint) bool { return q.rare[p] > 0 })
-	for range kills {
-		round := slices.Clone(points)
-		q.random.Shuffle(len(round), func(i, j int) { round[i], round[j] = round[j], round[i] })
-		for _, p := range round {
-			q.left[p.role] = append(q.left[p.role], p)
+	common := slices.DeleteFunc(slices.Clone(points), func(p crashPoint) bool { return q.rare[p] > 0 })
+	for _, some := range [][]crashPoint{common, slices.Collect(maps.Keys(q.rare))} {
+		for range kills {
+			q.random.Shuffle(len(some), func(i, j int) { some[i], some[j] = some[j], some[i] })
+			for _, p := range some {
+				q.left[p.role] = append(q.left[p.role], p)
+			}
 		}
 	}
 	return q
@@ -61,10 +63,14 @@ func (q *crashQueue) empty() bool {
 func (q *crashQueue) next(role string) (p crashPoint, n int, alone, ok bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if len(q.left[role]) == 0 {
-		return p, 0, false, false
+	for enough := true; enough; {
+		if len(q.left[role]) == 0 {
+			return p, 0, false, false
+		}
+		p, q.left[role] = q.left[role][0], q.left[role][1:]
+		lacks, rare := q.rare[p]
+		enough = rare && lacks <= 0
 	}
-	p, q.left[role] = q.left[role][0], q.left[role][1:]
 	if missed := q.missed[p]; missed > 0 { // every other time alone: some points need that others die
 		return p, 1, missed%2 == 1, true
 	}
@@ -90,6 +96,9 @@ func (q *crashQueue) met(p crashPoint, name string) (crashPoint, error) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if name == p.name {
+		if _, rare := q.rare[p]; rare {
+			q.rare[p]--
+		}
 		return p, nil
 	}
 	for rare := range q.rare {
@@ -113,6 +122,15 @@ func (q *crashQueue) stop() {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	clear(q.left)
+}
+
+// later puts a point at the end for which it was no time.
+func (q *crashQueue) later(p crashPoint) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if len(q.left) > 0 {
+		q.left[p.role] = append(q.left[p.role], p)
+	}
 }
 
 // again puts a point that was not reached at the end; false where it has had its chances.

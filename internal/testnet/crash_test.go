@@ -6,9 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"hash/fnv"
-	"io"
 	"log/slog"
-	"net/http"
+	"maps"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -33,8 +32,8 @@ const crashName = "basilica-crash"
 const crashList = "testdata/crashpoints.txt"
 
 // rareList has the points of crashList that a process comes to only after a long life, or when others die at the right
-// moment: the short run leaves them out; in the long one a process dies at them whenever it comes there, and the table says how
-// often that was, without a least number.
+// moment: the short run leaves them out; in the long one a process dies at them whenever it comes there, and what they lack
+// then is sought last.
 const rareList = "testdata/crashpoints-rare.txt"
 
 // crashParts are the parts of the network that die, with their roles.
@@ -108,7 +107,7 @@ func TestCrash(t *testing.T) {
 	needEngine(t)
 	t.Parallel()
 	if os.Getenv("CRASH_WRITE") != "" {
-		c := newCrashCampaign(t, newCrashTable())
+		c := newCrashCampaign(t, newCrashTable(), nil)
 		c.look()
 		c.finish()
 		c.write()
@@ -140,8 +139,8 @@ func TestCrash(t *testing.T) {
 				if nets > 1 { // one alone has its place already, and does not wait for another
 					t.Parallel()
 				}
-				c := newCrashCampaign(t, table)
-				c.run(queue)
+				c := newCrashCampaign(t, table, queue)
+				c.run()
 				c.finish()
 				c.unknown(all)
 			})
@@ -149,7 +148,7 @@ func TestCrash(t *testing.T) {
 	})
 	t.Logf("\n%s%s", table.print(points), time.Since(table.began).Round(time.Second))
 	for _, p := range points {
-		if row := table.rows[p]; (row == nil || row.kills < kills) && !slices.Contains(rare, p) {
+		if row := table.rows[p]; row == nil || row.kills < kills {
 			t.Errorf("%s: fewer than %d kills", p, kills)
 		}
 	}
@@ -166,13 +165,15 @@ type crashCampaign struct {
 	admin   *admin.Client
 	chain   string
 	table   *crashTable
-	queue   *crashQueue        // set by run
+	queue   *crashQueue        // nil: nobody is to die
 	alone   sync.RWMutex       // held for writing where no other role may die
 	stop    context.CancelFunc // of watching and working
 	workers sync.WaitGroup
+
+	provoking sync.WaitGroup // what provoke began
 }
 
-func newCrashCampaign(t *testing.T, table *crashTable) *crashCampaign {
+func newCrashCampaign(t *testing.T, table *crashTable, queue *crashQueue) *crashCampaign {
 	t.Helper()
 	dir := t.TempDir()
 	traces := filepath.Join(dir, "crash")
@@ -183,7 +184,7 @@ func newCrashCampaign(t *testing.T, table *crashTable) *crashCampaign {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := &crashCampaign{t: t, launch: newCrashLauncher(program(crashName), traces), table: table, chain: "ws://" + rpc}
+	c := &crashCampaign{t: t, launch: newCrashLauncher(program(crashName), traces), table: table, queue: queue, chain: "ws://" + rpc}
 	network, err := node.NewNetwork(t.Context(), node.UpConfig{
 		DataDir: filepath.Join(dir, "net"), RPC: rpc, Attestor: program(attestorName), Executable: program(crashName), Launcher: c.launch,
 	}, node.Deps{Log: slog.New(slog.DiscardHandler), Now: time.Now})
@@ -225,6 +226,9 @@ func newCrashCampaign(t *testing.T, table *crashTable) *crashCampaign {
 			t.Fatal(err)
 		}
 	}
+	if err := c.thirdMachine(); err != nil {
+		t.Fatal(err)
+	}
 	for _, worker := range c.jobs.clients {
 		c.workers.Go(func() { c.jobs.work(c.ctx, worker) })
 	}
@@ -233,13 +237,8 @@ func newCrashCampaign(t *testing.T, table *crashTable) *crashCampaign {
 	return c
 }
 
-// administer does now and then what a person does at the miner. A third machine joins again and again and never works.
+// administer does now and then what a person does at the miner.
 func (c *crashCampaign) administer() {
-	third := filepath.Join(c.network.Dir(), "box-3.toml")
-	if err := c.thirdMachine(third); err != nil {
-		c.t.Error(err)
-		return
-	}
 	chain := subtensor.New(subtensor.Config{URL: c.chain}, slog.New(slog.DiscardHandler))
 	defer chain.Close()
 	for round := 0; rest(c.ctx, 700*time.Millisecond) == nil; round++ {
@@ -248,7 +247,7 @@ func (c *crashCampaign) administer() {
 		_ = chain.WatchHeads(watching, func(basilica.Header) error { enough(); return nil }) // the chain may die under it
 		enough()
 		c.ask(ctx, "state_getMetadata")
-		c.ask(ctx, "chain_getBlock")
+		c.repeat(ctx)
 		if _, token, err := c.admin.CreateToken(ctx, "", time.Minute); err == nil {
 			_ = c.admin.RevokeToken(ctx, token.ID)
 		}
@@ -260,47 +259,32 @@ func (c *crashCampaign) administer() {
 			}
 		}
 		if round%4 == 0 {
-			if text, _, err := c.admin.CreateToken(ctx, "box-3", time.Minute); err == nil {
-				_ = c.launch.Join(ctx, "box-3", third, text) // the miner may die under it
-			}
+			c.joinThird(ctx) // the miner may die at any of these; the next round asks again
+			_ = c.admin.Revoke(ctx, thirdName)
+			_ = c.admin.Rename(ctx, "box-1", fmt.Sprint("the first, ", round))
+			_, _ = c.admin.Label(ctx, "box-1", map[string]string{"round": fmt.Sprint(round)}, nil)
 		}
 		if _, err := c.admin.Members(ctx, "", 0); err == nil {
-			_, _ = c.admin.Member(ctx, "box-1") // the miner may die at any of these; the next round asks again
+			_, _ = c.admin.Member(ctx, "box-1")
 			_, _ = c.admin.Tokens(ctx)
 		}
 		cancel()
 	}
 }
 
-// ask puts a question to the chain that other programs than ours ask. The chain may die under it, and before the answer.
-func (c *crashCampaign) ask(ctx context.Context, method string) {
-	body := strings.NewReader(`{"jsonrpc":"2.0","id":1,"method":"` + method + `","params":[]}`)
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, strings.Replace(c.chain, "ws://", "http://", 1), body)
-	if err != nil {
-		c.t.Error(err)
-		return
-	}
-	req.Header.Set("Content-Type", "application/json")
-	if resp, err := http.DefaultClient.Do(req); err == nil {
-		_, _ = io.Copy(io.Discard, resp.Body)
-		resp.Body.Close()
-	}
-}
-
 // thirdMachine writes the configuration of a machine like the second one.
-func (c *crashCampaign) thirdMachine(path string) error {
+func (c *crashCampaign) thirdMachine() error {
 	cfg := node.DefaultConfig()
 	if err := node.LoadConfig(filepath.Join(c.network.Dir(), "box-2.toml"), nil, &cfg); err != nil {
 		return err
 	}
-	cfg.Executor.DataDir = filepath.Join(c.network.Dir(), "box-3")
+	cfg.Executor.DataDir = filepath.Join(c.network.Dir(), thirdName)
 	cfg.Executor.Listen, cfg.Executor.SSHListen = "127.0.0.1:0", "127.0.0.1:0"
-	return node.WriteConfig(path, map[string]any{"executor": cfg.Executor})
+	return node.WriteConfig(filepath.Join(c.network.Dir(), thirdName+".toml"), map[string]any{"executor": cfg.Executor})
 }
 
 // run kills until the queue is empty, all parts beside each other.
-func (c *crashCampaign) run(queue *crashQueue) {
-	c.queue = queue
+func (c *crashCampaign) run() {
 	var parts sync.WaitGroup
 	for _, part := range crashParts {
 		parts.Go(func() {
@@ -308,9 +292,9 @@ func (c *crashCampaign) run(queue *crashQueue) {
 			close(settled)
 			defer func() { <-settled }()
 			for c.ctx.Err() == nil {
-				p, n, alone, ok := queue.next(part[1])
+				p, n, alone, ok := c.queue.next(part[1])
 				if !ok {
-					if part[1] != "executor" || queue.empty() {
+					if part[1] != "executor" || c.queue.empty() {
 						return
 					}
 					c.stopNowAndThen(c.launch.role(part[0])) // what a miner does about jobs that were lost is met no other way
@@ -326,13 +310,14 @@ func (c *crashCampaign) run(queue *crashQueue) {
 					done := make(chan struct{})
 					settled = done
 					go func() { defer close(done); c.settle(at, met) }()
-				case !queue.again(p):
+				case !c.queue.again(p):
 					c.t.Logf("%s: the process did not come to this point", p) // the table of all kills judges it
 				}
 			}
 		})
 	}
 	parts.Wait()
+	c.provoking.Wait()
 }
 
 // stopNowAndThen ends a machine in order after a while, and starts it again.
@@ -342,6 +327,8 @@ func (c *crashCampaign) stopNowAndThen(m *mortal) {
 	}
 	c.alone.RLock()
 	defer c.alone.RUnlock()
+	m.own.Lock()
+	defer m.own.Unlock()
 	if err := errors.Join(m.tell("stop", ""), m.end(60*time.Second), m.revive(c.ctx)); err != nil && c.ctx.Err() == nil {
 		c.t.Error(err)
 	}
@@ -359,12 +346,14 @@ const (
 func (c *crashCampaign) kill(m *mortal, p crashPoint, n int, alone bool) (crashPoint, map[string]bool, error) {
 	// What comes at the end of a long way, a challenge for one, is hardly met while every other role dies all the time.
 	release := c.alone.RUnlock
-	if alone {
+	if alone || provoked(p) {
 		c.alone.Lock()
 		release = c.alone.Unlock
 	} else {
 		c.alone.RLock()
 	}
+	m.own.Lock()
+	defer m.own.Unlock()
 	reached, err := c.die(m, p, n)
 	release()
 	met := c.jobs.unsettled()
@@ -446,6 +435,9 @@ func (c *crashCampaign) dieAtStart(m *mortal, p crashPoint, _ int) (bool, error)
 			return false, err
 		}
 	}
+	if err := errors.Join(c.age(m, p), c.provoke(p)); err != nil {
+		return false, errors.Join(err, m.revive(c.ctx))
+	}
 	err := m.start(c.ctx, p.name+c.queue.also(p.role))
 	switch {
 	case errors.Is(err, errDied):
@@ -471,6 +463,9 @@ func (c *crashCampaign) dieAtStop(m *mortal, p crashPoint, _ int) (bool, error) 
 
 func (c *crashCampaign) dieRunning(m *mortal, p crashPoint, n int) (bool, error) {
 	if err := m.tell("run", fmt.Sprintf("%s#%d%s", p.name, n, c.queue.also(p.role))); err != nil {
+		return false, err
+	}
+	if err := c.provoke(p); err != nil {
 		return false, err
 	}
 	if m.died(firstPatience) {
@@ -586,6 +581,7 @@ func (c *crashCampaign) finish() {
 	weightsOnce(c.t, c.chain, filepath.Join(c.network.Dir(), "validator", "validator.sqlite"))
 	c.stop()
 	c.workers.Wait()
+	c.joined()
 	c.table.mu.Lock()
 	for _, job := range c.jobs.ended {
 		c.table.states[job.result.Task.State]++
@@ -606,7 +602,7 @@ func (c *crashCampaign) proven(when string) {
 		c.t.Errorf("%s: %v", when, err)
 	}
 	c.jobs.mu.Lock()
-	tasks, ended := c.jobs.tasks, slices.Clone(c.jobs.ended)
+	tasks, ended := maps.Clone(c.jobs.tasks), slices.Clone(c.jobs.ended)
 	c.jobs.mu.Unlock()
 	for _, twice := range c.audit.doubled(tasks) {
 		c.t.Errorf("%s: doubled: %s", when, twice)

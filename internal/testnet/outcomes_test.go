@@ -199,7 +199,7 @@ func (o *outcomes) whole(job *outcome, want string) {
 	if job.out.String() != want {
 		o.t.Errorf("its log is %q, want %q", job.out.String(), want)
 	}
-	for _, twice := range o.audit.doubled(map[basilica.TaskID]string{task.ID: "job"}) {
+	for _, twice := range o.audit.doubled(map[basilica.TaskID]*crashJob{task.ID: {key: "job"}}) {
 		o.t.Error(twice)
 	}
 }
