@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/x509"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 	"unicode"
@@ -243,6 +244,7 @@ func (m *Miner) Offer(ctx context.Context) (basilica.Offer, error) {
 	return o, nil
 }
 
+// fleetAndTasks lists the members that were not revoked, and the tasks that have not ended.
 func (m *Miner) fleetAndTasks(ctx context.Context) ([]basilica.Member, []basilica.TaskRecord, error) {
 	// Tasks first: one that was submitted after a drain never meets the fleet of before.
 	open, err := m.Store.OpenTasks(ctx)
@@ -253,7 +255,7 @@ func (m *Miner) fleetAndTasks(ctx context.Context) ([]basilica.Member, []basilic
 	if err != nil {
 		return nil, nil, fmt.Errorf("list executors: %w", err)
 	}
-	return members, open, nil
+	return slices.DeleteFunc(members, func(e basilica.Member) bool { return e.Revoked != nil }), open, nil
 }
 
 // Members lists a part of the fleet as its operator sees it, without grants: by id, at most limit (0: 1000) from the cursor

@@ -155,6 +155,24 @@ func TestRevokedMidTask(t *testing.T) {
 	}
 }
 
+// TestRevokedWhileATaskWaits: what only the revoked machine could have taken does not wait for it.
+func TestRevokedWhileATaskWaits(t *testing.T) {
+	h := newHouse(t)
+	h.enroll()
+	must(t, h.miner.Drain(t.Context(), "box", true, 0))
+	task := h.submit("k", basilica.TaskSpec{Image: "i"})
+	h.until(task.ID, basilica.TaskQueued)
+	must(t, h.miner.Revoke(t.Context(), "box"))
+	if _, last := h.end(task.ID); last.State != basilica.TaskFailed || last.Reason.Code != "NO_EXECUTOR_FITS" {
+		t.Errorf("ended %s %+v", last.State, last.Reason)
+	}
+	offer, err := h.miner.Offer(t.Context())
+	must(t, err)
+	if len(offer.Executors) != 0 {
+		t.Errorf("clients are offered a revoked machine: %+v", offer.Executors)
+	}
+}
+
 // TestRotationOfTheAuthority goes through both halves with a kill in each: every machine has taken the new keys before they
 // sign, what the old ones signed is good until it has ended by itself, and then they are gone.
 func TestRotationOfTheAuthority(t *testing.T) {
