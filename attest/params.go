@@ -171,11 +171,11 @@ func SoftwareParams() Params {
 	return Params{N: 256, Layers: 32, Lanes: 1024, Steps: 16, Batches: 12, WinLayers: 8, Cells: 2048, Rounds: 64}
 }
 
-// ParamsFor sizes a challenge for a GPU with so much memory (gpu-proof.md section 6, n = 4096). bmRef is the
+// ParamsFor sizes a challenge for a GPU with so much memory, 2 to 512 GiB (gpu-proof.md section 6, n = 4096). bmRef is the
 // reference rate of the mix in bytes/s of its profile, 0 if unknown. Memory too small for the layout is ErrParams.
 func ParamsFor(vramBytes uint64, bmRef float64) (Params, error) {
 	const n, lanes, steps, passes = 4096, 1 << 23, 16, 16
-	if vramBytes < 1<<31 || vramBytes > 1<<40 { // HELLO may say anything, and the validator keeps 24 bytes of every layer
+	if vramBytes < 1<<31 || vramBytes > 1<<39 { // HELLO may say anything, and the validator keeps 24 bytes of every layer
 		return Params{}, fmt.Errorf("%w: a GPU with %d bytes", ErrParams, vramBytes)
 	}
 	p := Params{N: n, Lanes: lanes, Steps: steps, Rounds: 64}
