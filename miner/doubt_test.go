@@ -3,6 +3,7 @@ package miner_test
 import (
 	"context"
 	"errors"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -104,19 +105,17 @@ func TestCancelledWhileAnExecutorIsAsked(t *testing.T) {
 // slowLook is a store whose word that a task is cancelled and not yet offered is late.
 type slowLook struct {
 	miner.Store
+	first        atomic.Bool
 	looked, late chan struct{}
 }
 
 func (s *slowLook) Task(ctx context.Context, id basilica.TaskID) (basilica.TaskRecord, error) {
 	t, err := s.Store.Task(ctx, id)
-	if err == nil && t.Cancel && t.State == basilica.TaskPlaced && !t.Offered {
+	if err == nil && t.Cancel && t.State == basilica.TaskPlaced && !t.Offered && s.first.CompareAndSwap(false, true) {
+		close(s.looked)
 		select {
-		case s.looked <- struct{}{}:
-			select {
-			case <-s.late:
-			case <-ctx.Done():
-			}
-		default:
+		case <-s.late:
+		case <-ctx.Done():
 		}
 	}
 	return t, err
