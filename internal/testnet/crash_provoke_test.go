@@ -2,6 +2,7 @@ package testnet
 
 import (
 	"context"
+	"crypto/sha256"
 	"database/sql"
 	"encoding/json"
 	"errors"
@@ -35,6 +36,13 @@ func (c *crashCampaign) age(m *mortal, p crashPoint) error {
 			return err
 		}
 		return os.Remove(kept[0])
+	case m.role == "miner" && strings.HasPrefix(p.name, "store.Blobs.remove."): // it died between a blob and the row that owns it
+		content := []byte("nobody's, " + time.Now().String())
+		name := fmt.Sprintf("%x", sha256.Sum256(content))
+		dir := filepath.Join(c.network.Dir(), "miner", "blobs", name[:2])
+		return errors.Join(os.MkdirAll(dir, 0o700), os.WriteFile(filepath.Join(dir, name), content, 0o600))
+	case strings.HasPrefix(p.name, "store.Miner.DisownBlobs."): // a disk lost a blob
+		return execute(c.ctx, filepath.Join(c.network.Dir(), "miner", "miner.sqlite"), `INSERT INTO blob_owners (client, digest, size, since) VALUES ('somebody', randomblob(32), 1, 0)`)
 	}
 	return nil
 }
@@ -79,7 +87,9 @@ func (c *crashCampaign) provoke(p crashPoint) error {
 const thirdName = "box-3"
 
 // joinThird has the third machine join, and die at a point of joining where the queue has one.
-func (c *crashCampaign) joinThird(ctx context.Context) {
+func (c *crashCampaign) joinThird() {
+	ctx, cancel := context.WithTimeout(c.ctx, pointPatience)
+	defer cancel()
 	p, n, _, dies := crashPoint{}, 0, false, false
 	if c.queue != nil {
 		p, n, _, dies = c.queue.next("join")

@@ -259,7 +259,7 @@ func (c *crashCampaign) administer() {
 			}
 		}
 		if round%4 == 0 {
-			c.joinThird(ctx) // the miner may die at any of these; the next round asks again
+			c.joinThird() // the miner may die at any of these; the next round asks again
 			_ = c.admin.Revoke(ctx, thirdName)
 			_ = c.admin.Rename(ctx, "box-1", fmt.Sprint("the first, ", round))
 			_, _ = c.admin.Label(ctx, "box-1", map[string]string{"round": fmt.Sprint(round)}, nil)
