@@ -297,6 +297,9 @@ func (c *Client) see(ctx context.Context, at followed, result Result, stdout, st
 	}
 	if at.OutputDir != "" {
 		if err := c.saveOutputs(finishing, at.door, at.OutputDir, task.Outputs, at.Overwrite); err != nil {
+			if basilica.CodeOf(err) == "BLOB_UNKNOWN" {
+				return result, result.forgotten(at.Results, receipt)
+			}
 			return result, result.stillThere(err)
 		}
 		result.OutputsSaved = true
@@ -337,6 +340,19 @@ func (r *Result) stillThere(err error) error {
 	}
 	again.Fix += fmt.Sprintf("the job has ended and what it made waits at the miner for a day: basilica attach %s --miner %s --output DIR fetches it, and goes on where a file broke off", r.Task.ID, r.Miner)
 	return &again
+}
+
+// forgotten says that the outputs cannot come any more. What is left of the job, its checked receipt, is saved.
+func (r *Result) forgotten(how Results, receipt *basilica.Receipt) error {
+	gone := basilica.E(basilica.NotFound, "BLOB_UNKNOWN", "the miner keeps what a job made for a day and has forgotten what this one made", "run the job again and fetch its outputs within a day; where it ended less than a day ago, tell the miner")
+	if receipt == nil {
+		return gone
+	}
+	r.Receipt = receipt
+	if r.ReceiptPath, gone.Err = saveReceipt(how, r.Task); r.ReceiptPath != "" {
+		gone.Fix += "; the receipt, which names them, is saved: " + r.ReceiptPath
+	}
+	return gone
 }
 
 // interrupted replaces what an end of ctx has caused before anything was submitted.

@@ -218,11 +218,33 @@ func TestSaveOutputs(t *testing.T) {
 			if tc.code != "" {
 				return
 			}
-			if err := quiet().saveOutputs(t.Context(), door, dir, tc.files, false); basilica.CodeOf(err) != "FILE_EXISTS" {
+			if err := quiet().saveOutputs(t.Context(), blobs{}, dir, tc.files, false); err != nil {
 				t.Fatalf("second time: %v", err)
+			}
+			at := filepath.Join(dir, "d", "e", "hello")
+			for what, put := range map[string]func() error{
+				"other content": func() error { return os.WriteFile(at, []byte("hallo"), 0o600) },
+				"a beginning":   func() error { return os.WriteFile(at, []byte("hell"), 0o600) },
+				"a link to the same": func() error {
+					return errors.Join(os.WriteFile(at+"2", []byte("hello"), 0o600), os.Symlink("hello2", at))
+				},
+				"a folder": func() error { return os.Mkdir(at, 0o700) },
+			} {
+				if err := errors.Join(os.Remove(at), put()); err != nil {
+					t.Fatal(err)
+				}
+				if err := quiet().saveOutputs(t.Context(), door, dir, tc.files, false); basilica.CodeOf(err) != "FILE_EXISTS" {
+					t.Errorf("%s stands there: %v", what, err)
+				}
+			}
+			if err := errors.Join(os.Remove(at), os.WriteFile(at, []byte("hallo"), 0o600)); err != nil {
+				t.Fatal(err)
 			}
 			if err := quiet().saveOutputs(t.Context(), door, dir, tc.files, true); err != nil {
 				t.Fatalf("overwriting: %v", err)
+			}
+			if got, err := os.ReadFile(at); err != nil || string(got) != "hello" {
+				t.Errorf("after overwriting: %q, %v", got, err)
 			}
 		})
 	}

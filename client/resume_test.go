@@ -2,11 +2,18 @@ package client
 
 import (
 	"bytes"
+	"context"
 	"crypto/sha256"
+	"fmt"
+	"io"
+	"log/slog"
 	"math/rand/v2"
+	"net/netip"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
+	"time"
 
 	"basilica"
 )
@@ -99,6 +106,84 @@ func TestFetchGoesOnInAnotherProcess(t *testing.T) {
 				t.Errorf("%d bytes came, at most %d were missing", n, most)
 			}
 		})
+	}
+}
+
+// fetches is a shop at which the fetching of files fails with err, once left of them have come.
+type fetches struct {
+	*shop
+	left, came int
+	err        error
+}
+
+func (f *fetches) GetBlob(ctx context.Context, caller basilica.Hotkey, sum basilica.Digest, offset int64, w io.Writer) error {
+	if f.left == 0 {
+		return f.err
+	}
+	f.left--
+	f.came++
+	return f.shop.GetBlob(ctx, caller, sum, offset, w)
+}
+
+// client is one of the shop's that has no patience.
+func (f *fetches) client(t *testing.T) *Client {
+	index, err := OpenIndex(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	neuron := basilica.Neuron{Hotkey: basilica.Hotkey(f.hotkey.SS58()), Axon: basilica.Axon{Addr: netip.MustParseAddrPort("127.0.0.2:1")}}
+	at := time.Unix(0, 0)
+	return New(Config{
+		Chain: graph{Neurons: []basilica.Neuron{neuron}}, Hotkey: f.self, Index: index, Log: slog.New(slog.DiscardHandler),
+		Now:  func() time.Time { at = at.Add(reconnectFor + 1); return at },
+		Dial: func(basilica.Neuron) (basilica.Miner, error) { return f, nil },
+	})
+}
+
+// TestFetchGoesOnWithFilesMissing: the step that a broken connection's Fix names takes the files that stand there already.
+func TestFetchGoesOnWithFilesMissing(t *testing.T) {
+	f := &fetches{shop: newShop(t, "5me", []byte("log"), []byte("first")), left: 2, err: basilica.E(basilica.Unavailable, "MINER_UNREACHABLE", "away", "")}
+	for i := range 4 {
+		f.more = append(f.more, fmt.Appendf(nil, "content %d", i))
+	}
+	c := f.client(t)
+	how := Results{OutputDir: t.TempDir()}
+	r, err := c.Run(t.Context(), Request{Spec: basilica.TaskSpec{Image: "i"}, Results: how}, io.Discard, io.Discard)
+	if basilica.CodeOf(err) != "MINER_UNREACHABLE" || !strings.Contains(basilica.FixOf(err), "basilica attach t-1") {
+		t.Fatalf("%v, fix %q", err, basilica.FixOf(err))
+	}
+	f.left, f.came = -1, 0
+	if r, err = c.Attach(t.Context(), r.Task.ID, r.Miner, how, io.Discard, io.Discard); err != nil || !r.OutputsSaved || r.ReceiptPath == "" || f.came != 3 {
+		t.Fatalf("%+v, %d fetched, %v", r, f.came, err)
+	}
+	for i, content := range f.more {
+		if got, err := os.ReadFile(filepath.Join(how.OutputDir, "e", fmt.Sprint(i))); err != nil || !bytes.Equal(got, content) {
+			t.Errorf("output %d: %q, %v", i, got, err)
+		}
+	}
+}
+
+// TestForgottenOutputs: nothing is promised of what the miner has no more, and the receipt is saved.
+func TestForgottenOutputs(t *testing.T) {
+	for name, tc := range map[string]struct {
+		how   Results
+		saved bool
+	}{
+		"in its place": {Results{OutputDir: t.TempDir()}, true},
+		"in no place":  {Results{OutputDir: t.TempDir(), ReceiptPath: filepath.Join(t.TempDir(), "absent", "r.json")}, false},
+	} {
+		f := &fetches{shop: newShop(t, "5me", []byte("log"), []byte("output")), err: basilica.E(basilica.NotFound, "BLOB_UNKNOWN", "none of your tasks put or produced it", "send it first")}
+		r, err := f.client(t).Run(t.Context(), Request{Spec: basilica.TaskSpec{Image: "i"}, Results: tc.how}, io.Discard, io.Discard)
+		said := fmt.Sprint(err) + basilica.FixOf(err)
+		if basilica.CodeOf(err) != "BLOB_UNKNOWN" || basilica.KindOf(err) != basilica.NotFound || !strings.Contains(said, "for a day") || strings.Contains(said, "attach") || strings.Contains(said, "send it") {
+			t.Errorf("%s: %s", name, said)
+		}
+		if r.OutputsSaved || (r.ReceiptPath != "") != tc.saved || strings.Contains(said, "is saved: "+tc.how.receiptPath()) != tc.saved {
+			t.Errorf("%s: %+v, %s", name, r, said)
+		}
+		if _, _, err := OpenReceipt(tc.how.receiptPath()); (err == nil) != tc.saved {
+			t.Errorf("%s: receipt: %v", name, err)
+		}
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/json"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -33,6 +34,7 @@ type shop struct {
 	logs    *store.TaskLogs
 	log     []byte
 	output  []byte
+	more    [][]byte // outputs beside it: e/0, e/1 …
 
 	mu   sync.Mutex // guards task
 	task basilica.Task
@@ -90,21 +92,28 @@ func (s *shop) Submit(ctx context.Context, sub basilica.Submission) (basilica.Ta
 			}
 		}
 	}
-	out := basilica.TaskFile{Name: "d/result", Blob: basilica.Blob{SHA256: sha256.Sum256(s.output), Size: int64(len(s.output))}}
-	if err := s.blobs.Put(ctx, out.Blob, bytes.NewReader(s.output)); err != nil {
-		return basilica.Task{}, err
+	var outs []basilica.TaskFile
+	for i, content := range append([][]byte{s.output}, s.more...) {
+		out := basilica.TaskFile{Name: "d/result", Blob: basilica.Blob{SHA256: sha256.Sum256(content), Size: int64(len(content))}}
+		if i > 0 {
+			out.Name = fmt.Sprintf("e/%d", i-1)
+		}
+		if err := s.blobs.Put(ctx, out.Blob, bytes.NewReader(content)); err != nil {
+			return basilica.Task{}, err
+		}
+		outs = append(outs, out)
 	}
 	code, now := 0, time.Now().UTC()
 	receipt, err := basilica.SignReceipt(basilica.Receipt{
 		Task: "t-1", Attempt: 1, Client: s.self, Executor: "box", Image: spec.Image, SpecDigest: sha256.Sum256(sub.Spec), State: basilica.TaskSucceeded, ExitCode: &code,
-		Started: now, Ended: now, Inputs: spec.Inputs, Outputs: []basilica.TaskFile{out}, LogBytes: int64(len(s.log)), Stdout: sha256.Sum256(s.log[:half]), Stderr: sha256.Sum256(s.log[half:]),
+		Started: now, Ended: now, Inputs: spec.Inputs, Outputs: outs, LogBytes: int64(len(s.log)), Stdout: sha256.Sum256(s.log[:half]), Stderr: sha256.Sum256(s.log[half:]),
 	}, s.endorsement(), s.machine.Sign)
 	if err == nil {
 		receipt, err = receipt.Countersign(s.hotkey)
 	}
 	s.task = basilica.Task{
 		ID: "t-1", Client: s.self, IdempotencyKey: sub.IdempotencyKey, Spec: spec, SpecDigest: sha256.Sum256(sub.Spec), State: basilica.TaskSucceeded, Created: now, Started: &now, Ended: &now,
-		ExitCode: &code, Outputs: []basilica.TaskFile{out}, LogBytes: int64(len(s.log)), Receipt: &receipt,
+		ExitCode: &code, Outputs: outs, LogBytes: int64(len(s.log)), Receipt: &receipt,
 	}
 	return s.task, err
 }

@@ -112,7 +112,8 @@ func (w *watched) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// saveOutputs fetches every output beneath dir. A file gets its name only once its content has been checked.
+// saveOutputs fetches every output beneath dir that does not stand there whole. A file gets its name only once its content
+// has been checked.
 func (c *Client) saveOutputs(ctx context.Context, door basilica.Miner, dir string, files []basilica.TaskFile, overwrite bool) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return fmt.Errorf("make output directory: %w", err)
@@ -122,19 +123,42 @@ func (c *Client) saveOutputs(ctx context.Context, door basilica.Miner, dir strin
 		return fmt.Errorf("open output directory: %w", err)
 	}
 	defer root.Close()
+	var missing []basilica.TaskFile
 	for _, f := range files {
-		if !overwrite {
-			if _, err := root.Lstat(f.Name); !errors.Is(err, fs.ErrNotExist) {
-				return existing(filepath.Join(dir, f.Name), errors.Join(fs.ErrExist, err))
-			}
+		whole, err := stands(root, f)
+		if whole {
+			continue
 		}
+		if !overwrite && !errors.Is(err, fs.ErrNotExist) {
+			return existing(filepath.Join(dir, f.Name), errors.Join(fs.ErrExist, err))
+		}
+		missing = append(missing, f)
 	}
-	for _, f := range files {
+	for _, f := range missing {
 		if err := c.saveOutput(ctx, door, root, f); err != nil {
 			return fmt.Errorf("fetch output %s: %w", f.Name, err)
 		}
 	}
 	return nil
+}
+
+// stands says whether a plain file with just an output's content has its place already, as an earlier process leaves it.
+func stands(root *os.Root, file basilica.TaskFile) (bool, error) {
+	named, err := root.Lstat(file.Name)
+	if err != nil || !named.Mode().IsRegular() || named.Size() != file.Size {
+		return false, err
+	}
+	f, err := root.Open(file.Name)
+	if err != nil {
+		return false, err
+	}
+	defer f.Close()
+	if info, err := f.Stat(); err != nil || !os.SameFile(named, info) {
+		return false, err
+	}
+	sum := sha256.New()
+	n, err := io.Copy(sum, io.LimitReader(f, file.Size+1))
+	return err == nil && n == file.Size && basilica.Digest(sum.Sum(nil)) == file.SHA256, err
 }
 
 // incoming is a file of which a beginning has come. The beginning stands beside the file's place under a name with the
