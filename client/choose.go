@@ -75,10 +75,24 @@ type chosen struct {
 	door   basilica.Miner
 }
 
-// choose finds the miner for a request and opens its door.
+// choose finds the miner for a request and opens its door. A repeat goes to the miner of the first time, which may have the
+// task without the client's knowing.
 func (c *Client) choose(ctx context.Context, req Request) (chosen, error) {
 	if req.Miner != "" {
 		return c.byHotkey(ctx, req.Miner)
+	}
+	if req.IdempotencyKey != "" {
+		miner, err := c.cfg.Index.Bound(req.IdempotencyKey)
+		if err != nil {
+			return chosen{}, err
+		}
+		if miner != "" {
+			at, err := c.byHotkey(ctx, miner)
+			if err != nil {
+				err = fmt.Errorf("miner to which this idempotency key went before: %w", err)
+			}
+			return at, err
+		}
 	}
 	offers, err := c.Offers(ctx)
 	if err != nil {

@@ -66,7 +66,7 @@ type Request struct {
 	Inputs         []Input
 	Login          *basilica.RegistryLogin // for a private registry; sealed to the executors' keys
 	Miner          basilica.Hotkey         // empty: the best offer
-	IdempotencyKey string                  // empty: a new one
+	IdempotencyKey string                  // empty: a new one; one that was used before goes to the same miner
 	Results
 }
 
@@ -229,14 +229,19 @@ func (c *Client) start(ctx context.Context, req Request) (Result, followed, erro
 	if err != nil {
 		return fail(result, err)
 	}
-	if req.IdempotencyKey == "" {
-		req.IdempotencyKey = newKey()
-	}
-	sub := basilica.Submission{Caller: c.cfg.Hotkey, IdempotencyKey: req.IdempotencyKey, Spec: spec}
 	if ctx.Err() != nil {
 		return fail(result, interrupted(ctx, ctx.Err()))
 	}
+	sub := basilica.Submission{Caller: c.cfg.Hotkey, IdempotencyKey: req.IdempotencyKey, Spec: spec}
+	if sub.IdempotencyKey == "" {
+		sub.IdempotencyKey = newKey()
+	} else {
+		c.bind(req.IdempotencyKey, neuron.Hotkey)
+	}
 	if result.Task, err = c.submit(ctx, door, sub); err != nil {
+		if code := basilica.CodeOf(err); req.IdempotencyKey != "" && (code == "QUEUE_FULL" || code == "TASK_QUOTA") { // said only of a key that the miner does not have
+			c.bind(req.IdempotencyKey, "")
+		}
 		return fail(result, fmt.Errorf("submit: %w", err))
 	}
 	c.cfg.Log.Info("task submitted", "task", result.Task.ID, "miner", neuron.Hotkey, "miner_uid", neuron.UID)
@@ -246,6 +251,13 @@ func (c *Client) start(ctx context.Context, req Request) (Result, followed, erro
 		c.cfg.Log.Warn("the task is not remembered: ps, attach, logs and cancel will need --miner", "task", result.Task.ID, "miner", neuron.Hotkey, "err", err)
 	}
 	return result, followed{door: door, spec: req.Spec, digest: digest, Results: req.Results}, nil
+}
+
+// bind remembers where a key goes before the task does.
+func (c *Client) bind(key string, miner basilica.Hotkey) {
+	if err := c.cfg.Index.Bind(key, miner, c.cfg.Now().UTC()); err != nil {
+		c.cfg.Log.Warn("the idempotency key is not remembered: a repeat will need --miner", "miner", miner, "err", err)
+	}
 }
 
 func encodeSpec(s basilica.TaskSpec) ([]byte, error) {

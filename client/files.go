@@ -3,6 +3,7 @@ package client
 import (
 	"bufio"
 	"bytes"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -68,6 +69,9 @@ type Entry struct {
 	Name    string          `json:"name,omitempty"`
 	Spec    basilica.Digest `json:"spec_sha256"` // of the task's description as it was submitted
 	Created time.Time       `json:"created"`
+	// Key is the SHA-256 of an idempotency key. A line that has it has no Task: it was written before the submission, whose
+	// answer may never come.
+	Key basilica.Digest `json:"key_sha256,omitzero"`
 }
 
 // LoadedImage is one tar file of an image that a miner has.
@@ -100,6 +104,21 @@ func OpenIndex(dir string) (*Index, error) {
 
 // Add remembers a task.
 func (x *Index) Add(e Entry) error { return x.add(tasksFile, e) }
+
+// Bind remembers which miner a submission with an idempotency key goes to; empty: to any again.
+func (x *Index) Bind(key string, miner basilica.Hotkey, at time.Time) error {
+	return x.add(tasksFile, Entry{Key: sha256.Sum256([]byte(key)), Miner: miner, Created: at})
+}
+
+// Bound is the miner that an idempotency key went to; empty: none.
+func (x *Index) Bound(key string) (basilica.Hotkey, error) {
+	sum := basilica.Digest(sha256.Sum256([]byte(key)))
+	lines, err := readIndex(filepath.Join(x.dir, tasksFile), func(e Entry) bool { return e.Key == sum })
+	if err != nil || len(lines) == 0 {
+		return "", err
+	}
+	return lines[len(lines)-1].Miner, nil
+}
 
 // AddImage remembers an image.
 func (x *Index) AddImage(i LoadedImage) error { return x.add(imagesFile, i) }
