@@ -282,3 +282,14 @@ func TestProfilesAreChecked(t *testing.T) {
 		}
 	}
 }
+
+func TestRatesInTheReceipt(t *testing.T) {
+	for rate, want := range map[float64]uint64{
+		0: 0, 0.9: 0, 4.8e12: 4800000000000, math.Nextafter(1<<63, 0): 1<<63 - 1024, 1 << 63: 1 << 63, 1e30: 1 << 63,
+		math.Inf(1): 1 << 63, math.Inf(-1): 0, -1: 0, math.NaN(): 0,
+	} {
+		if got := whole(rate); got != want {
+			t.Errorf("%v: %d, want %d", rate, got, want)
+		}
+	}
+}

@@ -503,6 +503,18 @@ func (v *Verifier) queueVerdict() {
 
 func verdictMessage(receipt []byte) []byte { return tagged("BSLVERD\x00").raw(receipt) }
 
+// whole is a rate as an integer of 0..2^63, the same on every processor: what a conversion makes of a number out of range, or
+// of none, Go leaves to each of them.
+func whole(rate float64) uint64 {
+	switch {
+	case rate >= 1<<63:
+		return 1 << 63
+	case rate > 0:
+		return uint64(rate)
+	}
+	return 0
+}
+
 func (v *Verifier) receipt() *attestpb.Receipt {
 	j := v.judgement
 	m := &attestpb.Receipt{
@@ -511,8 +523,8 @@ func (v *Verifier) receipt() *attestpb.Receipt {
 	}
 	for _, g := range j.GPUs {
 		m.Gpus = append(m.Gpus, &attestpb.Measured{
-			G: uint32(g.G), Uuid16: g.UUID[:], MBytes: g.M, BwBytesPerS: uint64(g.BW), BmBytesPerS: uint64(g.BM),
-			COpsPerS: uint64(g.C), Models: g.Models,
+			G: uint32(g.G), Uuid16: g.UUID[:], MBytes: g.M, BwBytesPerS: whole(g.BW), BmBytesPerS: whole(g.BM),
+			COpsPerS: whole(g.C), Models: g.Models,
 		})
 	}
 	return m
