@@ -76,7 +76,7 @@ func (m *Miner) fencedTx(ctx context.Context, id basilica.TaskID, fence uint64, 
 	})
 }
 
-// KeepClaim prolongs a claim to the given time from now.
+// KeepClaim prolongs a claim to the given time from now; zero gives it up.
 func (m *Miner) KeepClaim(ctx context.Context, id basilica.TaskID, fence uint64, life time.Duration) error {
 	return m.fencedTx(ctx, id, fence, `worker_until = $3`, func(now int64) []any { return []any{now + life.Microseconds()} })
 }
@@ -158,7 +158,7 @@ func (m *Miner) Retry(ctx context.Context, id basilica.TaskID, fence uint64, wai
 			return err
 		}
 		return fenced(ctx, tx, id, fence, `state = $3, executor = '', offered = 0, accepted = 0, gpus = 'null', started = 0, lease_until = 0, not_before = $4, reason = $5,
-			retries = retries + $6, log_start = $7, worker = '', worker_until = 0, worker_fence = worker_fence + 1`,
+			retries = retries + $6, log_start = $7, log_bytes = $7, worker = '', worker_until = 0, worker_fence = worker_fence + 1`,
 			string(basilica.TaskQueued), now+wait.Microseconds(), string(reason), ran, logStart)
 	})
 }

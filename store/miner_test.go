@@ -347,6 +347,32 @@ func TestCancelStates(t *testing.T) {
 	wantCode(t, m.Place(ctx, "t1", "e", start), "TASK_NOT_QUEUED")
 }
 
+// TestEndsInTheQueueAfterARetry: the log of a task that ends before its next attempt does not end before it begins.
+func TestEndsInTheQueueAfterARetry(t *testing.T) {
+	ctx, m := context.Background(), openMiner(t)
+	for n, end := range []func(basilica.TaskID) error{
+		func(id basilica.TaskID) error {
+			return m.EndQueued(ctx, id, basilica.TaskFailed, basilica.Reason{Code: "X"}, start)
+		},
+		func(id basilica.TaskID) error {
+			_, err := m.WantCancel(ctx, "c", id, basilica.Reason{Code: "CANCELLED"}, start)
+			return err
+		},
+	} {
+		task, err := m.AddTask(ctx, record(n+1, "c", basilica.TaskSpec{Image: "i"}), 2, 1000)
+		must(t, err)
+		must(t, m.Place(ctx, task.ID, "e", start))
+		claimed, err := m.Claim(ctx, "w", time.Minute, 1)
+		must(t, err)
+		must(t, m.Retry(ctx, task.ID, claimed[0].Fence, 0, basilica.Reason{Code: "LOST"}, 5000, true, true))
+		must(t, end(task.ID))
+		got, err := m.Task(ctx, task.ID)
+		if err != nil || !got.State.Terminal() || got.LogStart != 5000 || got.LogBytes != 5000 {
+			t.Errorf("%s, log from %d to %d, %v", got.State, got.LogStart, got.LogBytes, err)
+		}
+	}
+}
+
 func TestForgetTasks(t *testing.T) {
 	ctx := context.Background()
 	m, h := openMinerBy(t)
