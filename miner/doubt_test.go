@@ -102,6 +102,52 @@ func TestCancelledWhileAnExecutorIsAsked(t *testing.T) {
 	}
 }
 
+// TestExecutorMovesUnderATask: a machine that joins again under another address is asked there about what it was given,
+// and what it was asked without an answer.
+func TestExecutorMovesUnderATask(t *testing.T) {
+	const there = "127.0.0.1:50061"
+	for name, answer := range map[string]error{
+		"accepted":  nil,
+		"no answer": basilica.E(basilica.Unavailable, "PEER_UNREACHABLE", "the connection broke", "try again"),
+	} {
+		t.Run(name, func(t *testing.T) {
+			h := newHouse(t)
+			h.stop()
+			box := newMachine(h)
+			h.box.execute = func(req basilica.ExecuteRequest) (basilica.Holding, error) {
+				holding, err := box.Execute(context.Background(), req)
+				return holding, errors.Join(err, answer)
+			}
+			h.wrap = func(p *miner.Parts) {
+				p.Executor = func(_ basilica.ExecutorID, addr string) basilica.Executor {
+					if addr == there {
+						return box
+					}
+					return h.box // from where nothing more is heard
+				}
+			}
+			h.open(nil)
+			h.enroll()
+			task := h.submit("k", basilica.TaskSpec{Image: "i"})
+			wait(t, "the task is held", func() bool {
+				box.mu.Lock()
+				held := len(box.held)
+				box.mu.Unlock()
+				got, err := h.store.Task(context.Background(), task.ID)
+				return err == nil && held == 1 && got.Offered && got.Accepted == (answer == nil)
+			})
+			req := h.request(h.token(""), "box", h.boxKey)
+			req.Addr = there
+			_, err := h.miner.Enroll(context.Background(), req)
+			must(t, err)
+			log, last := h.end(task.ID)
+			if last.State != basilica.TaskSucceeded || last.Attempt != 1 || log != "attempt 1: one two three\n" || box.runs[task.ID] != 1 {
+				t.Errorf("log %q, last %+v, ran %d times", log, last, box.runs[task.ID])
+			}
+		})
+	}
+}
+
 // slowLook is a store whose word that a task is cancelled and not yet offered is late.
 type slowLook struct {
 	miner.Store

@@ -18,6 +18,9 @@ import (
 // errSettled ends a follower: its task has ended, went back to the queue, or has another worker.
 var errSettled = errors.New("task is settled")
 
+// errMoved ends a follower whose executor has joined again under another address: the next one asks there.
+var errMoved = errors.New("executor has another address now")
+
 // fixLost is what a client can do about a task that was lost.
 const fixLost = "run it again if running it twice does no harm; --retries N has the miner do that"
 
@@ -28,6 +31,7 @@ type follower struct {
 	task   basilica.TaskRecord // as claimed; work's own
 	member basilica.Member
 	peer   basilica.Executor
+	noRoom int // times that the blob store had no room for the outputs; work's own
 
 	mu      sync.Mutex // held by work to offer the attempt, and by tend to take one back that was not offered
 	offered bool
@@ -45,7 +49,12 @@ func (m *Miner) follow(ctx context.Context, t basilica.TaskRecord) {
 	g, gctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return f.tend(gctx, t.TaskRef()) })
 	g.Go(func() error { return f.work(gctx) })
-	if err := g.Wait(); err != nil && !errors.Is(err, errSettled) && ctx.Err() == nil {
+	err = g.Wait()
+	if errors.Is(err, errMoved) {
+		log.InfoContext(ctx, "executor of a task has moved", "from", e.Addr)
+		err = settled(m.Store.KeepClaim(ctx, t.ID, t.Fence, 0))
+	}
+	if err != nil && !errors.Is(err, errSettled) && ctx.Err() == nil {
 		log.ErrorContext(ctx, "follow task", "err", err)
 	}
 	m.bell.ring(t.ID, "")
@@ -76,6 +85,9 @@ func (f *follower) tend(ctx context.Context, a basilica.TaskAttempt) error {
 		e, err := m.Store.Member(ctx, t.Executor)
 		if err != nil {
 			return err
+		}
+		if e.Addr != f.member.Addr {
+			return errMoved
 		}
 		t.Fence = f.task.Fence
 		if err := f.judge(ctx, t, e); err != nil {
@@ -392,7 +404,7 @@ func (f *follower) watch(ctx context.Context) error {
 			}, true, true)
 		}
 		f.m.Log.DebugContext(ctx, "watch again", "task", f.task.ID, "executor", f.task.Executor, "err", err)
-		if err := rest(ctx, f.m.backoff(try)); err != nil {
+		if err := rest(ctx, f.m.backoff(max(try, f.noRoom))); err != nil {
 			return err
 		}
 	}
@@ -468,6 +480,12 @@ func (f *follower) finish(ctx context.Context, e basilica.TaskEvent) error {
 		}
 		if basilica.KindOf(err) == basilica.Unavailable {
 			return err // the executor or our own disk is away: the claim runs out and the next one tries again
+		}
+		if isCode(err, "BLOB_SPACE") { // the executor keeps them until there is room here
+			if f.noRoom++; f.noRoom == 1 {
+				m.Log.WarnContext(ctx, "no room for outputs; they are fetched when there is", "task", t.ID, "executor", t.Executor, "err", err)
+			}
+			return err
 		}
 		m.Log.WarnContext(ctx, "outputs not fetched", "task", t.ID, "executor", t.Executor, "err", err)
 		return f.end(ctx, t, basilica.TaskLost, basilica.Reason{Code: "OUTPUTS_LOST", Sentence: "the task's outputs could not be fetched: " + sentenceOf(err), Fix: fixLost}, false)
@@ -576,7 +594,8 @@ func (f *follower) countersign(e basilica.TaskEvent) (basilica.Receipt, basilica
 	return r, signed, basilica.ValidateFiles(r.Outputs)
 }
 
-// fetchOutputs stores the outputs here, trying a bounded number of times.
+// fetchOutputs stores the outputs here, trying a bounded number of times. A store without room is asked once: nothing is
+// swept from it while blobUse is held.
 func (f *follower) fetchOutputs(ctx context.Context, outputs []basilica.TaskFile) error {
 	for _, out := range outputs {
 		for try := 1; ; try++ {
@@ -584,7 +603,7 @@ func (f *follower) fetchOutputs(ctx context.Context, outputs []basilica.TaskFile
 			if err == nil {
 				break
 			}
-			if try >= f.m.cfg.MaxAttempts || ctx.Err() != nil {
+			if try >= f.m.cfg.MaxAttempts || ctx.Err() != nil || isCode(err, "BLOB_SPACE") {
 				return fmt.Errorf("fetch output %q: %w", out.Name, err)
 			}
 			if err := rest(ctx, f.m.backoff(try)); err != nil {

@@ -2,7 +2,9 @@ package miner_test
 
 import (
 	"context"
+	"io"
 	"log/slog"
+	"sync/atomic"
 	"testing"
 
 	"basilica"
@@ -46,6 +48,36 @@ func TestOutputsLost(t *testing.T) {
 		t.Fatalf("%+v", last)
 	}
 	provoke.Reason(t, *last.Reason, "OUTPUTS_LOST")
+}
+
+// fullBlobs is a blob store that has no room so many times.
+type fullBlobs struct {
+	miner.Blobs
+	left atomic.Int32
+}
+
+func (s *fullBlobs) Put(ctx context.Context, blob basilica.Blob, content io.Reader) error {
+	if s.left.Add(-1) >= 0 {
+		return basilica.E(basilica.Exhausted, "BLOB_SPACE", "the blob store has no room", "try again later")
+	}
+	return s.Blobs.Put(ctx, blob, content)
+}
+
+// TestBlobStoreFullEndsNoJob: outputs for which the miner has no room stay with their executor until it has.
+func TestBlobStoreFullEndsNoJob(t *testing.T) {
+	h := newHouse(t)
+	h.stop()
+	h.machine = newMachine(h)
+	full := &fullBlobs{}
+	full.left.Store(10)
+	h.wrap = func(p *miner.Parts) { full.Blobs = p.Blobs; p.Blobs = full }
+	h.open(nil)
+	h.enroll()
+	task := h.submit("k", basilica.TaskSpec{Image: "i", OutputBytes: 1 << 10})
+	_, last := h.end(task.ID)
+	if last.State != basilica.TaskSucceeded || last.Attempt != 1 || len(last.Outputs) != 1 || full.left.Load() >= 0 {
+		t.Errorf("last %+v with %+v, %d refusals left", last, last.Reason, full.left.Load())
+	}
 }
 
 // TestUnwellExecutorGetsNoTask: what an executor says of its own health is what its owner reads.
