@@ -210,7 +210,7 @@ func TestValidatorOnARealChain(t *testing.T) {
 		t.Fatalf("the API never named the submission: %v", err)
 	}
 	first := sets[len(sets)-1]
-	if first.Formula != "score/3" || fmt.Sprint(first.Weights) != fmt.Sprint(row) {
+	if first.Formula != "score/4" || fmt.Sprint(first.Weights) != fmt.Sprint(row) {
 		t.Errorf("%+v", first)
 	}
 	if health := string(fetch(t, api+"/health")); !strings.Contains(health, `"status":"ok"`) {

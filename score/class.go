@@ -18,7 +18,7 @@ const SoftwareClass = "software"
 
 const softwareWeight = 0.01
 
-// Classes is the published table of score/3, cheapest first. The weights are starting points, after rental prices.
+// Classes is the published table of score/4, cheapest first. The weights are starting points, after rental prices.
 func Classes() []Class {
 	return []Class{
 		{"NVIDIA GeForce RTX 4090", 24564, 0.20},
@@ -63,4 +63,12 @@ func classWeight(g basilica.ProvenGPU, p Policy) float64 {
 	}
 	c, _ := cheapest(g)
 	return c.Weight
+}
+
+func gpuWeight(gpus []basilica.ProvenGPU, p Policy) float64 {
+	sum := 0.0
+	for _, g := range gpus {
+		sum += classWeight(g, p)
+	}
+	return micro(sum)
 }

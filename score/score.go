@@ -1,12 +1,15 @@
 // Package score turns verifications into scores and scores into weights, by one published formula. It is pure: it has no
 // clock, no store and no chain, so that anyone can recompute a validator's weights from what the validator publishes.
 //
-// # Formula score/3
+// # Formula score/4
 //
-// Of score/2 it differs in NO_TURN, which was LOCAL_ERROR there; score/2 of score/1 in [Weights] alone, which rounded small
-// miners away.
+// Of score/3 it differs in the limit of a miner's score, which had none; score/3 of score/2 in NO_TURN, which was LOCAL_ERROR
+// there; score/2 of score/1 in [Weights] alone, which rounded small miners away.
 //
-// An executor's score is PassRatio × Σ weight(class of each proven GPU). A miner's score is the sum over its executors.
+// An executor's score is PassRatio × Σ weight(class of each proven GPU). A miner's score is the sum over its executors, but
+// at most BusyMultiple × the largest weight that they proved together in one round of the last BusyFull; each executor's last
+// pass counts there as long as it is paid for. What is more is taken from all of them in proportion: else one card that proves
+// many machines by turns, the others being BUSY, would be paid for each of them.
 //
 // PassRatio is the mean credit of the last Rounds counted verifications (20 by default; fewer where there were fewer). One
 // verification's credit:
@@ -45,14 +48,15 @@ import (
 )
 
 // Formula names the version of everything in this package that moves a weight.
-const Formula = "score/3"
+const Formula = "score/4"
 
-// The published constants of score/3.
+// The published constants of score/4.
 const (
 	DefaultRounds  = 20
 	MaxRounds      = 1000
 	BusyFull       = 24 * time.Hour
 	BusyFall       = 24 * time.Hour
+	BusyMultiple   = 4 // a fleet that is nearly always rented proves few at once: of eight machines rented 95 % of the time two meet within a day of 72 rounds
 	TaskPathCredit = 0.5
 	MissesInARow   = 3
 	AbortsAllowed  = 1 // one more within AbortWindow halts
@@ -92,7 +96,18 @@ type Standing struct {
 	Aborted  bool                 `json:"aborted,omitempty"`   // abort budget spent since the last pass of enrolment strength
 	Claims   []Claim              `json:"claims,omitempty"`    // holders that earned credit and were not answered for yet, oldest first
 	Since    int                  `json:"since,omitempty"`     // credits in Recent since the last pass
+	Proofs   []Proof              `json:"proofs,omitempty"`    // passes of the last BusyFull, oldest first, and the last one of all
 }
+
+// Proof is what an executor's pass came to.
+type Proof struct {
+	Round  basilica.BlockNumber `json:"round"`
+	Ended  time.Time            `json:"ended"`
+	Weight float64              `json:"weight"` // sum of the classes' weights
+}
+
+// maxProofs bounds Proofs, to a day of 20-minute rounds; the oldest go first.
+const maxProofs = 72
 
 // Claim is a task that an executor named as the holder of its GPUs.
 type Claim struct {
@@ -141,7 +156,7 @@ func (s Standing) Next(v basilica.Verification, p Policy) Standing {
 		return s.missed() // two validators met, which nobody can help; but nobody may be met time after time
 	}
 	s.Recent, s.Aborts, s.Claims = slices.Clone(s.Recent), slices.Clone(s.Aborts), slices.Clone(s.Claims)
-	s = s.answered(v.Verdict(basilica.CheckHolder))
+	s = s.answered(v.Verdict(basilica.CheckHolder)).aged(v.Ended)
 	credit := 0.0
 	switch proven := proof.Result == basilica.Unsure && len(v.GPUs) > 0; {
 	case proof.Result == basilica.Pass || proven:
@@ -149,7 +164,7 @@ func (s Standing) Next(v basilica.Verification, p Policy) Standing {
 		if v.Verdict(basilica.CheckTaskPath).Result != basilica.Pass {
 			credit = TaskPathCredit
 		}
-		s = s.passed(v)
+		s = s.passed(v, p)
 	case proof.Result == basilica.Fail:
 		s.Failed, s.Misses = true, 0
 	case proof.Result == basilica.Unsure:
@@ -216,8 +231,21 @@ func (p Policy) rounds() int {
 	return min(p.Rounds, MaxRounds)
 }
 
-func (s Standing) passed(v basilica.Verification) Standing {
+// aged lets go of the passes that are older than BusyFull, but for the last one.
+func (s Standing) aged(at time.Time) Standing {
+	old := 0
+	for old < len(s.Proofs)-1 && at.Sub(s.Proofs[old].Ended) > BusyFull {
+		old++
+	}
+	s.Proofs = s.Proofs[old:]
+	return s
+}
+
+func (s Standing) passed(v basilica.Verification, p Policy) Standing {
 	s.LastPass, s.GPUs = v.Ended, slices.Clone(v.GPUs)
+	s.Proofs = append(slices.Clone(s.Proofs), Proof{Round: v.Round, Ended: v.Ended, Weight: gpuWeight(v.GPUs, p)})
+	s.Proofs = s.aged(v.Ended).Proofs
+	s.Proofs = s.Proofs[max(0, len(s.Proofs)-maxProofs):]
 	s.Misses, s.Failed, s.BusyBare, s.Missing, s.Since = 0, false, false, false, -1 // the pass's own credit makes it 0
 	if v.Strength == StrengthEnrolment {
 		s.Aborted, s.Aborts = false, nil
@@ -258,17 +286,14 @@ func Replay(verifications []basilica.Verification, p Policy) Standing {
 
 // Score is one executor's part.
 func (s Standing) Score(id basilica.ExecutorID, p Policy) basilica.ExecutorScore {
-	e := basilica.ExecutorScore{Executor: id, Rounds: len(s.Recent), GPUs: len(s.GPUs)}
-	for _, g := range s.GPUs {
-		e.GPUWeight += classWeight(g, p)
-	}
+	e := basilica.ExecutorScore{Executor: id, Rounds: len(s.Recent), GPUs: len(s.GPUs), GPUWeight: gpuWeight(s.GPUs, p)}
 	for _, c := range s.Recent {
 		e.PassRatio += c
 	}
 	if e.Rounds > 0 {
 		e.PassRatio /= float64(e.Rounds)
 	}
-	e.PassRatio, e.GPUWeight = micro(e.PassRatio), micro(e.GPUWeight)
+	e.PassRatio = micro(e.PassRatio)
 	halt := s.Halted()
 	if halt == "" {
 		e.Value = micro(e.PassRatio * e.GPUWeight)
@@ -312,6 +337,25 @@ func why(s Standing, e basilica.ExecutorScore, halt string) string {
 // micro rounds to millionths: what is published is exactly what counts.
 func micro(x float64) float64 { return math.Round(x*1e6) / 1e6 }
 
+// provenAtOnce is the largest weight that executors proved in one round, of those of their passes that count.
+func provenAtOnce(scores []basilica.ExecutorScore, executors map[basilica.ExecutorID]Standing) float64 {
+	most, byRound := 0.0, map[basilica.BlockNumber]float64{}
+	for _, e := range scores {
+		s := executors[e.Executor]
+		if s.Failed || e.PassRatio == 0 {
+			continue
+		}
+		if len(s.Proofs) == 0 { // a standing of score/3
+			s.Proofs = []Proof{{Weight: e.GPUWeight}}
+		}
+		for _, p := range s.Proofs {
+			byRound[p.Round] += p.Weight
+			most = max(most, byRound[p.Round])
+		}
+	}
+	return most
+}
+
 // Miner is the score of one miner. The order of its executors does not matter; the result lists them by id.
 func Miner(n basilica.Neuron, executors map[basilica.ExecutorID]Standing, p Policy) basilica.Score {
 	out := basilica.Score{Miner: n.Hotkey, UID: n.UID, Executors: make([]basilica.ExecutorScore, 0, len(executors))}
@@ -321,6 +365,17 @@ func Miner(n basilica.Neuron, executors map[basilica.ExecutorID]Standing, p Poli
 	slices.SortFunc(out.Executors, func(a, b basilica.ExecutorScore) int { return strings.Compare(string(a.Executor), string(b.Executor)) })
 	for _, e := range out.Executors {
 		out.Value += e.Value
+	}
+	if most := BusyMultiple * provenAtOnce(out.Executors, executors); out.Value > most {
+		part := most / out.Value
+		out.Value = 0
+		for i := range out.Executors {
+			if e := &out.Executors[i]; e.Value > 0 {
+				e.Value = micro(e.Value * part)
+				e.Why += fmt.Sprintf("; %.3f of it, as the miner is paid at most %d times what it proved in one round", part, BusyMultiple)
+				out.Value += e.Value
+			}
+		}
 	}
 	out.Value = micro(out.Value)
 	return out

@@ -2,8 +2,10 @@ package score
 
 import (
 	"encoding/json"
+	"fmt"
 	"math"
 	"os"
+	"strings"
 	"testing"
 	"time"
 
@@ -434,5 +436,69 @@ func TestMinerSumsItsExecutors(t *testing.T) {
 	got := Miner(basilica.Neuron{UID: 4, Hotkey: "5m"}, map[basilica.ExecutorID]Standing{"b": pass, "a": pass, "c": fail}, p)
 	if got.Value != 2 || got.UID != 4 || len(got.Executors) != 3 || got.Executors[0].Executor != "a" || got.Executors[2].Value != 0 {
 		t.Errorf("%+v", got)
+	}
+}
+
+// TestBusyByTurns: one card that proves two dozen machines by turns, the others being busy, is paid four times at most; a
+// fleet that is always rented keeps its pay where a quarter of it was seen at once.
+func TestBusyByTurns(t *testing.T) {
+	p := Policy{Rounds: DefaultRounds}
+	all := func(int, int) bool { return true }
+	for _, c := range []struct {
+		name     string
+		machines int
+		hours    float64
+		proves   func(round, machine int) bool
+		want     float64
+	}{
+		{"one card by turns", 24, 48, func(r, m int) bool { return m == r%24 }, 4},
+		{"one card by turns, two dozen once at once", 24, 20, func(r, m int) bool { return r == 0 || m == r%24 }, 24},
+		{"one card by turns, a day after two dozen at once", 24, 25, func(r, m int) bool { return r == 0 || m == r%24 }, 4},
+		{"two cards by turns", 24, 48, func(r, m int) bool { return m%12 == r%12 }, 8},
+		{"eight rented machines, two at a time and never the same two", 8, 48, func(r, m int) bool { return r%3 == 0 && (m == r/3%8 || m == (r/3*3+1)%8) }, 8},
+		{"eight rented machines, two at once a day ago", 8, 24, func(r, m int) bool { return m == r%8 || r == 2 && m == 3 }, 8},
+		{"four machines one by one", 4, 48, func(r, m int) bool { return m == r%24 }, 4},
+		{"all rented for a day and a half", 8, 36, func(r, _ int) bool { return r == 0 }, 8 * (0.5 + 9.5/72)}, // mean of 20 points of the line
+		{"all free", 100, 25, all, 100},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			standings, ids := map[basilica.ExecutorID]Standing{}, make([]basilica.ExecutorID, c.machines)
+			for i := range ids {
+				ids[i] = basilica.ExecutorID(fmt.Sprintf("box-%02d", i))
+			}
+			for r := range int(c.hours*3) + 1 {
+				for i, id := range ids {
+					x := round{at: float64(r) / 3, result: basilica.NotRun, reason: ReasonBusy, holder: "task-1"}
+					if c.proves(r, i) {
+						x.result, x.reason = basilica.Pass, "PASS"
+					}
+					v := x.verification()
+					v.Round = basilica.BlockNumber(100 * r)
+					standings[id] = standings[id].Next(v, p)
+				}
+			}
+			got := Miner(basilica.Neuron{UID: 4, Hotkey: "5m"}, standings, p)
+			sum, uncut := 0.0, 0.0
+			for _, e := range got.Executors {
+				sum += e.Value
+				uncut += standings[e.Executor].Score(e.Executor, p).Value
+			}
+			if math.Abs(got.Value-c.want) > 1e-4 || micro(sum) != got.Value {
+				t.Errorf("paid %v (sum %v, %v without the limit), want %v", got.Value, sum, uncut, c.want)
+			}
+			if cut := strings.Contains(got.Executors[0].Why, "at most 4 times"); cut != (uncut > c.want+1e-4) {
+				t.Errorf("%v of %v: %s", got.Value, uncut, got.Executors[0].Why)
+			}
+			for id, s := range standings {
+				if len(s.Proofs) > maxProofs {
+					t.Fatalf("%s keeps %d passes", id, len(s.Proofs))
+				}
+				s.Proofs = nil // as score/3 stored it
+				standings[id] = s
+			}
+			if old := Miner(basilica.Neuron{}, standings, p); math.Abs(old.Value-uncut) > 1e-4 {
+				t.Errorf("%v of %v at the first start with score/4", old.Value, uncut)
+			}
+		})
 	}
 }
