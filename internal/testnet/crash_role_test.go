@@ -223,6 +223,9 @@ func (m *mortal) Stop() {
 
 var errDied = errors.New("killed by signal 9")
 
+// startPatience is how long a start may take: a chain of half an hour's blocks, on a machine that five networks share.
+const startPatience = 2 * time.Minute
+
 // diedAt is the point at which the last process that was killed by itself was, empty: it was killed from outside.
 func (m *mortal) diedAt() (string, error) {
 	text, err := os.ReadFile(filepath.Join(m.l.dir, m.name+".trace"))
@@ -237,7 +240,7 @@ func (m *mortal) diedAt() (string, error) {
 // start runs a new process, which dies at a point of the plan crash where that is not empty, and waits until it is ready.
 // errDied: it was killed before.
 func (m *mortal) start(ctx context.Context, crash string) error {
-	ctx, cancel := context.WithTimeout(ctx, 45*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, startPatience)
 	defer cancel()
 	out, err := os.OpenFile(m.log, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
 	if err != nil {
@@ -294,6 +297,7 @@ func (m *mortal) start(ctx context.Context, crash string) error {
 		m.addrs, m.ready, m.readyAt = word.Addrs, true, time.Now()
 		return nil
 	case <-ctx.Done():
+		m.kill() // it would be in the way of the next
 		return fmt.Errorf("%s is not ready: %w", m.name, ctx.Err())
 	}
 }
@@ -425,7 +429,7 @@ func (m *mortal) living() (time.Time, bool) {
 
 // revive starts the role as a supervisor would, until it is ready: while another role is away it may give up.
 func (m *mortal) revive(ctx context.Context) error {
-	for deadline := time.Now().Add(60 * time.Second); ; {
+	for deadline := time.Now().Add(2 * startPatience); ; {
 		err := m.start(ctx, "")
 		if err == nil {
 			if err = m.obey("run", ""); err == nil || !m.died(0) { // a busy machine may take long to hear
