@@ -138,4 +138,18 @@ func TestWhatCannotBeRemovedIsQuarantined(t *testing.T) {
 	engine.refuses.Store(false)
 	b.retryStuck(t.Context())
 	b.leavesNothing(t)
+
+	// One GPU in quarantine does not take the other along.
+	engine.refuses.Store(true)
+	one := func(s *basilica.TaskSpec) { s.GPUs, s.AllowSoftware = 1, true }
+	if _, err := b.execute("one", b.spec(one, "true")); err != nil {
+		t.Fatal(err)
+	}
+	b.watch(t, "one", 0)
+	if h, err = b.Health(t.Context()); err != nil || !h.OK || len(h.Reasons) != 1 || h.Reasons[0].Code != "CLEANUP" {
+		t.Errorf("health with one of two GPUs in quarantine: %+v %v", h, err)
+	}
+	engine.refuses.Store(false)
+	b.retryStuck(t.Context())
+	b.leavesNothing(t)
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"syscall"
 	"time"
 
@@ -75,15 +76,32 @@ func (e *Executor) Health(ctx context.Context) (basilica.Health, error) {
 	if e.drain {
 		h.Reasons = append(h.Reasons, basilica.Reason{Code: "DRAINING", Sentence: "the miner takes this machine out of service"})
 	}
-	if n := len(e.stuck); n > 0 {
-		h.Reasons = append(h.Reasons, basilica.Reason{Code: "CLEANUP", Sentence: fmt.Sprintf("something of %d ended tasks could not be removed yet", n)})
-	}
 	if err := e.runs(); err != nil {
 		h.Reasons = append(h.Reasons, reasonOf(err))
 	}
-	e.mu.Unlock()
 	h.OK = len(h.Reasons) == 0
+	if n := len(e.stuck); n > 0 {
+		h.Reasons = append(h.Reasons, basilica.Reason{
+			Code: "CLEANUP", Sentence: fmt.Sprintf("something of %d ended tasks could not be removed yet", n),
+			Fix: "nothing, if it goes away; else look at the executor's log on its machine, or restart the machine",
+		})
+		h.OK = h.OK && e.confined(ledger)
+	}
+	e.mu.Unlock()
 	return h, nil
+}
+
+// confined says that all that could not be removed holds GPUs which the ledger gives to nobody, and that others are left: the
+// machine serves with those. e.mu is held.
+func (e *Executor) confined(ledger []basilica.Holding) bool {
+	out, fences := 0, map[uint64]bool{}
+	for _, h := range ledger {
+		if h.Kind == basilica.HolderQuarantine && len(h.GPUs) > 0 {
+			out += len(h.GPUs)
+			fences[h.Fence] = true
+		}
+	}
+	return out < len(e.cfg.GPUs) && !slices.ContainsFunc(e.stuck, func(r basilica.Remains) bool { return !fences[r.Fence] })
 }
 
 // defaultMemory is what a task gets that does not say, in bytes.

@@ -355,6 +355,9 @@ func (m *Miner) notes(v *basilica.MemberView) {
 	if e.LastBeat != nil && e.LastBeat.Version != "" && m.cfg.Version != "" && e.LastBeat.Version != m.cfg.Version {
 		note("EXECUTOR_VERSION", fmt.Sprintf("executor %s runs basilica %s, the miner %s", e.Executor, e.LastBeat.Version, m.cfg.Version), "install the miner's version on that machine and restart it")
 	}
+	if e.LastBeat != nil && e.LastBeat.Health.OK {
+		v.Notes = append(v.Notes, e.LastBeat.Health.Reasons...) // it serves in spite of them
+	}
 	cert, err := x509.ParseCertificate(e.Certificate)
 	if err != nil {
 		return

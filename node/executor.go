@@ -472,7 +472,7 @@ func (n *Executor) health(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if len(h.Reasons) > 0 {
+	if !h.OK && len(h.Reasons) > 0 {
 		return basilica.E(basilica.Unavailable, h.Reasons[0].Code, h.Reasons[0].Sentence, h.Reasons[0].Fix)
 	}
 	return nil
