@@ -61,13 +61,18 @@ type wanted struct {
 	allowSoftware bool
 	cpuMillis     int64
 	memoryBytes   int64
-	wait          time.Duration               // until it may be offered again
-	refused       map[basilica.ExecutorID]int // attempts that an executor did not take
+	sealed        map[basilica.ExecutorID][]byte // the only ones that can open its registry credentials; nil: it has none
+	wait          time.Duration                  // until it may be offered again
+	refused       map[basilica.ExecutorID]int    // attempts that an executor did not take
 }
 
 // wantedOf is a task in placement's terms.
 func wantedOf(id basilica.TaskID, spec *basilica.TaskSpec) wanted {
-	return wanted{id: id, gpus: spec.GPUs, allowSoftware: spec.AllowSoftware, cpuMillis: spec.CPUMillis, memoryBytes: spec.MemoryBytes}
+	w := wanted{id: id, gpus: spec.GPUs, allowSoftware: spec.AllowSoftware, cpuMillis: spec.CPUMillis, memoryBytes: spec.MemoryBytes}
+	if spec.Registry != nil {
+		w.sealed = spec.Registry.Sealed
+	}
+	return w
 }
 
 // placement gives a task its executor.
@@ -116,7 +121,7 @@ func place(fleet []box, queue []wanted) plan {
 func (w wanted) candidates(boxes []box) (able, ready []*box) {
 	for i := range boxes {
 		b := &boxes[i]
-		if _, ok := w.on(b).share(b.ceiling()); !ok {
+		if !w.fits(b) || !w.opens(b) {
 			continue
 		}
 		able = append(able, b)
@@ -126,6 +131,18 @@ func (w wanted) candidates(boxes []box) (able, ready []*box) {
 	}
 	slices.SortStableFunc(ready, w.prefer)
 	return able, ready
+}
+
+// fits says that b has what w asks for when nothing else is on it.
+func (w wanted) fits(b *box) bool {
+	_, ok := w.on(b).share(b.ceiling())
+	return ok
+}
+
+// opens says that b can open w's registry credentials.
+func (w wanted) opens(b *box) bool {
+	_, ok := w.sealed[b.id]
+	return ok || w.sealed == nil
 }
 
 func (w wanted) fitsNow(b *box) bool {
@@ -180,7 +197,12 @@ func explain(fleet []box, queue []wanted, w wanted) []boxReason {
 	}
 	for i := range left {
 		b := &left[i]
-		if !slices.Contains(able, b) {
+		if slices.Contains(able, b) {
+			continue
+		}
+		if w.fits(b) {
+			why(b, basilica.Reason{Code: "REGISTRY_SEALED", Sentence: fmt.Sprintf("the registry credentials are not sealed to executor %s", b.id), Fix: fixSealed})
+		} else {
 			why(b, basilica.Reason{Code: "EXECUTOR_TOO_SMALL", Sentence: fmt.Sprintf("executor %s gives one task %s", b.id, missing(w.on(b), b.ceiling())), Fix: fixFit(w, b)})
 		}
 	}
@@ -244,6 +266,9 @@ func noFit(fleet []box, w wanted) *basilica.Error {
 	if len(fleet) == 0 {
 		return basilica.E(basilica.Exhausted, "NO_EXECUTOR_FITS", "this miner has no executor", "choose another miner: basilica ls")
 	}
+	if slices.ContainsFunc(fleet, func(b box) bool { return w.fits(&b) }) {
+		return basilica.E(basilica.Denied, "REGISTRY_SEALED", "the task's registry credentials are sealed to no executor of this miner that has what it asks for", fixSealed)
+	}
 	best := slices.MinFunc(fleet, func(x, y box) int {
 		a, b := x.ceiling(), y.ceiling()
 		return cmp.Or(cmp.Compare(len(w.on(&x).lacks(a)), len(w.on(&y).lacks(b))), cmp.Compare(w.usable(b), w.usable(a)),
@@ -252,6 +277,8 @@ func noFit(fleet []box, w wanted) *basilica.Error {
 	return basilica.E(basilica.Exhausted, "NO_EXECUTOR_FITS",
 		fmt.Sprintf("no executor of this miner has what the task asks for; the nearest, %s, gives one task %s", best.id, missing(w.on(&best), best.ceiling())), fixFit(w, &best))
 }
+
+const fixSealed = "submit the task again: the client seals them to the machines that the miner has now"
 
 // fixFit is what a client can do where b has not what w asks for.
 func fixFit(w wanted, b *box) string {

@@ -39,31 +39,38 @@ func used(b box, gpus int) box {
 func TestPlace(t *testing.T) {
 	gpus := func(id string, n int) wanted { return wanted{id: basilica.TaskID(id), gpus: n} }
 	soft := func(w wanted) wanted { w.allowSoftware = true; return w }
+	sealed := func(w wanted, id basilica.ExecutorID) wanted {
+		w.sealed = map[basilica.ExecutorID][]byte{id: nil}
+		return w
+	}
 	for name, c := range map[string]struct {
 		fleet []box
 		queue []wanted
 		want  string // "task>executor", "task?CODE" waiting, "task!CODE" impossible, in the queue's order
 	}{
-		"a task without GPUs leaves GPU boxes alone":  {[]box{aBox("a", 4, 0), aBox("b", 0, 0)}, []wanted{gpus("1", 0)}, "1>b"},
-		"the box with most free GPUs":                 {[]box{used(aBox("a", 4, 0), 2), aBox("b", 4, 0)}, []wanted{gpus("1", 1)}, "1>b"},
-		"two tasks on two GPUs, the third waits":      {[]box{aBox("a", 2, 0)}, []wanted{gpus("1", 1), gpus("2", 1), gpus("3", 1)}, "1>a 2>a 3?WAITS_FOR_ROOM"},
-		"software is not a GPU":                       {[]box{aBox("a", 0, 2)}, []wanted{gpus("1", 1)}, "1!NO_EXECUTOR_FITS"},
-		"software where it is allowed":                {[]box{aBox("a", 0, 2)}, []wanted{soft(gpus("1", 2)), soft(gpus("2", 1))}, "1>a 2?WAITS_FOR_ROOM"},
-		"more than any has":                           {[]box{aBox("a", 2, 0), aBox("b", 4, 0)}, []wanted{gpus("1", 8)}, "1!NO_EXECUTOR_FITS"},
-		"no executor at all":                          {nil, []wanted{gpus("1", 0)}, "1!NO_EXECUTOR_FITS"},
-		"the only able box is away":                   {[]box{away(aBox("a", 2, 0)), aBox("b", 1, 0)}, []wanted{gpus("1", 2)}, "1?EXECUTOR_SILENT"},
-		"a small task does not overtake a big one":    {[]box{used(aBox("a", 4, 0), 1)}, []wanted{gpus("big", 4), gpus("small", 1)}, "big?WAITS_FOR_ROOM small?WAITS_FOR_ROOM"},
-		"a task without GPUs passes one that waits":   {[]box{used(aBox("a", 4, 0), 1)}, []wanted{gpus("big", 4), gpus("cpu", 0)}, "big?WAITS_FOR_ROOM cpu>a"},
-		"another box serves while the first is saved": {[]box{used(aBox("a", 4, 0), 1), aBox("b", 1, 0)}, []wanted{gpus("big", 4), gpus("small", 1)}, "big?WAITS_FOR_ROOM small>b"},
-		"too many CPUs":                               {[]box{aBox("a", 0, 0)}, []wanted{{id: "1", cpuMillis: 9000}}, "1!NO_EXECUTOR_FITS"},
-		"too much memory":                             {[]box{aBox("a", 0, 0)}, []wanted{{id: "1", memoryBytes: 17 << 30}}, "1!NO_EXECUTOR_FITS"},
-		"more CPUs than one container gets":           {[]box{limited(aBox("a", 0, 0), basilica.Limits{CPUMillis: 4000})}, []wanted{{id: "1", cpuMillis: 5000}, {id: "2", cpuMillis: 4000}}, "1!NO_EXECUTOR_FITS 2>a"},
-		"more memory than one container gets":         {[]box{limited(aBox("a", 0, 0), basilica.Limits{MemoryBytes: 8 << 30})}, []wanted{{id: "1", memoryBytes: 9 << 30}, {id: "2", memoryBytes: 8 << 30}}, "1!NO_EXECUTOR_FITS 2>a"},
-		"memory that a task takes without saying":     {[]box{limited(aBox("a", 0, 0), basilica.Limits{DefaultMemoryBytes: 10 << 30})}, []wanted{{id: "1"}, {id: "2"}}, "1>a 2?WAITS_FOR_ROOM"},
-		"a refused task keeps its place and waits":    {[]box{aBox("a", 1, 0)}, []wanted{{id: "1", gpus: 1, wait: time.Second}, gpus("2", 1)}, "1?RETRY_SOON 2?WAITS_FOR_ROOM"},
-		"a busy box is not asked again at once":       {[]box{paused(aBox("a", 2, 0), 1)}, []wanted{gpus("1", 1), gpus("2", 0)}, "1?EXECUTOR_BUSY 2>a"},
-		"another box serves while one is busy":        {[]box{paused(aBox("a", 4, 0), 0), aBox("b", 1, 0)}, []wanted{gpus("1", 1)}, "1>b"},
-		"a refused task tries another box first":      {[]box{aBox("a", 4, 0), aBox("b", 1, 0)}, []wanted{{id: "1", gpus: 1, refused: map[basilica.ExecutorID]int{"a": 1}}}, "1>b"},
+		"a task without GPUs leaves GPU boxes alone":   {[]box{aBox("a", 4, 0), aBox("b", 0, 0)}, []wanted{gpus("1", 0)}, "1>b"},
+		"the box with most free GPUs":                  {[]box{used(aBox("a", 4, 0), 2), aBox("b", 4, 0)}, []wanted{gpus("1", 1)}, "1>b"},
+		"two tasks on two GPUs, the third waits":       {[]box{aBox("a", 2, 0)}, []wanted{gpus("1", 1), gpus("2", 1), gpus("3", 1)}, "1>a 2>a 3?WAITS_FOR_ROOM"},
+		"software is not a GPU":                        {[]box{aBox("a", 0, 2)}, []wanted{gpus("1", 1)}, "1!NO_EXECUTOR_FITS"},
+		"software where it is allowed":                 {[]box{aBox("a", 0, 2)}, []wanted{soft(gpus("1", 2)), soft(gpus("2", 1))}, "1>a 2?WAITS_FOR_ROOM"},
+		"more than any has":                            {[]box{aBox("a", 2, 0), aBox("b", 4, 0)}, []wanted{gpus("1", 8)}, "1!NO_EXECUTOR_FITS"},
+		"no executor at all":                           {nil, []wanted{gpus("1", 0)}, "1!NO_EXECUTOR_FITS"},
+		"the only able box is away":                    {[]box{away(aBox("a", 2, 0)), aBox("b", 1, 0)}, []wanted{gpus("1", 2)}, "1?EXECUTOR_SILENT"},
+		"a small task does not overtake a big one":     {[]box{used(aBox("a", 4, 0), 1)}, []wanted{gpus("big", 4), gpus("small", 1)}, "big?WAITS_FOR_ROOM small?WAITS_FOR_ROOM"},
+		"a task without GPUs passes one that waits":    {[]box{used(aBox("a", 4, 0), 1)}, []wanted{gpus("big", 4), gpus("cpu", 0)}, "big?WAITS_FOR_ROOM cpu>a"},
+		"another box serves while the first is saved":  {[]box{used(aBox("a", 4, 0), 1), aBox("b", 1, 0)}, []wanted{gpus("big", 4), gpus("small", 1)}, "big?WAITS_FOR_ROOM small>b"},
+		"credentials sealed to a busy box wait for it": {[]box{used(aBox("a", 1, 0), 1), aBox("b", 1, 0)}, []wanted{sealed(gpus("1", 1), "a"), gpus("2", 1)}, "1?WAITS_FOR_ROOM 2>b"},
+		"credentials sealed to a box that is gone":     {[]box{aBox("b", 1, 0)}, []wanted{sealed(gpus("1", 1), "a")}, "1!REGISTRY_SEALED"},
+		"credentials sealed to boxes too small":        {[]box{aBox("a", 1, 0), aBox("b", 1, 0)}, []wanted{sealed(gpus("1", 2), "a")}, "1!NO_EXECUTOR_FITS"},
+		"too many CPUs":                                {[]box{aBox("a", 0, 0)}, []wanted{{id: "1", cpuMillis: 9000}}, "1!NO_EXECUTOR_FITS"},
+		"too much memory":                              {[]box{aBox("a", 0, 0)}, []wanted{{id: "1", memoryBytes: 17 << 30}}, "1!NO_EXECUTOR_FITS"},
+		"more CPUs than one container gets":            {[]box{limited(aBox("a", 0, 0), basilica.Limits{CPUMillis: 4000})}, []wanted{{id: "1", cpuMillis: 5000}, {id: "2", cpuMillis: 4000}}, "1!NO_EXECUTOR_FITS 2>a"},
+		"more memory than one container gets":          {[]box{limited(aBox("a", 0, 0), basilica.Limits{MemoryBytes: 8 << 30})}, []wanted{{id: "1", memoryBytes: 9 << 30}, {id: "2", memoryBytes: 8 << 30}}, "1!NO_EXECUTOR_FITS 2>a"},
+		"memory that a task takes without saying":      {[]box{limited(aBox("a", 0, 0), basilica.Limits{DefaultMemoryBytes: 10 << 30})}, []wanted{{id: "1"}, {id: "2"}}, "1>a 2?WAITS_FOR_ROOM"},
+		"a refused task keeps its place and waits":     {[]box{aBox("a", 1, 0)}, []wanted{{id: "1", gpus: 1, wait: time.Second}, gpus("2", 1)}, "1?RETRY_SOON 2?WAITS_FOR_ROOM"},
+		"a busy box is not asked again at once":        {[]box{paused(aBox("a", 2, 0), 1)}, []wanted{gpus("1", 1), gpus("2", 0)}, "1?EXECUTOR_BUSY 2>a"},
+		"another box serves while one is busy":         {[]box{paused(aBox("a", 4, 0), 0), aBox("b", 1, 0)}, []wanted{gpus("1", 1)}, "1>b"},
+		"a refused task tries another box first":       {[]box{aBox("a", 4, 0), aBox("b", 1, 0)}, []wanted{{id: "1", gpus: 1, refused: map[basilica.ExecutorID]int{"a": 1}}}, "1>b"},
 	} {
 		p := place(c.fleet, c.queue)
 		var got []string
@@ -112,6 +119,10 @@ func TestExplain(t *testing.T) {
 	want := "first:- second:EXECUTOR_NOT_NEEDED busy:EXECUTOR_BUSY full:WAITS_FOR_ROOM gone:EXECUTOR_SILENT none:EXECUTOR_TOO_SMALL"
 	if text := strings.Join(got, " "); text != want {
 		t.Errorf("%s, want %s", text, want)
+	}
+	locked := explain([]box{aBox("a", 2, 0), aBox("b", 1, 0)}, nil, wanted{gpus: 1, sealed: map[basilica.ExecutorID][]byte{"b": nil}})
+	if len(locked) != 2 || locked[0].executor != "b" || locked[0].why != nil || locked[1].why == nil || locked[1].why.Code != "REGISTRY_SEALED" {
+		t.Errorf("with credentials that are sealed to b: %+v", locked)
 	}
 	if got := explain(nil, nil, wanted{}); len(got) != 0 {
 		t.Errorf("an empty fleet gave %v", got)
