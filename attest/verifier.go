@@ -83,6 +83,7 @@ type Verifier struct {
 	bind     Digest
 	spki     []byte
 	hello    Digest
+	offered  []*attestpb.Gpu // in HELLO
 	gpus     []*gpuRun
 	puzzle   *Puzzle
 	t0       time.Duration
@@ -446,7 +447,7 @@ func (v *Verifier) takeHello(f Frame) error {
 	if len(m.GetGpus()) == 0 || len(m.GetGpus()) > MaxGPUs {
 		return fmt.Errorf("%w: HELLO names %d GPUs", ErrFrame, len(m.GetGpus()))
 	}
-	v.spki, v.hello = m.GetSpki(), sha256.Sum256(f)
+	v.spki, v.hello, v.offered = m.GetSpki(), sha256.Sum256(f), m.GetGpus()
 	if len(v.setup.SPKI) > 0 && !bytes.Equal(v.setup.SPKI, v.spki) {
 		v.end(CheatKey, string(CheatKey), "the attestation key is not the pinned one")
 		return nil
@@ -463,6 +464,19 @@ func (v *Verifier) takeHello(f Frame) error {
 	v.limits = v.limits.forGPUs(gpus)
 	v.challenge()
 	return nil
+}
+
+// Offered gives the devices that HELLO named, in the machine's own words; none before it.
+func (v *Verifier) Offered() []DeviceInfo {
+	var out []DeviceInfo
+	for _, o := range v.offered {
+		d := DeviceInfo{
+			Name: o.GetName(), PCI: o.GetPci(), Serial: o.GetSerial(), VRAMBytes: o.GetVramBytes(), FreeBytes: o.GetFreeBytes(), CC: o.GetCc(), Software: o.GetKind() == 1,
+		}
+		copy(d.UUID[:], o.GetUuid16())
+		out = append(out, d)
+	}
+	return out
 }
 
 // choose picks the GPUs to prove out of HELLO and sizes their challenges. A reason says why the challenge cannot run.

@@ -136,11 +136,17 @@ func (d *doctor) detected(found attestor.Detection) (string, error) {
 	}
 	slices.Sort(words)
 	said := strings.Join(words, ", ")
+	if slices.ContainsFunc(found.GPUs, isSoftware) && haveReal(found.GPUs) {
+		return "", basilica.E(basilica.Unavailable, "SOFTWARE_REFUSED", "validators refuse the whole machine: beside its GPUs it has software devices ("+said+")", noSoftware)
+	}
 	if !haveReal(found.GPUs) {
 		said += "; validators take software devices on development networks alone"
 	}
 	return said, nil
 }
+
+// noSoftware is the way out of a machine with both kinds of devices.
+const noSoftware = "set executor.software_gpus = 0 and restart the executor: software devices are for development networks alone"
 
 func notes(all []string) string {
 	if len(all) == 0 {
@@ -238,31 +244,53 @@ func (d *doctor) prove(ctx context.Context, found attestor.Detection, busy bool)
 			return "", err
 		}
 	}
-	j, err := d.challenge(ctx, found)
+	j, offered, err := d.challenge(ctx, found)
 	if err != nil {
 		return "", err
 	}
-	return d.judgement(j)
+	said, err := d.judgement(j)
+	if err == nil && !d.cfg.Full && !busy {
+		err = roomFor(offered)
+	}
+	return said, err
+}
+
+// roomFor refuses GPUs with less free memory than a validator's challenge takes; one of reduced size does not need it.
+func roomFor(gpus []attest.DeviceInfo) error {
+	profiles, err := attest.DefaultProfiles()
+	if err != nil {
+		return err
+	}
+	for i, g := range gpus {
+		p, err := profiles.Sizes(g.Name, g.VRAMBytes)
+		if g.Software || err != nil { // a card that is too small is the validator's to refuse
+			continue
+		}
+		if p.DeviceBytes() > g.FreeBytes {
+			return basilica.E(basilica.Exhausted, "CUDA_MEMORY", fmt.Sprintf("GPU %d (%s) has %d MiB of free memory, and a validator's proof of it takes %d MiB", i, g.Name, g.FreeBytes>>20, p.DeviceBytes()>>20), "")
+		}
+	}
+	return nil
 }
 
 // challenge drives the verifier over a pair of sockets, at whose other end gpu-attestor answers as it does to a validator.
-func (d *doctor) challenge(ctx context.Context, found attestor.Detection) (attest.Judgement, error) {
+func (d *doctor) challenge(ctx context.Context, found attestor.Detection) (j attest.Judgement, offered []attest.DeviceInfo, err error) {
 	public, private, err := ed25519.GenerateKey(rand.Reader)
 	if err != nil {
-		return attest.Judgement{}, err
+		return j, nil, err
 	}
 	setup, err := d.setup(found)
 	if err != nil {
-		return attest.Judgement{}, err
+		return j, nil, err
 	}
 	copy(setup.Binding.ValidatorHotkey[:], public)
 	v, err := attest.NewVerifier(setup, rand.Reader, func(msg []byte) ([]byte, error) { return ed25519.Sign(private, msg), nil })
 	if err != nil {
-		return attest.Judgement{}, err
+		return j, nil, err
 	}
 	ours, theirs, err := socketPair()
 	if err != nil {
-		return attest.Judgement{}, err
+		return j, nil, err
 	}
 	served := make(chan error, 1)
 	go func() { served <- d.child.Serve(ctx, theirs, setup.Binding) }()
@@ -270,9 +298,9 @@ func (d *doctor) challenge(ctx context.Context, found attestor.Detection) (attes
 	// A socket that hangUp closed already is no failure.
 	_ = ours.Close()
 	if err := errors.Join(refusal, <-served); err != nil && v.Judgement().Result == "" {
-		return attest.Judgement{}, err
+		return j, nil, err
 	}
-	return v.Judgement(), nil
+	return v.Judgement(), v.Offered(), nil
 }
 
 // setup is what decides the challenge: a validator's of a machine that it sees for the first time, but for its size.
@@ -287,7 +315,7 @@ func (d *doctor) setup(found attestor.Detection) (attest.Setup, error) {
 	}
 	s := attest.Setup{
 		Started: d.deps.Now(), SPKI: found.SPKI, Strength: attest.EnrolmentStrength(), Profiles: profiles, Trapdoor: trapdoor.Bytes(),
-		Policy: attest.Policy{AllowSoftware: true, Squarings: reducedSquarings},
+		Policy: attest.Policy{AllowSoftware: !haveReal(found.GPUs), Squarings: reducedSquarings},
 	}
 	var session [64]byte // a channel of its own: session id, and a key of no host
 	if _, err := rand.Read(session[:]); err != nil {
@@ -344,7 +372,11 @@ func (d *doctor) judgement(j attest.Judgement) (string, error) {
 	case verdict == basilica.Unsure && !d.cfg.Full:
 		return proven + ", every rule held", nil
 	}
-	return "", basilica.E(basilica.Unavailable, j.Reason, fmt.Sprintf("a validator would come to %s: %s", j.Verdict(), j.Detail), "")
+	fix := ""
+	if j.Reason == "SOFTWARE_REFUSED" {
+		fix = noSoftware
+	}
+	return "", basilica.E(basilica.Unavailable, j.Reason, fmt.Sprintf("a validator would come to %s: %s", j.Verdict(), j.Detail), fix)
 }
 
 // socketPair is a connection inside this process with buffers, as an SSH channel has them.

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -217,13 +218,10 @@ func (d *doctor) toolkitRow(ctx context.Context, gpus []basilica.GPU) {
 }
 
 func haveReal(gpus []basilica.GPU) bool {
-	for _, g := range gpus {
-		if g.Kind != basilica.GPUSoftware {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(gpus, func(g basilica.GPU) bool { return !isSoftware(g) })
 }
+
+func isSoftware(g basilica.GPU) bool { return g.Kind == basilica.GPUSoftware }
 
 func gibibytes(n int64) string {
 	return strings.TrimSuffix(fmt.Sprintf("%.1f", float64(n)/(1<<30)), ".0") + " GiB"

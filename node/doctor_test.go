@@ -3,6 +3,7 @@ package node
 import (
 	"context"
 	"crypto/ecdsa"
+	"crypto/rand"
 	"crypto/x509"
 	"encoding/base64"
 	"encoding/csv"
@@ -24,6 +25,7 @@ import (
 	"time"
 
 	"basilica"
+	"basilica/attest"
 	"basilica/attestor"
 	"basilica/docker"
 	"basilica/hardware"
@@ -251,6 +253,45 @@ func TestDoctorsFixtures(t *testing.T) {
 				t.Errorf("%v, fix %q", err, basilica.FixOf(err))
 			}
 			return err
+		},
+		"SOFTWARE_REFUSED": func(t *testing.T) error {
+			d := &doctor{cfg: DoctorConfig{Full: true}, deps: Deps{Now: time.Now}}
+			soft := basilica.GPU{Kind: basilica.GPUSoftware, Model: "software"}
+			for allow, gpus := range map[bool][]basilica.GPU{true: {soft, soft}, false: {card[0], soft}} {
+				s, err := d.setup(attestor.Detection{GPUs: gpus})
+				if err != nil || s.Policy.AllowSoftware != allow {
+					t.Errorf("%v: software devices are taken: %v, %v", gpus, s.Policy.AllowSoftware, err)
+				}
+			}
+			if _, err := d.detected(attestor.Detection{GPUs: []basilica.GPU{soft}}); err != nil {
+				t.Error(err)
+			}
+			_, proof := d.judgement(attest.Judgement{Result: attest.Unknown, Reason: "SOFTWARE_REFUSED"})
+			_, err := d.detected(attestor.Detection{GPUs: []basilica.GPU{card[0], soft}})
+			if !strings.Contains(basilica.FixOf(err), "executor.software_gpus = 0") || basilica.FixOf(proof) != basilica.FixOf(err) {
+				t.Errorf("fix %q, %q", basilica.FixOf(err), basilica.FixOf(proof))
+			}
+			return err
+		},
+		"CUDA_MEMORY": func(t *testing.T) error {
+			d := &doctor{cfg: DoctorConfig{Full: true}, deps: Deps{Now: time.Now}}
+			key, err := keys.GenerateP256()
+			check(t, err)
+			room := func(free uint64) error {
+				p, err := attest.NewProver(attest.Greeting{SPKI: key.SPKI(), Devices: []attest.DeviceInfo{{UUID: attest.UUID{1}, Name: "NVIDIA H200", VRAMBytes: 143771 << 20, FreeBytes: free}}}, nil)
+				check(t, err)
+				setup, err := d.setup(attestor.Detection{GPUs: card})
+				check(t, err)
+				v, err := attest.NewVerifier(setup, rand.Reader, nil)
+				check(t, err)
+				hello, _ := p.Next()
+				v.Receive(hello, time.Now())
+				return roomFor(v.Offered())
+			}
+			if err := errors.Join(room(143000<<20), roomFor([]attest.DeviceInfo{{Software: true}})); err != nil {
+				t.Error(err)
+			}
+			return room(139000 << 20) // another process holds 4 GB
 		},
 		"NO_GPU": func(*testing.T) error {
 			_, err := (&doctor{}).detected(attestor.Detection{Notes: []string{"no driver"}})
