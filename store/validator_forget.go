@@ -58,6 +58,11 @@ func forgetVerifications(ctx context.Context, tx *sql.Tx, round int64, least, li
 		AND (v.result NOT IN ('pass', 'unsure') OR EXISTS (SELECT 1 FROM verifications w WHERE w.book = v.book AND w.miner = v.miner AND w.executor = v.executor AND w.seq > v.seq AND w.result IN ('pass', 'unsure')))
 		AND NOT EXISTS (SELECT 1 FROM verdicts d JOIN evidence e ON e.sha256 = d.evidence WHERE d.verification = v.seq AND e.dropped = 0)
 		LIMIT $3`, round, max(least, 1)-1, limit)
+	return dropVerifications(ctx, tx, rows, err)
+}
+
+// dropVerifications drops those that a query names, whose own error it takes too, and says how many.
+func dropVerifications(ctx context.Context, tx *sql.Tx, rows *sql.Rows, err error) (int, error) {
 	seqs, err := scanRows(rows, err, func(scan func(...any) error) (seq int64, err error) { return seq, scan(&seq) })
 	if err != nil {
 		return 0, err
@@ -78,6 +83,39 @@ func forgetVerifications(ctx context.Context, tx *sql.Tx, round int64, least, li
 		}
 	}
 	return len(seqs), nil
+}
+
+// ForgetNames drops up to limit executors that never proved anything and were seen last before a moment, with all their
+// verifications, and says which: names cost nobody anything. Those of which a record is still kept stay.
+func (b *Book) ForgetNames(ctx context.Context, before time.Time, limit int) (gone []basilica.ExecutorKey, err error) {
+	err = b.v.tx(ctx, func(tx *sql.Tx) error {
+		rows, err := tx.QueryContext(ctx, `SELECT s.miner, s.executor FROM standings s WHERE s.book = $1 AND json_extract(s.standing, '$.last_pass') IS NULL
+			AND coalesce((SELECT v.ended FROM verifications v WHERE v.book = s.book AND v.miner = s.miner AND v.executor = s.executor ORDER BY v.seq DESC LIMIT 1), 0) < $2
+			AND NOT EXISTS (SELECT 1 FROM pins p WHERE p.book = s.book AND p.miner = s.miner AND p.executor = s.executor)
+			AND NOT EXISTS (SELECT 1 FROM verifications v JOIN verdicts d ON d.verification = v.seq JOIN evidence e ON e.sha256 = d.evidence
+				WHERE v.book = s.book AND v.miner = s.miner AND v.executor = s.executor AND e.dropped = 0)
+			LIMIT $3`, b.id, micros(before), limit)
+		gone, err = scanRows(rows, err, func(scan func(...any) error) (k basilica.ExecutorKey, err error) {
+			return k, scan(&k.Miner, &k.Executor)
+		})
+		if err != nil {
+			return err
+		}
+		for _, k := range gone {
+			rows, err := tx.QueryContext(ctx, `SELECT seq FROM verifications WHERE book = $1 AND miner = $2 AND executor = $3`, b.id, k.Miner, k.Executor)
+			if _, err := dropVerifications(ctx, tx, rows, err); err != nil {
+				return err
+			}
+			if _, err := tx.ExecContext(ctx, `DELETE FROM standings WHERE book = $1 AND miner = $2 AND executor = $3`, b.id, k.Miner, k.Executor); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("forget old names: %w", err)
+	}
+	return gone, nil
 }
 
 // forgetRound drops what was to be sent for a round, and the round where nothing keeps it. A transaction of that time that

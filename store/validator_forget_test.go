@@ -196,3 +196,105 @@ func (b *Book) recordOf(t *testing.T, id basilica.VerificationID) basilica.Diges
 	}
 	return x.Verdicts[0].Evidence.SHA256
 }
+
+// TestForgetNames: names that never proved anything go with all that was stored of them once nobody names them any more; not who
+// ever passed, is pinned, was seen lately or left a record, and nothing of another book.
+func TestForgetNames(t *testing.T) {
+	t.Parallel()
+	v, ctx := openValidator(t), t.Context()
+	b, other := openBook(t, v, 1), openBook(t, v, 2)
+	record := keep(t, v, "frames of a lie")
+	failed := func(id basilica.VerificationID, round basilica.BlockNumber, executor basilica.ExecutorID, e *basilica.Evidence) basilica.Verification {
+		x := verification(id, round, executor, e)
+		x.Verdicts[0].Result, x.GPUs = basilica.Fail, nil
+		return x
+	}
+	passed := score.Standing{Recent: []float64{0, 0}, LastPass: noon}
+	for i, standings := range []map[basilica.ExecutorID]score.Standing{
+		{"junk-1": {}, "junk-2": {}, "junk-3": {}, "live": passed, "liar": {Failed: true}, "pinned": {}, "young": {}},
+		{"junk-1": {}, "young": {}},
+	} {
+		round := basilica.BlockNumber(20 * (i + 1))
+		for _, book := range []*Book{b, other} {
+			r := basilica.Round{First: round, Hash: basilica.Hash{byte(round)}, Started: noon}
+			must(t, book.OpenRound(ctx, r))
+			var found []basilica.Verification
+			byKey := map[basilica.ExecutorKey]score.Standing{}
+			for id, s := range standings {
+				x := failed(basilica.VerificationID(fmt.Sprintf("%s-%d-%d", id, round, book.id)), round, id, nil)
+				switch {
+				case id == "liar" && book == b:
+					x.Verdicts[0].Evidence = record
+				case id == "young" && i == 1:
+					x.Ended = noon.Add(time.Hour)
+				}
+				found = append(found, x)
+				byKey[basilica.ExecutorKey{Miner: "5miner", Executor: id}] = s
+			}
+			r.Ended, r.Outcome = noon.Add(time.Minute), basilica.Reason{Code: "COMPLETED"}
+			must(t, book.CloseRound(ctx, r, found, []basilica.Pin{{ExecutorKey: basilica.ExecutorKey{Miner: "5miner", Executor: "pinned"}, KeySPKI: []byte{1}, AttestSPKI: []byte{2}, HostKey: []byte{3}}}, byKey))
+		}
+	}
+	forget := func() (gone []string) {
+		for {
+			some, err := b.ForgetNames(ctx, noon.Add(30*time.Minute), 2)
+			must(t, err)
+			if len(some) > 2 {
+				t.Fatalf("%d at once", len(some))
+			}
+			for _, k := range some {
+				gone = append(gone, string(k.Executor))
+			}
+			if len(some) < 2 {
+				slices.Sort(gone)
+				return gone
+			}
+		}
+	}
+	if gone := forget(); !slices.Equal(gone, []string{"junk-1", "junk-2", "junk-3"}) {
+		t.Errorf("gone: %v", gone)
+	}
+	standings, _, err := b.Standings(ctx)
+	must(t, err)
+	if n := v.count(t, "verifications"); len(standings) != 4 || n != 5+9 || v.count(t, "verdicts") != 2*n {
+		t.Errorf("%d standings, %d verifications, %d verdicts are left", len(standings), n, v.count(t, "verdicts"))
+	}
+	// Once the record of its lie goes, so does who never proved anything.
+	_, err = v.DropEvidence(ctx, 0, 0, noon)
+	must(t, err)
+	if gone := forget(); !slices.Equal(gone, []string{"liar"}) || v.count(t, "evidence") != 0 {
+		t.Errorf("gone: %v, %d rows of evidence", gone, v.count(t, "evidence"))
+	}
+}
+
+// TestNamesHideNoResult: a miner that names executors without end hides none that ever passed, whatever its uid.
+func TestNamesHideNoResult(t *testing.T) {
+	t.Parallel()
+	b, ctx := openBook(t, openValidator(t), 1), t.Context()
+	for i, ids := range [][]basilica.ExecutorID{{"old", "box"}, {"box", "a", "b", "c"}, {"box", "d", "e", "f"}} {
+		r := basilica.Round{First: basilica.BlockNumber(20 * (i + 1)), Hash: basilica.Hash{byte(i + 1)}, Started: noon}
+		must(t, b.OpenRound(ctx, r))
+		var found []basilica.Verification
+		standings := map[basilica.ExecutorKey]score.Standing{}
+		for _, id := range ids {
+			x, s := verification(basilica.VerificationID(fmt.Sprintf("%s-%d", id, i)), r.First, id, nil), score.Standing{Recent: []float64{0}}
+			if x.Miner = "5junk"; len(id) > 1 {
+				x.Miner, x.MinerUID, s.LastPass = "5miner", 200, noon
+			}
+			found, standings[basilica.ExecutorKey{Miner: x.Miner, Executor: id}] = append(found, x), s
+		}
+		r.Ended, r.Outcome = noon.Add(time.Minute), basilica.Reason{Code: "COMPLETED"}
+		must(t, b.CloseRound(ctx, r, found, nil, standings))
+	}
+	for limit, want := range map[int][]string{1: {"box-2"}, 2: {"box-2", "old-0"}, 4: {"d-2", "e-2", "box-2", "old-0"}, 10: {"a-1", "b-1", "c-1", "d-2", "e-2", "f-2", "box-2", "old-0"}} {
+		latest, err := b.LatestVerifications(ctx, limit)
+		must(t, err)
+		var got []string
+		for _, x := range latest {
+			got = append(got, string(x.ID))
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("at most %d: %v, want %v", limit, got, want)
+		}
+	}
+}

@@ -127,11 +127,13 @@ func (b *Book) Verification(ctx context.Context, id basilica.VerificationID) (ba
 	return out[0], nil
 }
 
-// LatestVerifications gives the newest verification of every executor, by miner and executor, at most limit of them.
+// LatestVerifications gives the newest verification of every executor, by miner and executor, at most limit of them: those that
+// ever passed before mere names, and of each those that were seen last.
 func (b *Book) LatestVerifications(ctx context.Context, limit int) ([]basilica.Verification, error) {
-	rows, err := b.v.read.QueryContext(ctx, `SELECT `+verificationColumns+` FROM standings s
+	rows, err := b.v.read.QueryContext(ctx, `SELECT `+verificationColumns+` FROM
+		(SELECT * FROM standings WHERE book = $1 ORDER BY json_extract(standing, '$.last_pass') IS NULL, seen DESC, miner, executor LIMIT $2) s
 		JOIN verifications v ON v.seq = (SELECT max(w.seq) FROM verifications w WHERE w.book = s.book AND w.miner = s.miner AND w.executor = s.executor)
-		WHERE s.book = $1 ORDER BY v.miner_uid, v.executor LIMIT $2`, b.id, limit)
+		ORDER BY v.miner_uid, v.executor`, b.id, limit)
 	latest, err := scanRows(rows, err, b.scanVerification)
 	if err != nil {
 		return nil, err

@@ -43,6 +43,17 @@ func TestOldResultsAreForgotten(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	// A name that never proved anything, of the first round alone.
+	junk := basilica.ExecutorKey{Miner: miner, Executor: "junk"}
+	r := basilica.Round{First: rounds + 1, Hash: basilica.Hash{rounds, 1}, Started: began}
+	if err := w.book.OpenRound(ctx, r); err != nil {
+		t.Fatal(err)
+	}
+	r.Ended, r.Outcome, r.Scores = began.Add(rounds*time.Hour), basilica.Reason{Code: outcomeCompleted}, []basilica.Score{{Miner: miner, UID: 2}}
+	x := basilica.Verification{ID: "junk", Round: r.First, Miner: miner, MinerUID: 2, Executor: junk.Executor, Started: began, Ended: began, Verdicts: []basilica.Verdict{notRun(basilica.CheckGPUProof, reasonAbsent, "")}}
+	if err := w.book.CloseRound(ctx, r, []basilica.Verification{x}, nil, map[basilica.ExecutorKey]score.Standing{junk: {Recent: make([]float64, 20)}}); err != nil {
+		t.Fatal(err)
+	}
 	w.restart()
 	before, err := w.v.weightSet(&w.chain.mg)
 	if err != nil || before.Scores[0].Value == 0 {
@@ -69,6 +80,9 @@ func TestOldResultsAreForgotten(t *testing.T) {
 	}
 	if n := count(); n != 2*score.DefaultRounds {
 		t.Errorf("%d verifications are left", n)
+	}
+	if left, _, err := w.book.Standings(ctx); err != nil || len(left) != 1 || len(w.v.standings) != 1 {
+		t.Errorf("standings: %d stored, %d in memory, %v", len(left), len(w.v.standings), err)
 	}
 	if w.v.forgotten.due < forgetEvery/2 || w.v.forgotten.after != 0 {
 		t.Errorf("the next look: %+v", w.v.forgotten)

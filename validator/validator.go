@@ -58,6 +58,7 @@ type Book interface {
 	LastWeights(ctx context.Context) (basilica.WeightIntent, bool, error)
 	OpenCommits(ctx context.Context) ([]basilica.HeldCommit, error)
 	SaveCommit(ctx context.Context, h basilica.HeldCommit) error
+	ForgetNames(ctx context.Context, before time.Time, limit int) (gone []basilica.ExecutorKey, err error)
 	Forget(ctx context.Context, before time.Time, after int64, least, limit int) (next int64, more bool, err error)
 }
 
