@@ -101,7 +101,7 @@ func (b *Book) CloseRound(ctx context.Context, r basilica.Round, verifications [
 		}
 		for _, p := range pins {
 			if _, err := tx.ExecContext(ctx, `INSERT INTO pins (book, miner, executor, key_spki, attest_spki, host_key, since) VALUES ($1, $2, $3, $4, $5, $6, $7)
-				ON CONFLICT (book, miner, executor) DO UPDATE SET attest_spki = excluded.attest_spki, since = excluded.since
+				ON CONFLICT (book, miner, executor) DO UPDATE SET attest_spki = excluded.attest_spki
 				WHERE key_spki = excluded.key_spki AND host_key = excluded.host_key`, b.id, p.Miner, p.Executor, p.KeySPKI, p.AttestSPKI, p.HostKey, p.Since); err != nil {
 				return fmt.Errorf("store pin of %s: %w", p.Executor, err)
 			}

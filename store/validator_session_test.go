@@ -18,6 +18,8 @@ func TestStartsAndPins(t *testing.T) {
 	pin := basilica.Pin{ExecutorKey: k, KeySPKI: []byte("key"), AttestSPKI: []byte("old"), HostKey: []byte("host"), Since: 20}
 	rotated := pin
 	rotated.AttestSPKI, rotated.Since = []byte("new"), 40
+	kept := rotated
+	kept.Since = 20 // a rotation makes no younger machine
 	foreign := pin
 	foreign.KeySPKI, foreign.AttestSPKI, foreign.Since = []byte("another machine's"), []byte("its"), 60
 	want := []basilica.Start{
@@ -28,7 +30,7 @@ func TestStartsAndPins(t *testing.T) {
 		first basilica.BlockNumber
 		pin   basilica.Pin
 		want  basilica.Pin
-	}{{20, pin, pin}, {40, rotated, rotated}, {60, foreign, rotated}} {
+	}{{20, pin, pin}, {40, rotated, kept}, {60, foreign, kept}} {
 		r := basilica.Round{First: step.first, Hash: basilica.Hash{byte(step.first)}, Started: noon}
 		if err := b.OpenRound(t.Context(), r); err != nil {
 			t.Fatal(err)

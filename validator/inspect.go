@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"io"
 	"regexp"
+	"slices"
 	"sync"
 	"time"
 
@@ -23,7 +24,9 @@ import (
 
 // Caps of what an executor may answer outside of the proof.
 const (
-	maxFacts      = 256 << 10
+	maxFacts      = 64 << 10
+	maxFactsList  = 64  // GPUs, interfaces, addresses of one, findings
+	maxFactsText  = 512 // bytes of one text
 	maxCheckReply = 4 << 10
 	gateTimeout   = 20 * time.Second // between the first and the last machine's HELLO
 )
@@ -145,6 +148,9 @@ func (v *Validator) inspect(ctx context.Context, t target) (inspection, error) {
 			ExecutorKey: basilica.ExecutorKey{Miner: t.neuron.Hotkey, Executor: t.access.Executor},
 			KeySPKI:     endorsed.KeySPKI, AttestSPKI: endorsed.AttestSPKI, HostKey: endorsed.HostKey, Since: t.round.First,
 		}
+		if t.pin != nil {
+			done.pin.Since = t.pin.Since // a new attestation key makes no younger machine
+		}
 	}
 	return done, nil
 }
@@ -163,7 +169,7 @@ func endorsement(t target) (e basilica.Endorsement, reason, detail string) {
 	case !bytes.Equal(e.HostKey, t.access.HostKey):
 		return e, reasonMismatch, "the endorsement names another SSH host key than the grant"
 	case t.pin != nil && (!bytes.Equal(e.HostKey, t.pin.HostKey) || !bytes.Equal(e.KeySPKI, t.pin.KeySPKI) || !e.Inherits(t.pin.AttestSPKI, t.access.Earlier)):
-		return e, reasonKeyChanged, fmt.Sprintf("the executor's keys are not those it proved itself with in round %d; enroll the machine under a new id", t.pin.Since)
+		return e, reasonKeyChanged, fmt.Sprintf("the executor's keys are not those it is known by since round %d; enroll the machine under a new id", t.pin.Since)
 	}
 	return e, "", ""
 }
@@ -398,9 +404,40 @@ func (v *Validator) facts(ctx context.Context, session Session, out *basilica.Ve
 	if err := json.Unmarshal(answer, &f); err != nil {
 		return notRun(basilica.CheckFacts, "MALFORMED", "the machine's facts are no JSON of facts")
 	}
+	bound(&f)
 	out.Facts = &f
 	return basilica.Verdict{Check: basilica.CheckFacts, Result: basilica.Pass, Reason: "PASS"}
 }
+
+// bound cuts facts to what is kept of them: a few bytes of JSON may stand for many more in memory and in the store.
+func bound(f *basilica.Facts) {
+	f.GPUs, f.Network, f.Findings = atMost(f.GPUs), atMost(f.Network), atMost(f.Findings)
+	texts := []*string{&f.Hostname, &f.OS, &f.Kernel, &f.BootID, &f.CPUModel, &f.Engine, &f.EngineVersion, &f.Version}
+	for i := range f.GPUs {
+		g := &f.GPUs[i]
+		texts = append(texts, (*string)(&g.Kind), &g.UUID, &g.Model, &g.PCI, &g.Driver)
+	}
+	for i := range f.Network {
+		n := &f.Network[i]
+		n.Addrs = atMost(n.Addrs)
+		texts = append(texts, &n.Name)
+		for j := range n.Addrs {
+			texts = append(texts, &n.Addrs[j])
+		}
+	}
+	for i := range f.Findings {
+		r := &f.Findings[i]
+		texts = append(texts, &r.Code, &r.Sentence, &r.Fix)
+	}
+	for _, s := range texts {
+		if len(*s) > maxFactsText {
+			*s = clip((*s)[:maxFactsText], maxFactsText)
+		}
+	}
+}
+
+// atMost is a copy that holds no more than is kept of a list of facts.
+func atMost[T any](s []T) []T { return slices.Clone(s[:min(len(s), maxFactsList)]) }
 
 // taskPath has a small task run in a container. A hostile host can fake it: a wrong answer is no proof of anything, so the
 // verdict is never fail.

@@ -499,9 +499,9 @@ func lastVerdict(r basilica.Round, found []inspection) basilica.BlockNumber {
 }
 
 // settle gives every GPU that several executors proved in this round to one of them: to the one whose last pass had it
-// before, else to the one that this validator has known longer, and of newcomers to the one that was done first. A GPU that an executor goes on being paid for without proving it now (its
-// tenant is in, or it was away) stays that one's: nobody can take a busy machine's place by naming its GPU, and none is
-// paid for twice. The others proved nothing that we can tell apart: unsure.
+// before, else to the one that this validator has known longer, and of newcomers to the one that was done first. A GPU of an
+// executor that could not prove it now (its tenant is in, or it was away) stays that one's: nobody can take such a machine's
+// place by naming its GPU, and none is paid for twice. The others proved nothing that we can tell apart: unsure.
 func (v *Validator) settle(found []inspection) {
 	owner := map[string]int{}
 	had := func(i int, uuid string) bool {
@@ -557,8 +557,9 @@ func (v *Validator) settle(found []inspection) {
 	}
 }
 
-// holders gives the GPUs of executors that earn by their last pass and were not judged in this round. One that its miner
-// no longer names holds nothing: the machine may have come back under a new id.
+// holders gives the GPUs of executors that had them at their last pass and were not judged in this round, as long as their
+// window is not empty: whoever is away, even too long to earn, finds its GPUs its own. One that its miner no longer names holds
+// nothing (the machine may have come back under a new id), nor does one whose claim was proven false.
 func (v *Validator) holders(found []inspection) map[string]basilica.ExecutorKey {
 	judged := map[basilica.ExecutorKey]bool{}
 	for _, f := range found {
@@ -569,7 +570,7 @@ func (v *Validator) holders(found []inspection) map[string]basilica.ExecutorKey 
 	}
 	out := map[string]basilica.ExecutorKey{}
 	for k, s := range v.standings {
-		if judged[k] || s.Halted() != "" || !v.counts(s) {
+		if judged[k] || s.Failed || !v.counts(s) {
 			continue
 		}
 		for _, g := range s.GPUs {

@@ -291,7 +291,7 @@ func TestRotatedKey(t *testing.T) {
 		t.Fatal(err)
 	}
 	k := basilica.ExecutorKey{Miner: w.miner.hotkey(), Executor: "box-1"}
-	if p := pins[k]; string(p.AttestSPKI) != string(m.key.SPKI()) || p.Since != 80 {
+	if p := pins[k]; string(p.AttestSPKI) != string(m.key.SPKI()) || p.Since != 20 {
 		t.Errorf("pinned %x since %d", p.AttestSPKI, p.Since)
 	}
 	w.restart()

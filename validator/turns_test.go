@@ -317,3 +317,39 @@ func TestTheOlderPinKeepsAGPU(t *testing.T) {
 		t.Errorf("%v have what the young one had at its last pass", has)
 	}
 }
+
+// TestWhoIsAwayKeepsItsGPU: a GPU's UUID is public. Whoever names that of a machine which is away does not get it, however long he
+// has been known, before the machine's window is empty, its miner names it no more or its claim was proven false.
+func TestWhoIsAwayKeepsItsGPU(t *testing.T) {
+	w := newWorld(t)
+	key := func(id basilica.ExecutorID) basilica.ExecutorKey {
+		return basilica.ExecutorKey{Miner: w.miner.hotkey(), Executor: id}
+	}
+	w.v.pins[key("rival")] = basilica.Pin{ExecutorKey: key("rival"), Since: 20}
+	w.v.pins[key("away")] = basilica.Pin{ExecutorKey: key("away"), Since: 40}
+	gpus := []basilica.ProvenGPU{{UUID: "GPU-7"}}
+	for _, c := range []struct {
+		name   string
+		s      score.Standing
+		reason string
+		keeps  bool
+	}{
+		{"for a round", score.Standing{Recent: []float64{1, 0}, Misses: 1}, "SSH_UNREACHABLE", true},
+		{"too long to earn", score.Standing{Recent: []float64{1, 0, 0, 0}, Misses: 3, Missing: true}, reasonMinerAway, true},
+		{"after it broke off twice", score.Standing{Recent: []float64{1, 0, 0}, Misses: 2, Aborted: true}, "SSH_UNREACHABLE", true},
+		{"until its window is empty", score.Standing{Recent: make([]float64, 20), Misses: 20, Missing: true}, "SSH_UNREACHABLE", false},
+		{"and no longer named", score.Standing{Recent: []float64{1, 0, 0, 0}, Misses: 3, Missing: true}, reasonAbsent, false},
+		{"after a lie", score.Standing{Recent: []float64{1, 0}, Failed: true}, "SSH_UNREACHABLE", false},
+	} {
+		c.s.GPUs, c.s.LastPass = gpus, time.Now()
+		w.v.standings[key("away")] = c.s
+		found := []inspection{
+			{verification: basilica.Verification{Miner: w.miner.hotkey(), Executor: "away", Verdicts: []basilica.Verdict{notRun(basilica.CheckGPUProof, c.reason, "")}}},
+			{verification: basilica.Verification{Miner: w.miner.hotkey(), Executor: "rival", GPUs: gpus, Verdicts: []basilica.Verdict{{Check: basilica.CheckGPUProof, Result: basilica.Pass}}}},
+		}
+		w.v.settle(found)
+		if d := proof(found[1].verification); (d.Reason == reasonDuplicateUUID) != c.keeps {
+			t.Errorf("away %s: the rival's proof is %+v", c.name, d)
+		}
+	}
+}
