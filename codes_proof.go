@@ -75,7 +75,7 @@ var proofCodes = []Explanation{
 	{"PASS", "every rule and floor holds", "the machine did the work", "nothing"},
 	{"PASS_OTHER", "every rule holds, but the claimed model's floors do not", "the device is honest in its work and other than it claims, or is held back", "look at power limit, clocks and other programs on the GPU"},
 	{"QUARANTINE", "a GPU is given to nobody because a process still holds it open", "its last holder is gone and something of it is not", "find the process: fuser -v /dev/nvidia*; it is released when that ends or the machine restarts"},
-	{"RECORD_REFUSED", "a record does not hold", "a byte was changed, or the verdict in it does not follow from its frames", "do not trust it; ask the validator for its own copy"},
+	{"RECORD_REFUSED", "a record does not hold", "a byte was changed, the verdict in it does not follow from its frames, or with --miner it is of another miner's machine", "do not trust it; ask the validator for its own copy"},
 	{"RECORD_UNREADABLE", "a record cannot be read", "the path is wrong or the file is of another kind", "give the path of a record that a validator stored"},
 	{"REFUSED", "the machine refused the verification", "its own reason stands in the detail", "read the executor's log"},
 	{"ROTATION_INVALID", "that is no rotation of an attestation key", "it changes more than that key, replaces another one than the present, or is too old", "set the clocks of both machines, and ask again with basilica executor rekey"},
