@@ -77,6 +77,7 @@ var taskCodes = []Explanation{
 	{"LABEL_INVALID", "that is no label", "labels stand in tables and logs of other people", "use KEY=VALUE: the key of 1 to 63 letters, digits and ._/-, the value of at most 256 printable bytes"},
 	{"LEASE_ENDED", "the executor did not hear from its miner in time and stopped the task", "a lease is renewed by heartbeats; without them nobody knows whether the task is still wanted", "run it again if running it twice does no harm"},
 	{"LOG_BACK", "a task's log goes back to bytes that came before", "the miner is broken, or lies", "read it again: basilica logs ID; if it stays so, tell the miner's owner"},
+	{"LOG_FORGOTTEN", "a miner keeps a task's log no more", "logs are kept for a week (miner.keep_logs), and less where they take too much room", "its receipt is kept longer: basilica attach ID --receipt FILE"},
 	{"LOG_GAP", "a log does not continue where it ended", "bytes were lost between two machines", "read it again with `basilica logs`"},
 	{"LOG_OFFSET", "a log cannot be read from before its start", "offsets count bytes from 0", "use offset 0"},
 	{"LOG_SIZE", "a task's log has more bytes than a task may write", "the miner is broken, or lies", "read it again: basilica logs ID; if it stays so, tell the miner's owner"},

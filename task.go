@@ -260,4 +260,6 @@ type TaskEvent struct {
 	ExitCode *int           `json:"exit_code,omitempty"`
 	Outputs  []TaskFile     `json:"outputs,omitempty"`
 	Receipt  *SignedReceipt `json:"receipt,omitempty"` // with the last event of a task that ended on an executor
+	// LogForgotten says with the last event that the log from where it was asked for is kept no more, or not all of it.
+	LogForgotten bool `json:"log_forgotten,omitempty"`
 }

@@ -97,6 +97,7 @@ type Result struct {
 	Stderr       basilica.Digest     `json:"stderr_sha256"`
 	Outputs      []basilica.TaskFile `json:"outputs"` // as fetched and checked, or as named where OutputDir is empty
 	OutputsSaved bool                `json:"outputs_saved"`
+	LogForgotten bool                `json:"log_forgotten,omitempty"` // the miner keeps it no more, so that it was not compared with the receipt
 }
 
 // Exit codes of a run beside the job's own.
@@ -307,6 +308,7 @@ func (c *Client) see(ctx context.Context, at followed, result Result, stdout, st
 		}
 		result.Stdout, result.Stderr = follow.sums()
 	}
+	result.LogForgotten = follow.forgotten()
 	if at.OutputDir != "" {
 		if err := c.saveOutputs(finishing, at.door, at.OutputDir, task.Outputs, at.Overwrite); err != nil {
 			if basilica.CodeOf(err) == "BLOB_UNKNOWN" {

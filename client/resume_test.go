@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"basilica"
+	"basilica/internal/provoke"
 )
 
 // noise is content that nothing compresses and no two places of which look alike.
@@ -183,6 +184,46 @@ func TestForgottenOutputs(t *testing.T) {
 		}
 		if _, _, err := OpenReceipt(tc.how.receiptPath()); (err == nil) != tc.saved {
 			t.Errorf("%s: receipt: %v", name, err)
+		}
+	}
+}
+
+// TestForgottenLog: a receipt and outputs are had when the log is kept no more, but a task that has just ended has a log, and a
+// log that came in part is none that is forgotten.
+func TestForgottenLog(t *testing.T) {
+	for name, tc := range map[string]struct {
+		age    time.Duration
+		forget bool
+		code   string
+	}{
+		"after a week":             {8 * 24 * time.Hour, true, ""},
+		"at once":                  {0, true, "RECEIPT_LOG"},
+		"as it says, and yet came": {8 * 24 * time.Hour, false, ""},
+	} {
+		f := &fetches{shop: newShop(t, "5me", []byte("log"), []byte("output")), left: 1}
+		f.shop.age, f.shop.forgot = tc.age, true
+		c := f.client(t)
+		c.cfg.Now = time.Now
+		started, err := c.Detach(t.Context(), Request{Spec: basilica.TaskSpec{Image: "i"}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if tc.forget {
+			if err := f.shop.logs.Forget(started.Task.ID); err != nil {
+				t.Fatal(err)
+			}
+			for _, follow := range []bool{true, false} {
+				_, err := c.Logs(t.Context(), started.Task.ID, "", 0, follow, io.Discard, io.Discard)
+				provoke.Refused(t, err, "LOG_FORGOTTEN")
+			}
+		}
+		dir := t.TempDir()
+		r, err := c.Attach(t.Context(), started.Task.ID, "", Results{OutputDir: dir}, io.Discard, io.Discard)
+		if basilica.CodeOf(err) != tc.code {
+			t.Errorf("%s: %v", name, err)
+		}
+		if tc.code == "" && (!r.OutputsSaved || r.ReceiptPath == "" || r.LogForgotten != tc.forget) {
+			t.Errorf("%s: %+v", name, r)
 		}
 	}
 }

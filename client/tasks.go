@@ -121,18 +121,29 @@ func (c *Client) Logs(ctx context.Context, id basilica.TaskID, miner basilica.Ho
 	}
 	f := newFollower(offset, stdout, stderr)
 	if follow {
-		return c.follow(ctx, at.door, id, f)
+		task, err := c.follow(ctx, at.door, id, f)
+		if err == nil && f.forgotten() {
+			err = logForgotten(id)
+		}
+		return task, err
 	}
 	var task basilica.Task
 	for tries := c.attempts(); ; {
 		f.progress = false
 		if task, err = c.read(ctx, at.door, id, f); err == nil {
-			return task, nil
+			if f.forgotten() {
+				err = logForgotten(id)
+			}
+			return task, err
 		}
 		if err := tries.next(ctx, err, f.progress); err != nil {
 			return task, err
 		}
 	}
+}
+
+func logForgotten(id basilica.TaskID) error {
+	return basilica.E(basilica.NotFound, "LOG_FORGOTTEN", fmt.Sprintf("the miner keeps the log of task %s no more", id), fmt.Sprintf("its receipt is kept longer: basilica attach %s --receipt FILE", id))
 }
 
 // read writes what there is of a log beyond what f has.

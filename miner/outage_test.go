@@ -242,7 +242,15 @@ func TestCaseA6_5StatusCallsFail(t *testing.T) {
 	box.silent = nil
 	box.mu.Unlock()
 	box.with(func(at basilica.TaskAttempt) { box.end(at, basilica.TaskSucceeded, "") })
-	if log, last := h.end(task.ID); last.State != basilica.TaskSucceeded || last.Attempt != 1 || log != "attempt 1: one two three\n" {
+	log, last := h.end(task.ID)
+	if last.LogForgotten {
+		t.Error("the log is here, and forgotten")
+	}
+	must(t, os.Remove(filepath.Join(h.dir, "logs", string(task.ID)+".log")))
+	if gone, last := h.end(task.ID); gone != "" || !last.LogForgotten {
+		t.Errorf("the log is away: %q, forgotten %v", gone, last.LogForgotten)
+	}
+	if last.State != basilica.TaskSucceeded || last.Attempt != 1 || log != "attempt 1: one two three\n" {
 		t.Errorf("log %q, last %+v", log, last)
 	}
 	if box.cancels != 0 || box.runs[task.ID] != 1 {

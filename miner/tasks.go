@@ -228,7 +228,7 @@ func (m *Miner) WatchTask(ctx context.Context, caller basilica.Hotkey, id basili
 			return err
 		}
 		if t.State.Terminal() {
-			event.At, event.ExitCode, event.Outputs, event.Receipt = *t.Ended, t.ExitCode, t.Outputs, t.Receipt
+			event.At, event.ExitCode, event.Outputs, event.Receipt, event.LogForgotten = *t.Ended, t.ExitCode, t.Outputs, t.Receipt, logOffset < t.LogBytes
 			return f(event)
 		}
 		select {
