@@ -247,6 +247,7 @@ func TestCaseA6_5StatusCallsFail(t *testing.T) {
 		t.Error("the log is here, and forgotten")
 	}
 	must(t, os.Remove(filepath.Join(h.dir, "logs", string(task.ID)+".log")))
+	h.restart() // who reads logs remembers their sizes
 	if gone, last := h.end(task.ID); gone != "" || !last.LogForgotten {
 		t.Errorf("the log is away: %q, forgotten %v", gone, last.LogForgotten)
 	}
