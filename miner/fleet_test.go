@@ -173,6 +173,19 @@ func TestRevokedWhileATaskWaits(t *testing.T) {
 	}
 }
 
+// TestServesInSpiteOfIt: what a machine that serves says against itself is a note, and keeps no task from it.
+func TestServesInSpiteOfIt(t *testing.T) {
+	h := newHouse(t)
+	h.enroll()
+	_, err := h.miner.Heartbeat(t.Context(), "box", basilica.Heartbeat{At: h.clock(), GPUs: []basilica.GPU{{Kind: basilica.GPUSoftware, UUID: "u0"}}, Health: basilica.Health{
+		OK: true, MaxTasks: 4, Reasons: []basilica.Reason{{Code: "CLEANUP", Sentence: "something of 1 ended tasks could not be removed yet"}},
+	}})
+	must(t, err)
+	if v := h.member(); !v.Ready || len(v.Notes) != 1 || v.Notes[0].Code != "CLEANUP" {
+		t.Errorf("%s %+v, notes %+v", v.State, v.Why, v.Notes)
+	}
+}
+
 // TestRotationOfTheAuthority goes through both halves with a kill in each: every machine has taken the new keys before they
 // sign, what the old ones signed is good until it has ended by itself, and then they are gone.
 func TestRotationOfTheAuthority(t *testing.T) {
