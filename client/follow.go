@@ -90,8 +90,8 @@ func (f *follower) check(r *basilica.Receipt) error {
 // logStays is how long after a task's end a miner that has not its log is a fault.
 const logStays = time.Hour
 
-// checkLog compares the log of the attempt that the receipt is about, unless the miner keeps it no more. A task that ran more than once has the logs of its
-// earlier attempts before it; then that part is read once more by itself.
+// checkLog compares the log of the attempt that the receipt is about, unless the miner keeps it no more. A task that ran more
+// than once has the logs of its earlier attempts before it; then that part is read once more by itself.
 func (c *Client) checkLog(ctx context.Context, door basilica.Miner, task basilica.Task, f *follower, r *basilica.Receipt) (*follower, error) {
 	if f.forgotten() && c.cfg.Now().Sub(r.Ended) > logStays {
 		return f, nil

@@ -363,7 +363,7 @@ func describeEnd(w io.Writer, result client.Result) {
 		fmt.Fprintf(w, "basilica: %d output files stayed at the miner: basilica attach %s --output DIR\n", n, t.ID)
 	}
 	if result.LogForgotten {
-		fmt.Fprintln(w, "basilica: the miner keeps the task's log no more; what it was stands in the receipt")
+		fmt.Fprintln(w, "basilica: the miner keeps the task's log no more")
 	}
 	if result.ReceiptPath != "" {
 		fmt.Fprintf(w, "basilica: receipt verified: %s\n", result.ReceiptPath)
