@@ -90,17 +90,17 @@ const thirdName = "box-3"
 func (c *crashCampaign) joinThird() {
 	ctx, cancel := context.WithTimeout(c.ctx, pointPatience)
 	defer cancel()
-	p, n, _, dies := crashPoint{}, 0, false, false
-	if c.queue != nil {
-		p, n, _, dies = c.queue.next("join")
+	if c.queue == nil {
+		_ = c.join(ctx, "") // the miner may die under it
+		return
 	}
-	plan := ""
-	if dies {
-		plan = fmt.Sprintf("%s#%d", p.name, n)
+	p, n, _, dies := c.queue.next("join")
+	if !dies {
+		_ = c.join(ctx, "")
+		return
 	}
-	err := c.join(ctx, plan)
+	err := c.join(ctx, fmt.Sprintf("%s#%d", p.name, n))
 	switch {
-	case !dies: // the miner may die under it
 	case errors.Is(err, errDied):
 		c.table.note(thirdName + " at " + p.String())
 		c.table.tally(p, func(row *crashTally) { row.kills++; c.charge(row, p.String()) })
