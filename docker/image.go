@@ -141,9 +141,10 @@ func (e *Engine) alone(ctx context.Context) (done func(), err error) {
 }
 
 // LoadImage loads the one image of a tar file in docker-save form and gives its content address. The image gets no name:
-// a stranger's file must not take the name of another's image. arrives, which may be nil, is called before the engine gets
-// anything; where it has the image already, which is somebody's, it is not.
-func (e *Engine) LoadImage(ctx context.Context, file io.ReadSeeker, arrives func() error) (id string, err error) {
+// a stranger's file must not take the name of another's image. arrives, which may be nil, is called with the digest of the
+// image's config before the engine gets anything: an engine may end the load after whoever asked for it has gone. Where it
+// has the image already, which is somebody's, arrives is not called.
+func (e *Engine) LoadImage(ctx context.Context, file io.ReadSeeker, arrives func(config string) error) (id string, err error) {
 	ctx, cancel := context.WithTimeout(ctx, pullTimeout)
 	defer cancel()
 	done, err := e.alone(ctx)
@@ -160,11 +161,12 @@ func (e *Engine) LoadImage(ctx context.Context, file io.ReadSeeker, arrives func
 		return "", err
 	}
 	sum := sha256.Sum256(saved.config)
-	if id, err := e.localImage(ctx, "sha256:"+hex.EncodeToString(sum[:])); basilica.KindOf(err) != basilica.NotFound {
+	config := "sha256:" + hex.EncodeToString(sum[:])
+	if id, err := e.localImage(ctx, config); basilica.KindOf(err) != basilica.NotFound {
 		return id, err
 	}
 	if arrives != nil {
-		if err := arrives(); err != nil {
+		if err := arrives(config); err != nil {
 			return "", err
 		}
 	}

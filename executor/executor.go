@@ -42,7 +42,7 @@ type Containers interface {
 type Images interface {
 	// arrives is called with the address of an image that is not here, before it is; nil: nobody wants to know.
 	EnsureImage(ctx context.Context, ref string, login *basilica.RegistryLogin, arrives func(id string) error) (id string, err error)
-	LoadImage(ctx context.Context, file io.ReadSeeker, arrives func() error) (id string, err error)
+	LoadImage(ctx context.Context, file io.ReadSeeker, arrives func(config string) error) (id string, err error)
 	// ForgetImage removes an image that has no name and that no container uses; others stay.
 	ForgetImage(ctx context.Context, id string) error
 }
@@ -82,7 +82,7 @@ type Attempts interface {
 }
 
 // Marks keeps what a later process must know beside attempts: grants that the miner ended early, and images that were
-// loaded from a file or pulled (source to id; an empty id is being loaded).
+// loaded from a file or pulled (source to id), or will be.
 type Marks interface {
 	RevokeGrants(ctx context.Context, grants []basilica.GrantID, now time.Time) error
 	RevokedGrants(ctx context.Context) (map[basilica.GrantID]time.Time, error)
@@ -184,6 +184,7 @@ const (
 	tidyEvery      = 30 * time.Second
 	unusedBlobs    = 10 * time.Minute   // a blob that was put and is needed by no attempt is kept that long
 	unusedImages   = 10 * time.Minute   // an image that was pulled and is needed by no attempt is kept that long
+	lateImages     = 30 * time.Minute   // an engine may bring an image that long after who waited for it has gone
 	forgottenAfter = 7 * 24 * time.Hour // an ended attempt that nobody released
 	revokedFor     = 30 * time.Minute   // longer than any certificate lives
 	cleanUp        = 2 * time.Minute    // for what must happen after the end of everything else
@@ -220,7 +221,7 @@ type Executor struct {
 	blobUse sync.RWMutex
 	// imageUse is held while an image is loaded from a blob or forgotten.
 	imageUse sync.Mutex
-	idle     map[string]time.Time // by imageUse: pulled images that no attempt needs, by their ids, and since when
+	idle     map[string]time.Time // by imageUse: sources of images that no attempt needs, and since when
 }
 
 var _ basilica.Executor = (*Executor)(nil)

@@ -1,6 +1,7 @@
 package executor
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -68,7 +69,7 @@ func (e *Executor) login(spec basilica.TaskSpec) (*basilica.RegistryLogin, error
 }
 
 // loadImage loads an image from a blob, or finds that it was loaded before. That it will be is on record before, so that no
-// image is left behind by a process that dies in between.
+// image is left behind by a process that dies in between, or by an engine that goes on when its task is cancelled.
 func (e *Executor) loadImage(ctx context.Context, sum basilica.Digest) (id string, err error) {
 	e.imageUse.Lock()
 	defer e.imageUse.Unlock()
@@ -84,18 +85,18 @@ func (e *Executor) loadImage(ctx context.Context, sum basilica.Digest) (id strin
 		}
 	}
 	ours := loaded[source] != "" // what the engine had already is the owner's, or another task's
-	arrives := func() error {
+	arrives := func(config string) error {
 		ours = true
-		return e.cfg.Marks.KeepImage(ctx, source, "")
+		return e.cfg.Marks.KeepImage(ctx, source, cmp.Or(loaded[source], config))
 	}
 	err = e.patiently(ctx, func() (err error) { id, err = e.load(ctx, sum, arrives); return err })
 	if err != nil || !ours {
 		return id, err
 	}
-	return id, e.cfg.Marks.KeepImage(ctx, source, id)
+	return id, e.cfg.Marks.KeepImage(context.WithoutCancel(ctx), source, id)
 }
 
-func (e *Executor) load(ctx context.Context, sum basilica.Digest, arrives func() error) (id string, err error) {
+func (e *Executor) load(ctx context.Context, sum basilica.Digest, arrives func(config string) error) (id string, err error) {
 	f, _, err := e.cfg.Blobs.Open(sum)
 	if err != nil {
 		return "", err
@@ -131,54 +132,46 @@ func (e *Executor) forgetImages(ctx context.Context, keep time.Duration) error {
 	e.mu.Unlock()
 	var errs []error
 	for source, id := range loaded {
-		if source == pulledMark+id {
-			if !used[id] {
-				errs = append(errs, e.forgetPulled(ctx, id, keep))
-			} else {
-				delete(e.idle, id)
-			}
-			continue
-		}
 		var sum basilica.Digest
-		if sum.UnmarshalText([]byte(source)) != nil || used[basilica.ImageBlobPrefix+source] {
-			continue // another's mark, or in use
+		pulled, blob := source == pulledMark+id, sum.UnmarshalText([]byte(source)) == nil
+		switch {
+		case pulled && used[id], blob && used[basilica.ImageBlobPrefix+source]:
+			delete(e.idle, source)
+		case pulled:
+			errs = append(errs, e.forgetImage(ctx, source, id, keep))
+		case blob:
+			errs = append(errs, e.forgetImage(ctx, source, id, 0))
 		}
-		errs = append(errs, e.forgetImage(ctx, sum, id))
 	}
 	return errors.Join(errs...)
 }
 
-// forgetPulled removes an image from a registry that nobody has needed for that long; the caller holds imageUse.
-func (e *Executor) forgetPulled(ctx context.Context, id string, keep time.Duration) error {
+// forgetImage removes an image that nobody has needed for that long, with its mark. Where the engine does not have it, the
+// mark stays as long as the engine may still be about to: it unpacks what it was given although nobody waits any more. The
+// caller holds imageUse.
+func (e *Executor) forgetImage(ctx context.Context, source, id string, keep time.Duration) error {
 	now := e.ledgerNow()
-	since, known := e.idle[id]
+	since, known := e.idle[source]
 	if !known {
 		since = now
-		e.idle[id] = since
+		e.idle[source] = since
 	}
-	if now.Sub(since) < keep {
+	idle := now.Sub(since)
+	if idle < keep {
 		return nil
 	}
-	if err := e.cfg.Engine.ForgetImage(ctx, id); err != nil {
-		return fmt.Errorf("remove image from a registry: %w", err)
-	}
-	delete(e.idle, id)
-	return e.cfg.Marks.ForgetImage(ctx, pulledMark+id)
-}
-
-func (e *Executor) forgetImage(ctx context.Context, sum basilica.Digest, id string) error {
-	if id == "" {
-		// A process ended while the engine loaded it. Loading again says which one it is; where its blob is gone or was never an
-		// image there is nothing to find.
-		var err error
-		if id, err = e.load(ctx, sum, nil); basilica.KindOf(err) == basilica.Unavailable || ctx.Err() != nil {
-			return err
+	_, err := e.cfg.Engine.EnsureImage(ctx, id, nil, nil)
+	switch {
+	case basilica.KindOf(err) != basilica.NotFound:
+		if err == nil {
+			err = e.cfg.Engine.ForgetImage(ctx, id)
 		}
-	}
-	if id != "" {
-		if err := e.cfg.Engine.ForgetImage(ctx, id); err != nil {
-			return fmt.Errorf("remove image of a blob: %w", err)
+		if err != nil {
+			return fmt.Errorf("remove image: %w", err)
 		}
+	case idle < lateImages:
+		return nil
 	}
-	return e.cfg.Marks.ForgetImage(ctx, sum.String())
+	delete(e.idle, source)
+	return e.cfg.Marks.ForgetImage(ctx, source)
 }

@@ -334,10 +334,6 @@ func TestImageFromABlob(t *testing.T) {
 		t.Fatal(err)
 	}
 	b.watch(t, "job", 0)
-	// A process that died while the engine loaded the image left no id: it is found by loading again.
-	if err := b.cfg.Marks.KeepImage(t.Context(), f.SHA256.String(), ""); err != nil {
-		t.Fatal(err)
-	}
 	b.tidy(t.Context())
 	if _, err := b.engine.EnsureImage(t.Context(), a.ImageID, nil, nil); basilica.CodeOf(err) != "IMAGE_NOT_FOUND" {
 		t.Errorf("the image remains: %v", err)

@@ -86,7 +86,7 @@ func (e *Executor) ForgetRevoked(ctx context.Context, before time.Time) error {
 	})
 }
 
-// KeepImage records the image that was loaded from a source; an empty id says that it is being loaded.
+// KeepImage records the image that was loaded from a source, or will be.
 func (e *Executor) KeepImage(ctx context.Context, source, id string) error {
 	return e.tx(ctx, func(tx *sql.Tx) error {
 		_, err := tx.ExecContext(ctx, `INSERT INTO loaded_images (source, id) VALUES ($1, $2) ON CONFLICT (source) DO UPDATE SET id = excluded.id`, source, id)

@@ -124,7 +124,7 @@ func TestExecutorRemembers(t *testing.T) {
 		t.Errorf("revoked %v %v", all, err)
 	}
 
-	for _, id := range []string{"", "sha256:1"} {
+	for _, id := range []string{"sha256:1", "sha256:2"} {
 		if err := e.KeepImage(ctx, "s", id); err != nil {
 			t.Fatal(err)
 		}

@@ -1,0 +1,218 @@
+package executor
+
+import (
+	"archive/tar"
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"basilica"
+	"basilica/docker"
+	"basilica/store"
+)
+
+// slowEngine loads images and removes them, no more. It ends a load though nobody waits for it any more.
+type slowEngine struct {
+	*docker.Engine
+	given  chan struct{} // gets a word when a whole image is here
+	finish chan bool     // gives a word for each load that may end; false: nobody is told
+
+	mu     sync.Mutex
+	images map[string]bool
+}
+
+func newSlowEngine(t *testing.T) *slowEngine {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "s")
+	ln, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	e := &slowEngine{given: make(chan struct{}, 10), finish: make(chan bool, 10), images: map[string]bool{}}
+	root := t.TempDir()
+	s := &httptest.Server{Listener: ln, Config: &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Api-Version", "1.41")
+		w.Header().Set("Content-Type", "application/json")
+		switch {
+		case strings.HasSuffix(r.URL.Path, "/info"):
+			fmt.Fprintf(w, `{"DockerRootDir":%q}`, root)
+		case strings.HasSuffix(r.URL.Path, "/images/load"):
+			e.load(w, r.Body)
+		case strings.Contains(r.URL.Path, "/images/"):
+			e.image(w, r)
+		}
+	})}}
+	s.Start()
+	t.Cleanup(s.Close)
+	t.Cleanup(func() { close(e.finish) })
+	if e.Engine, err = docker.New("unix://"+path, testLog(t)); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { e.Close() })
+	e.Images = docker.Images{AllowPrivate: true, Dir: t.TempDir()}
+	return e
+}
+
+func (e *slowEngine) load(w http.ResponseWriter, body io.Reader) {
+	id := ""
+	for r := tar.NewReader(body); ; {
+		h, err := r.Next()
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			return
+		}
+		if h.Name == "config.json" {
+			config, _ := io.ReadAll(r)
+			id = "sha256:" + basilica.Digest(sha256.Sum256(config)).String()
+		}
+	}
+	_, _ = io.Copy(io.Discard, body)
+	e.given <- struct{}{}
+	told := <-e.finish
+	if !told {
+		if c, _, err := http.NewResponseController(w).Hijack(); err == nil {
+			c.Close()
+		}
+	}
+	e.mu.Lock()
+	e.images[id] = true
+	e.mu.Unlock()
+	if told {
+		fmt.Fprintf(w, `{"stream":"Loaded image ID: %s\n"}`, id)
+	}
+}
+
+func (e *slowEngine) image(w http.ResponseWriter, r *http.Request) {
+	id := strings.TrimSuffix(r.URL.Path[strings.Index(r.URL.Path, "/images/")+len("/images/"):], "/json")
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	switch {
+	case !e.images[id]:
+		w.WriteHeader(http.StatusNotFound)
+		fmt.Fprint(w, `{"message":"no such image"}`)
+	case r.Method == http.MethodDelete:
+		delete(e.images, id)
+		fmt.Fprint(w, `[]`)
+	default:
+		fmt.Fprintf(w, `{"Id":%q}`, id)
+	}
+}
+
+func (e *slowEngine) count() int {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return len(e.images)
+}
+
+// imageMachine is as much of a machine as finds and forgets images. later is by how much time has passed more than it has.
+func imageMachine(t *testing.T, engine Engine) (e *Executor, later *atomic.Int64) {
+	t.Helper()
+	dir := t.TempDir()
+	db, err := store.OpenExecutor(t.Context(), dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { db.Close() })
+	blobs, err := store.OpenBlobs(filepath.Join(dir, "blobs"), 1<<30)
+	if err != nil {
+		t.Fatal(err)
+	}
+	later = &atomic.Int64{}
+	return &Executor{
+		cfg:  Config{Engine: engine, Attempts: db, Marks: db, Blobs: blobs, Log: testLog(t), Uptime: func() time.Duration { return time.Duration(later.Load()) }},
+		live: map[basilica.TaskAttempt]*life{}, idle: map[string]time.Time{},
+	}, later
+}
+
+// marks gives how many images are on record.
+func (e *Executor) marks(t *testing.T) int {
+	t.Helper()
+	loaded, err := e.cfg.Marks.LoadedImages(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(loaded)
+}
+
+// forgets forgets images once, after that time.
+func forgets(t *testing.T, e *Executor, later *atomic.Int64, after, keep time.Duration) {
+	t.Helper()
+	later.Add(int64(after))
+	if err := e.forgetImages(t.Context(), keep); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestImageThatComesLateGoes: an engine that has the whole of an image ends its load whatever becomes of the task, whose
+// blob is gone by then, and of the process. The image goes all the same; what never comes is not looked for for ever.
+func TestImageThatComesLateGoes(t *testing.T) {
+	t.Parallel()
+	for _, pulled := range []bool{false, true} {
+		engine := newSlowEngine(t)
+		e, later := imageMachine(t, engine)
+		file := imageFile(t, []byte("program"))
+		blob := basilica.Blob{SHA256: sha256.Sum256(file), Size: int64(len(file))}
+		if err := e.cfg.Blobs.Put(t.Context(), blob, bytes.NewReader(file)); err != nil {
+			t.Fatal(err)
+		}
+		image := basilica.ImageBlobPrefix + blob.SHA256.String()
+		if pulled {
+			image = pushed(t, []byte("program"))
+		}
+		cancelled := func() {
+			t.Helper()
+			ctx, cancel := context.WithCancel(t.Context())
+			ended := make(chan error, 1)
+			go func() {
+				_, err := e.image(ctx, &life{}, basilica.TaskSpec{Image: image})
+				ended <- err
+			}()
+			select {
+			case <-engine.given:
+			case err := <-ended:
+				t.Fatalf("%s: %v", image, err)
+			}
+			cancel()
+			if err := <-ended; !errors.Is(err, context.Canceled) {
+				t.Errorf("%s: %v", image, err)
+			}
+		}
+		cancelled()
+		if err := e.cfg.Blobs.Delete(blob.SHA256); err != nil {
+			t.Fatal(err)
+		}
+		forgets(t, e, later, 0, 0)
+		engine.finish <- false
+		waitFor(t, func() bool { return engine.count() == 1 })
+		forgets(t, e, later, tidyEvery, 0)
+		if n, m := engine.count(), e.marks(t); n != 0 || m != 0 {
+			t.Errorf("%s: %d images and %d marks remain", image, n, m)
+		}
+		if err := e.cfg.Blobs.Put(t.Context(), blob, bytes.NewReader(file)); err != nil {
+			t.Fatal(err)
+		}
+		cancelled()
+		forgets(t, e, later, 0, 0)
+		forgets(t, e, later, lateImages-time.Second, 0)
+		before := e.marks(t)
+		forgets(t, e, later, time.Second, 0)
+		if after := e.marks(t); before != 1 || after != 0 {
+			t.Errorf("%s: an image that never comes: %d marks, later %d", image, before, after)
+		}
+		engine.finish <- false
+	}
+}
