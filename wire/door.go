@@ -30,7 +30,8 @@ const (
 	maxHeader     = 16 << 10
 	maxStreams    = 256 // calls at once on one connection
 	maxConns      = 4096
-	maxConnsHost  = 64
+	maxConnsHost  = 64 // of strangers of one place
+	maxConnsKnown = 8  // of one known machine, wherever it is
 	handshakeTime = 10 * time.Second
 	callTime      = 30 * time.Second // of a call without a stream, where the caller set no shorter one
 	stallTime     = 60 * time.Second // of a blob's stream without a byte
@@ -92,6 +93,7 @@ func (d *door) serve(ctx context.Context, ln net.Listener, register func(*grpc.S
 		server.GracefulStop()
 	})
 	d.conns = newCappedListener(ln, maxConns, maxConnsHost)
+	d.conns.log = d.log.With("door", d.name)
 	err := server.Serve(d.conns)
 	close(stopped)
 	wg.Wait()

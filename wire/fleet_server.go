@@ -116,6 +116,7 @@ func (s *FleetServer) admit(ctx context.Context, method string) (context.Context
 	if err := s.cfg.Known(ctx, id, cert.Raw); err != nil {
 		return nil, err
 	}
+	s.door.conns.known(remoteAddr(ctx).String(), name, maxConnsKnown)
 	if method == wirepb.Fleet_Renew_FullMethodName && !s.allow(&s.renewers, name) {
 		return nil, basilica.E(basilica.Exhausted, "RENEW_RATE", fmt.Sprintf("executor %s asks for certificates too often", id), "wait a minute")
 	}

@@ -1,26 +1,37 @@
 package wire
 
 import (
+	"log/slog"
 	"net"
 	"net/netip"
 	"sync"
+	"time"
+
+	"golang.org/x/time/rate"
 
 	"basilica"
 )
 
-// cappedListener closes at once what comes over its caps: a waiting stranger must not keep others out.
+// cappedListener closes at once what comes over its caps: a waiting stranger must not keep others out. Whoever is known counts
+// for itself instead of for the place that it comes from, where many may be.
 type cappedListener struct {
 	net.Listener
 	max, maxPerHost int
+	log             *slog.Logger // nil: none
 
 	mu    sync.Mutex
 	total int
-	hosts map[string]int
-	open  map[string]net.Conn // by remote address
+	by    map[string]int         // strangers by host, known ones by name
+	open  map[string]*cappedConn // by remote address
+	lines rate.Sometimes         // about who was sent away
+	away  int                    // not yet told
 }
 
 func newCappedListener(ln net.Listener, limit, perHost int) *cappedListener {
-	return &cappedListener{Listener: ln, max: limit, maxPerHost: perHost, hosts: make(map[string]int), open: make(map[string]net.Conn)}
+	return &cappedListener{
+		Listener: ln, max: limit, maxPerHost: perHost, by: make(map[string]int), open: make(map[string]*cappedConn),
+		lines: rate.Sometimes{First: 1, Interval: time.Minute},
+	}
 }
 
 // Accept implements net.Listener.
@@ -30,27 +41,50 @@ func (l *cappedListener) Accept() (net.Conn, error) {
 		if err != nil {
 			return nil, err
 		}
-		host := hostOf(c.RemoteAddr())
-		if l.enter(host) {
-			addr := c.RemoteAddr().String()
-			l.mu.Lock()
-			l.open[addr] = c
-			l.mu.Unlock()
-			return &cappedConn{Conn: c, leave: sync.OnceFunc(func() { l.leave(host, addr) })}, nil
+		if in := l.enter(c); in != nil {
+			return in, nil
 		}
 		c.Close()
 	}
 }
 
-func (l *cappedListener) enter(host string) bool {
+func (l *cappedListener) enter(c net.Conn) *cappedConn {
+	host := hostOf(c.RemoteAddr())
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.total >= l.max || l.hosts[host] >= l.maxPerHost {
-		return false
+	if l.total >= l.max || l.by[host] >= l.maxPerHost {
+		l.away++
+		l.lines.Do(func() {
+			if l.log != nil {
+				l.log.Warn("connections closed: the door, or the place that they come from, has too many that are not known", "closed", l.away, "last", c.RemoteAddr().String(), "of_one_place", l.maxPerHost)
+			}
+			l.away = 0
+		})
+		return nil
 	}
+	in := &cappedConn{Conn: c, from: l, counted: host}
 	l.total++
-	l.hosts[host]++
-	return true
+	l.by[host]++
+	l.open[c.RemoteAddr().String()] = in
+	return in
+}
+
+// known counts the connection from that remote address for who came over it, not for its place, while it has fewer than most.
+func (l *cappedListener) known(addr, who string, most int) {
+	who = "known " + who // no host is named so
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if c := l.open[addr]; c != nil && c.counted != who && l.by[who] < most {
+		l.forget(c.counted)
+		l.by[who]++
+		c.counted = who
+	}
+}
+
+func (l *cappedListener) forget(counted string) {
+	if l.by[counted]--; l.by[counted] == 0 {
+		delete(l.by, counted)
+	}
 }
 
 // cut closes the connection from that remote address.
@@ -59,28 +93,33 @@ func (l *cappedListener) cut(addr string) {
 	c := l.open[addr]
 	l.mu.Unlock()
 	if c != nil {
-		c.Close()
+		c.Conn.Close()
 	}
 }
 
-func (l *cappedListener) leave(host, addr string) {
+func (l *cappedListener) leave(c *cappedConn) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	delete(l.open, addr)
-	l.total--
-	if l.hosts[host]--; l.hosts[host] == 0 {
-		delete(l.hosts, host)
+	if c.counted == "" {
+		return
 	}
+	if addr := c.RemoteAddr().String(); l.open[addr] == c {
+		delete(l.open, addr)
+	}
+	l.total--
+	l.forget(c.counted)
+	c.counted = ""
 }
 
 type cappedConn struct {
 	net.Conn
-	leave func()
+	from    *cappedListener
+	counted string // for whom, until it left; guarded by from.mu
 }
 
 // Close implements net.Conn.
 func (c *cappedConn) Close() error {
-	c.leave()
+	c.from.leave(c)
 	return c.Conn.Close()
 }
 

@@ -606,8 +606,8 @@ func TestCappedListener(t *testing.T) {
 	third := dialOne()
 	defer third.Close()
 	(<-accepted).Close()
-	if capped.total != 0 || len(capped.hosts) != 0 {
-		t.Fatal(capped.total, capped.hosts)
+	if capped.total != 0 || len(capped.by) != 0 {
+		t.Fatal(capped.total, capped.by)
 	}
 }
 
