@@ -8,7 +8,6 @@ import (
 	"io"
 	"log/slog"
 	"net"
-	"net/netip"
 	"runtime/debug"
 	"slices"
 	"strings"
@@ -20,6 +19,7 @@ import (
 
 	"basilica"
 	"basilica/internal/crashpoint"
+	"basilica/internal/gate"
 )
 
 // Config is what a server needs. Zero limits take the defaults named beside them.
@@ -37,6 +37,7 @@ type Config struct {
 	MaxConnsPerGrant int           // at once, 4
 	MaxConnsPerAddr  int           // at once per source address (IPv6: per /64) before authentication, 8
 	MaxBytes         int64         // of one connection, both directions, 1 GiB
+	Version          time.Duration // until the version line has come, 3 s
 	Handshake        time.Duration // until authentication has succeeded, 10 s
 	Idle             time.Duration // without a byte from the other side, 3 min
 	Life             time.Duration // of one connection, 15 min; a certificate's end comes first
@@ -56,11 +57,13 @@ type Server struct {
 	cfg Config
 	ssh *ssh.ServerConfig
 
-	handshakes, sessions chan struct{} // a token for each that is under way
+	sessions        chan struct{} // a token for each that is under way
+	lines, paceCuts *gate.Rates   // of the log
 
-	mu      sync.Mutex
-	byAddr  map[netip.Prefix]int
-	byGrant map[basilica.GrantID]map[*ssh.ServerConn]bool
+	mu        sync.Mutex
+	strangers []*stranger // oldest first
+	cuts      int         // strangers closed for others, not yet told
+	byGrant   map[basilica.GrantID]map[*ssh.ServerConn]bool
 }
 
 // NewServer checks the configuration and fills in its defaults.
@@ -81,13 +84,14 @@ func NewServer(cfg Config) (*Server, error) {
 	orDefault(&cfg.MaxConnsPerGrant, 4)
 	orDefault(&cfg.MaxConnsPerAddr, 8)
 	orDefault(&cfg.MaxBytes, 1<<30)
+	orDefault(&cfg.Version, 3*time.Second)
 	orDefault(&cfg.Handshake, 10*time.Second)
 	orDefault(&cfg.Idle, 3*time.Minute)
 	orDefault(&cfg.Life, 15*time.Minute)
 	orDefault(&cfg.MaxCertificate, 15*time.Minute)
 	s := &Server{
-		cfg: cfg, handshakes: make(chan struct{}, cfg.MaxHandshakes), sessions: make(chan struct{}, cfg.MaxConns),
-		byAddr: map[netip.Prefix]int{}, byGrant: map[basilica.GrantID]map[*ssh.ServerConn]bool{},
+		cfg: cfg, sessions: make(chan struct{}, cfg.MaxConns), byGrant: map[basilica.GrantID]map[*ssh.ServerConn]bool{},
+		lines: gate.NewRates(linesPerSecond, linesAtOnce, cfg.Now), paceCuts: gate.NewRates(linesPerSecond, 1, cfg.Now),
 	}
 	s.ssh = &ssh.ServerConfig{
 		Config:                  modern(),
@@ -134,13 +138,9 @@ func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 				return fmt.Errorf("accept on the SSH door: %w", err)
 			}
 			// Strangers have slots of their own: who is known already loses none to them.
-			if !take(s.handshakes) {
-				s.cfg.Log.Warn("SSH connection refused: all slots for strangers are taken", "from", conn.RemoteAddr().String())
-				conn.Close()
-				continue
-			}
+			one := s.meet(conn)
 			g.Go(func() error {
-				s.serveConn(ctx, conn)
+				s.serveConn(ctx, one)
 				return nil
 			})
 		}
@@ -250,19 +250,6 @@ func (s *Server) checkCertificate(user string, key ssh.PublicKey) (*permitted, e
 	}, nil
 }
 
-// countAddr adds d to the connections of one source that have not yet shown who they are.
-func (s *Server) countAddr(a netip.Prefix, d int) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if d > 0 && s.byAddr[a] >= s.cfg.MaxConnsPerAddr {
-		return false
-	}
-	if s.byAddr[a] += d; s.byAddr[a] <= 0 {
-		delete(s.byAddr, a)
-	}
-	return true
-}
-
 func (s *Server) enter(grant basilica.GrantID, c *ssh.ServerConn) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -287,44 +274,31 @@ func (s *Server) leave(grant basilica.GrantID, c *ssh.ServerConn) {
 	}
 }
 
-func sourceOf(a net.Addr) netip.Prefix {
-	ap, err := netip.ParseAddrPort(a.String())
-	if err != nil {
-		return netip.Prefix{} // strangers without an address share one count
-	}
-	return basilica.Network(ap.Addr())
-}
-
-func (s *Server) serveConn(ctx context.Context, raw net.Conn) {
-	log := s.cfg.Log.With("from", raw.RemoteAddr().String())
-	source := sourceOf(raw.RemoteAddr())
-	if !s.countAddr(source, 1) {
-		<-s.handshakes
-		log.Warn("SSH connection refused: too many handshakes from this address")
-		raw.Close()
-		return
-	}
-	handshakeOver := sync.OnceFunc(func() {
-		s.countAddr(source, -1)
-		<-s.handshakes
-	})
-	defer handshakeOver()
-	conn := newCappedConn(raw, s.cfg.Handshake, s.cfg.Handshake, s.cfg.MaxBytes)
+func (s *Server) serveConn(ctx context.Context, one *stranger) {
+	defer s.part(one)
+	log := s.cfg.Log.With("from", one.conn.RemoteAddr().String())
+	conn := newCappedConn(one.conn, s.cfg.Handshake, s.cfg.Handshake, s.cfg.MaxBytes)
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
 	defer stop()
 	defer conn.Close()
+	hello := time.AfterFunc(s.cfg.Version, func() {
+		if conn.writes.Load() < 2 { // our own version line goes first, and nothing more before the stranger's has come
+			conn.Close()
+		}
+	})
+	defer hello.Stop()
 	sc, channels, requests, err := ssh.NewServerConn(conn, s.ssh)
 	if err != nil {
-		log.Info("SSH handshake refused", "err", err)
+		s.refused(ctx, log, slog.LevelInfo, one, "SSH handshake refused", "err", err)
 		return
 	}
 	defer sc.Close()
 	if !take(s.sessions) {
-		log.Warn("SSH connection refused: all slots are taken", "user", printable(sc.User(), 64))
+		s.refused(ctx, log, slog.LevelWarn, one, "SSH connection refused: all slots are taken", "user", printable(sc.User(), 64))
 		return
 	}
 	defer func() { <-s.sessions }()
-	handshakeOver()
+	s.part(one)
 	p, ok := sc.Permissions.ExtraData[permittedKey{}].(*permitted)
 	if !ok {
 		log.Error("SSH connection without checked certificate closed")
@@ -332,7 +306,7 @@ func (s *Server) serveConn(ctx context.Context, raw net.Conn) {
 	}
 	log = log.With("grant", string(p.grant), "validator", string(p.validator))
 	if !s.enter(p.grant, sc) {
-		log.Warn("SSH connection refused: the grant has too many already")
+		s.refused(ctx, log, slog.LevelWarn, one, "SSH connection refused: the grant has too many already")
 		return
 	}
 	defer s.leave(p.grant, sc)

@@ -1,0 +1,107 @@
+package sshdoor
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+)
+
+// TestWhoeverWaitsKeepsNobodyOut: silent strangers of eight places hold every slot; who has a certificate comes in all the same,
+// from a place of its own and from a place that is full, and the log has one line of it.
+func TestWhoeverWaitsKeepsNobodyOut(t *testing.T) {
+	for name, first := range map[string]int{"from another place": 2, "from a full place": 1} {
+		t.Run(name, func(t *testing.T) {
+			var lines syncBuffer
+			d := newDoor(t, func(c *Config) {
+				c.Log = slog.New(slog.NewJSONHandler(&lines, nil))
+				c.Version, c.Handshake = time.Minute, time.Minute
+			})
+			var silent []net.Conn
+			for range d.server.cfg.MaxConnsPerAddr {
+				for place := range 8 {
+					from := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(fmt.Sprintf("127.0.0.%d", first+place))}}
+					conn, err := from.DialContext(t.Context(), "tcp", d.addr)
+					if err != nil {
+						t.Fatal(err)
+					}
+					defer conn.Close()
+					silent = append(silent, conn)
+				}
+			}
+			if len(silent) != d.server.cfg.MaxHandshakes {
+				t.Fatalf("%d strangers do not fill the door", len(silent))
+			}
+			for range 3 {
+				d.mustDial(t, nil)
+			}
+			if err := silent[0].SetReadDeadline(time.Now().Add(10 * time.Second)); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := io.Copy(io.Discard, silent[0]); errors.Is(err, os.ErrDeadlineExceeded) {
+				t.Error("the oldest stranger of the place that holds most was kept")
+			}
+			if said := lines.String(); strings.Count(said, "to make room") != 1 || strings.Contains(said, "refused") {
+				t.Errorf("the log says\n%s", said)
+			}
+		})
+	}
+}
+
+// TestRefusedHandshakesWriteFewLines: one place may write only so much in the log.
+func TestRefusedHandshakesWriteFewLines(t *testing.T) {
+	var lines syncBuffer
+	d := newDoor(t, func(c *Config) { c.Log = slog.New(slog.NewJSONHandler(&lines, nil)) })
+	for range 4 * linesAtOnce {
+		conn, err := net.Dial("tcp", d.addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, _ = io.WriteString(conn, "SSH-1.5-old\r\n"+strings.Repeat("\xff", 64))
+		untilGone(conn)
+		conn.Close()
+	}
+	if n := strings.Count(lines.String(), "SSH handshake refused"); n == 0 || n > linesAtOnce {
+		t.Errorf("%d lines", n)
+	}
+}
+
+// TestVersionLineHasABoundOfItsOwn: who does not say at once what it speaks is let go long before a handshake's end; who does
+// has the whole time of one.
+func TestVersionLineHasABoundOfItsOwn(t *testing.T) {
+	d := newDoor(t, func(c *Config) { c.Version, c.Handshake = short, time.Minute })
+	for name, says := range map[string]string{"silent": "", "half a line": "SSH-2.0-", "other lines": "hello\r\n"} {
+		conn, err := net.Dial("tcp", d.addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		if _, err := io.WriteString(conn, says); err != nil {
+			t.Fatal(err)
+		}
+		if err := conn.SetReadDeadline(time.Now().Add(20 * time.Second)); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.Copy(io.Discard, conn); errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Errorf("%s: the stranger was kept", name)
+		}
+	}
+	good, err := ssh.NewCertSigner(mustCert(t, d.cert(t, nil)), d.user)
+	if err != nil {
+		t.Fatal(err)
+	}
+	slow, err := ssh.Dial("tcp", d.addr, &ssh.ClientConfig{Config: modern(), User: box, HostKeyCallback: ssh.FixedHostKey(d.host.PublicKey()), Auth: []ssh.AuthMethod{
+		ssh.PublicKeysCallback(func() ([]ssh.Signer, error) { <-time.After(2 * short); return []ssh.Signer{good}, nil }),
+	}})
+	if err != nil {
+		t.Fatalf("a slow key: %v", err)
+	}
+	slow.Close()
+}
