@@ -1,6 +1,7 @@
 package rest
 
 import (
+	"context"
 	"net/http"
 	"strconv"
 
@@ -23,17 +24,26 @@ func cost(r *http.Request) int {
 	return max(1, min(rows, 500)/rowsOfOne)
 }
 
+// placeKey finds the network that a request comes from, in the request's context.
+type placeKey struct{}
+
+func placeOf(ctx context.Context) string {
+	place, _ := ctx.Value(placeKey{}).(string)
+	return place
+}
+
 // limited refuses what one network asks too fast.
 func limited(cfg Config, next http.Handler) http.Handler {
 	rates := gate.NewRates(cfg.PerSec, cfg.Burst, cfg.Now)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if !rates.TakeN(gate.Network(r.RemoteAddr), cost(r)) {
+		place := gate.Network(r.RemoteAddr)
+		if !rates.TakeN(place, cost(r)) {
 			w.Header().Set("Content-Type", "application/json")
 			w.Header().Set("Retry-After", "1")
 			w.WriteHeader(http.StatusTooManyRequests)
 			_, _ = w.Write([]byte(`{"error":{"kind":"exhausted","code":"RATE_LIMIT","sentence":"too many requests from this address","fix":"ask less often"}}` + "\n"))
 			return
 		}
-		next.ServeHTTP(w, r)
+		next.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), placeKey{}, place)))
 	})
 }

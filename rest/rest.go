@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"sync"
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -40,10 +41,13 @@ type Config struct {
 }
 
 const (
-	answerTimeout   = 10 * time.Second
-	downloadTimeout = 10 * time.Minute
-	maxDownloads    = 8 // at once
-	maxExecutors    = 5000
+	answerTimeout     = 10 * time.Second
+	maxDownloads      = 8 // at once
+	maxDownloadsPlace = 2 // of them to one place
+	maxExecutors      = 5000
+
+	pieceBytes   = 256 << 10 // of a download
+	pieceTimeout = 30 * time.Second
 )
 
 // New makes the door. It carries its own rate limit; caps on headers and the Host check are its listener's.
@@ -62,14 +66,17 @@ func New(cfg Config) (http.Handler, error) {
 	api.DocsPath = "" // its page loads scripts from elsewhere
 	api.Info.Description = "What this validator found about executors, the evidence, and the weights that followed. Read-only."
 	api.CreateHooks = nil // no $schema links in answers
-	d := &door{cfg: cfg, downloads: make(chan struct{}, maxDownloads)}
+	d := &door{cfg: cfg, downloads: map[string]int{}}
 	d.routes(humago.New(mux, api))
 	return limited(cfg, mux), nil
 }
 
 type door struct {
-	cfg       Config
-	downloads chan struct{}
+	cfg Config
+
+	mu        sync.Mutex
+	running   int            // downloads
+	downloads map[string]int // of them, by place
 }
 
 // problem is an error in JSON under the HTTP status of its kind.
@@ -269,30 +276,61 @@ func (d *door) frames(ctx context.Context, in *byID) (*huma.StreamResponse, erro
 	if evidence == nil {
 		return nil, d.problem(id, basilica.E(basilica.NotFound, "NO_EVIDENCE", "no challenge was judged in that verification", "look at its verdict's reason"))
 	}
-	select {
-	case d.downloads <- struct{}{}:
-	default:
-		return nil, d.problem(id, basilica.E(basilica.Exhausted, "DOWNLOADS", fmt.Sprintf("%d downloads run already", maxDownloads), "try again in a minute"))
+	leave, err := d.download(placeOf(ctx))
+	if err != nil {
+		return nil, d.problem(id, err)
 	}
 	file, size, err := d.cfg.Results.Evidence(evidence.SHA256)
 	if err != nil {
-		<-d.downloads
+		leave()
 		return nil, d.problem(id, err)
 	}
 	return &huma.StreamResponse{Body: func(hctx huma.Context) {
-		defer func() { <-d.downloads }()
+		defer leave()
 		defer file.Close()
-		_, w := humago.Unwrap(hctx)
-		if err := http.NewResponseController(w).SetWriteDeadline(d.cfg.Now().Add(downloadTimeout)); err != nil && !errors.Is(err, http.ErrNotSupported) {
-			d.cfg.Failed(id, err)
-			return
-		}
 		hctx.SetHeader("Content-Type", "application/octet-stream")
 		hctx.SetHeader("Content-Length", fmt.Sprint(size))
 		hctx.SetHeader("Content-Disposition", fmt.Sprintf("attachment; filename=%q", evidence.SHA256.String()+".gpow1"))
 		hctx.SetHeader("ETag", `"`+evidence.SHA256.String()+`"`)
-		if _, err := io.Copy(hctx.BodyWriter(), file); err != nil {
+		_, w := humago.Unwrap(hctx)
+		if err := send(hctx.BodyWriter(), http.NewResponseController(w), file); err != nil {
 			d.cfg.Failed(id, fmt.Errorf("send frames: %w", err))
 		}
 	}}, nil
+}
+
+// download takes one of the places for downloads until leave is called.
+func (d *door) download(place string) (leave func(), err error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	switch {
+	case d.downloads[place] >= maxDownloadsPlace:
+		return nil, basilica.E(basilica.Exhausted, "DOWNLOADS", fmt.Sprintf("%d downloads to this address run already", maxDownloadsPlace), "let one of them end first")
+	case d.running >= maxDownloads:
+		return nil, basilica.E(basilica.Exhausted, "DOWNLOADS", fmt.Sprintf("%d downloads run already", maxDownloads), "try again in a minute")
+	}
+	d.running++
+	d.downloads[place]++
+	return func() {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		d.running--
+		if d.downloads[place]--; d.downloads[place] == 0 {
+			delete(d.downloads, place)
+		}
+	}, nil
+}
+
+// send copies a record with a deadline for every piece: whoever goes on reading may take as long as it takes.
+func send(w io.Writer, rc *http.ResponseController, from io.Reader) error {
+	for {
+		if err := rc.SetWriteDeadline(time.Now().Add(pieceTimeout)); err != nil && !errors.Is(err, http.ErrNotSupported) {
+			return fmt.Errorf("set deadline: %w", err)
+		}
+		if _, err := io.CopyN(w, from, pieceBytes); errors.Is(err, io.EOF) {
+			return nil
+		} else if err != nil {
+			return err
+		}
+	}
 }

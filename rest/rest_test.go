@@ -1,12 +1,15 @@
 package rest
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -169,7 +172,7 @@ type readerFunc func(p []byte) (int, error)
 
 func (f readerFunc) Read(p []byte) (int, error) { return f(p) }
 
-// TestDownloadsAreBounded: of records of any size only so many are on their way at once.
+// TestDownloadsAreBounded: of records of any size only so many are on their way at once, and fewer to one place.
 func TestDownloadsAreBounded(t *testing.T) {
 	read, end := make(chan struct{}), make(chan struct{})
 	h, err := New(Config{
@@ -178,17 +181,98 @@ func TestDownloadsAreBounded(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	ask := func(place int) *httptest.ResponseRecorder {
+		w, r := httptest.NewRecorder(), httptest.NewRequest(http.MethodGet, "/api/v1/verifications/v1/frames", nil)
+		r.RemoteAddr = fmt.Sprintf("192.0.2.%d:1000", place)
+		h.ServeHTTP(w, r)
+		return w
+	}
+	refused := func(place int, said string) {
+		t.Helper()
+		if w := ask(place); w.Code != http.StatusTooManyRequests || !strings.Contains(w.Body.String(), `"code":"DOWNLOADS"`) || !strings.Contains(w.Body.String(), said) {
+			t.Errorf("%d %s", w.Code, w.Body)
+		}
+	}
 	var wg sync.WaitGroup
-	for range maxDownloads {
-		wg.Go(func() { get1(h, "/api/v1/verifications/v1/frames") })
+	for n := range maxDownloads {
+		wg.Go(func() { ask(n / maxDownloadsPlace) })
 		<-read
+		if n == maxDownloadsPlace-1 {
+			refused(0, "to this address")
+		}
 	}
-	w := get1(h, "/api/v1/verifications/v1/frames")
-	if w.Code != http.StatusTooManyRequests || !strings.Contains(w.Body.String(), `"code":"DOWNLOADS"`) {
-		t.Errorf("%d %s", w.Code, w.Body)
-	}
+	refused(maxDownloads, "8 downloads run")
 	close(end)
 	wg.Wait()
+}
+
+// large has a record that is more than the sockets between two hold.
+type large struct{ *results }
+
+const largeBytes = 64 << 20
+
+func (large) Evidence(basilica.Digest) (io.ReadCloser, int64, error) {
+	return io.NopCloser(io.LimitReader(readerFunc(func(p []byte) (int, error) { return len(p), nil }), largeBytes)), largeBytes, nil
+}
+
+// TestSlowReadersKeepNobodyOut: whoever reads nothing of what it asked for holds up its own place alone.
+func TestSlowReadersKeepNobodyOut(t *testing.T) {
+	h, err := New(Config{Version: "1", Results: large{&results{record: []byte("x")}}, PerSec: 1e9, Burst: 1e9, Now: time.Now, Failed: func(string, error) {}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := httptest.NewServer(h)
+	defer server.Close()
+	ask := func(place string) (net.Conn, *http.Response) {
+		d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(place)}}
+		conn, err := d.DialContext(t.Context(), "tcp", server.Listener.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.WriteString(conn, "GET /api/v1/verifications/v1/frames HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"); err != nil {
+			t.Fatal(err)
+		}
+		res, err := http.ReadResponse(bufio.NewReader(conn), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return conn, res
+	}
+	for range maxDownloads {
+		conn, _ := ask("127.0.0.1")
+		defer conn.Close()
+	}
+	conn, res := ask("127.0.0.2")
+	defer conn.Close()
+	if n, err := io.Copy(io.Discard, res.Body); res.StatusCode != http.StatusOK || n != largeBytes || err != nil {
+		t.Errorf("%d, %d bytes, %v", res.StatusCode, n, err)
+	}
+}
+
+// paced is an answer that counts the deadlines it is given.
+type paced struct {
+	*httptest.ResponseRecorder
+	deadlines []time.Time
+}
+
+func (p *paced) SetWriteDeadline(at time.Time) error {
+	p.deadlines = append(p.deadlines, at)
+	return nil
+}
+
+// TestDownloadsHaveADeadlineForEveryPiece: one that goes on has time, one that stands still has little.
+func TestDownloadsHaveADeadlineForEveryPiece(t *testing.T) {
+	h, failed := newDoor(t, &results{record: make([]byte, 4*pieceBytes+1)})
+	w := &paced{ResponseRecorder: httptest.NewRecorder()}
+	h.ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/api/v1/verifications/v1/frames", nil))
+	if w.Code != http.StatusOK || w.Body.Len() != 4*pieceBytes+1 || len(w.deadlines) != 5 || len(*failed) != 0 {
+		t.Errorf("%d, %d bytes, %d deadlines, %q", w.Code, w.Body.Len(), len(w.deadlines), *failed)
+	}
+	for _, at := range w.deadlines {
+		if left := time.Until(at); left > pieceTimeout {
+			t.Errorf("a piece has %s", left)
+		}
+	}
 }
 
 func TestQuery(t *testing.T) {
