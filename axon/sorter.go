@@ -32,6 +32,14 @@ func (s *sorter) run(ctx context.Context) error {
 			if ctx.Err() != nil || errors.Is(err, net.ErrClosed) {
 				return nil
 			}
+			var temporary interface{ Temporary() bool }
+			if errors.As(err, &temporary) && temporary.Temporary() {
+				select {
+				case <-ctx.Done():
+				case <-time.After(50 * time.Millisecond): // out of file descriptors: give others time to close
+				}
+				continue
+			}
 			return fmt.Errorf("accept: %w", err)
 		}
 		wg.Go(func() { s.sort(ctx, c) })
