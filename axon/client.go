@@ -278,9 +278,20 @@ func (c *Client) sendOver(ctx context.Context, p *peer, out outgoing) (*http.Res
 
 type onlyReader struct{ io.Reader }
 
+var errDeadline = basilica.E(basilica.Unavailable, "DEADLINE", "the miner did not answer in time", "try again, or use another miner")
+
+// ended says why ctx ended. A caller's own deadline, which has no words, is the miner's silence too.
+func ended(ctx context.Context) error {
+	cause := context.Cause(ctx)
+	if errors.Is(ctx.Err(), context.DeadlineExceeded) && basilica.CodeOf(cause) == "" {
+		return errDeadline.With(cause)
+	}
+	return cause
+}
+
 func unreachable(ctx context.Context, addr netip.AddrPort, err error) error {
 	if ctx.Err() != nil {
-		return context.Cause(ctx)
+		return ended(ctx)
 	}
 	if errors.Is(err, errWrongKey) {
 		return basilica.E(basilica.Denied, "AXON_KEY_MISMATCH", "what answers at "+addr.String()+" does not hold the TLS key that the miner published", "do not trust it; read the chain again in case the miner changed its key").With(err)
@@ -288,10 +299,11 @@ func unreachable(ctx context.Context, addr netip.AddrPort, err error) error {
 	return basilica.E(basilica.Unavailable, "MINER_UNREACHABLE", "the miner at "+addr.String()+" cannot be reached", "try again, or use another miner").With(err)
 }
 
-// exchange sends JSON and reads JSON. A GET that did not reach the miner is tried again, each time with a new nonce.
+// exchange sends JSON and reads JSON. A GET that did not reach the miner is tried again, each time with a new nonce; where the
+// deadline cuts the last try, the one before says more.
 func exchange[T any](ctx context.Context, c *Client, method, target string, in any, unsigned bool) (T, error) {
 	var v T
-	ctx, cancel := context.WithTimeoutCause(ctx, answerTime, basilica.E(basilica.Unavailable, "DEADLINE", "the miner did not answer in time", "try again, or use another miner"))
+	ctx, cancel := context.WithTimeoutCause(ctx, answerTime, errDeadline)
 	defer cancel()
 	out := outgoing{method: method, target: target, sum: emptyBody, unsigned: unsigned}
 	var body []byte
@@ -303,6 +315,7 @@ func exchange[T any](ctx context.Context, c *Client, method, target string, in a
 		out.sum, out.size = sha256.Sum256(body), int64(len(body))
 	}
 	pause := firstPause
+	var away error
 	for try := 1; ; try++ {
 		if body != nil {
 			out.body = bytes.NewReader(body)
@@ -311,9 +324,13 @@ func exchange[T any](ctx context.Context, c *Client, method, target string, in a
 		if err == nil {
 			return v, readJSON(ctx, res, &v)
 		}
+		if away != nil && errors.Is(ctx.Err(), context.DeadlineExceeded) {
+			return v, away
+		}
 		if method != http.MethodGet || try == maxTries || basilica.CodeOf(err) != "MINER_UNREACHABLE" {
 			return v, err
 		}
+		away = err
 		wait := time.NewTimer(pause)
 		select {
 		case <-ctx.Done():
@@ -330,7 +347,7 @@ func readJSON(ctx context.Context, res *http.Response, v any) error {
 	text, err := io.ReadAll(io.LimitReader(res.Body, maxAnswer+1))
 	if err != nil {
 		if ctx.Err() != nil {
-			return context.Cause(ctx)
+			return ended(ctx)
 		}
 		return basilica.E(basilica.Unavailable, "ANSWER_CUT", "the miner's answer broke off", "try again").With(err)
 	}

@@ -213,3 +213,63 @@ func TestUploadDeadlineIsForAPiece(t *testing.T) {
 type zeros struct{}
 
 func (zeros) Read(p []byte) (int, error) { clear(p); return len(p), nil }
+
+// TestCallersDeadline: the deadline of a caller tells as much as the client's own, and a miner that could not be reached before
+// it still could not.
+func TestCallersDeadline(t *testing.T) {
+	m := newMarket(t, nil) // for its keys; its own door is not used
+	for name, tc := range map[string]struct {
+		serve func(try int, conn net.Conn) // the connection stays open until the test's end
+		post  bool
+		code  string
+	}{
+		"says nothing":          {func(int, net.Conn) {}, false, "DEADLINE"},
+		"says nothing to a job": {func(int, net.Conn) {}, true, "DEADLINE"},
+		"half an answer": {func(_ int, conn net.Conn) {
+			_, _ = http.ReadRequest(bufio.NewReader(conn))
+			_, _ = io.WriteString(conn, "HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{")
+		}, false, "DEADLINE"},
+		"hangs up, then nothing": {func(try int, conn net.Conn) {
+			if try == 1 {
+				conn.Close()
+			}
+		}, false, "MINER_UNREACHABLE"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			ln, err := net.Listen("tcp", "127.0.0.1:0")
+			if err != nil {
+				t.Fatal(err)
+			}
+			var serving sync.WaitGroup
+			serving.Go(func() {
+				for try := 1; ; try++ {
+					conn, err := ln.Accept()
+					if err != nil {
+						return
+					}
+					defer conn.Close()
+					tc.serve(try, conn)
+				}
+			})
+			defer serving.Wait()
+			defer ln.Close()
+			c := m.client(func(c *ClientConfig) {
+				c.Addr, c.TLSKey, c.AllowPlain = ln.Addr().(*net.TCPAddr).AddrPort(), nil, true
+			})
+			deadline := 50 * time.Millisecond
+			if tc.code != "DEADLINE" {
+				deadline = 4 * firstPause // the second try is under way
+			}
+			ctx, cancel := context.WithTimeout(t.Context(), deadline)
+			defer cancel()
+			if tc.post {
+				_, err = c.Submit(ctx, basilica.Submission{})
+			} else {
+				_, err = c.Task(ctx, "", "t")
+			}
+			if basilica.KindOf(err) != basilica.Unavailable || basilica.CodeOf(err) != tc.code || basilica.FixOf(err) == "" || tc.code == "DEADLINE" && !errors.Is(err, context.DeadlineExceeded) {
+				t.Errorf("%v, want %s", err, tc.code)
+			}
+		})
+	}
+}

@@ -182,6 +182,9 @@ func (c *Client) Attach(ctx context.Context, id basilica.TaskID, miner basilica.
 	call, cancel := context.WithTimeout(ctx, callTimeout)
 	result.Task, err = found.door.Task(call, c.cfg.Hotkey, id)
 	cancel()
+	if basilica.KindOf(err) == basilica.Unavailable {
+		err = basilica.E(basilica.Unavailable, "MINER_AWAY", "the miner does not answer; the task may still run", fmt.Sprintf("come back to it later: basilica attach %s --miner %s", id, result.Miner)).With(err)
+	}
 	if err != nil {
 		return result, err
 	}

@@ -434,6 +434,53 @@ func TestSecondInterruptLeaves(t *testing.T) {
 	}
 }
 
+// stuck is a miner that leaves every call about a task without an answer.
+type stuck struct {
+	gone
+	asked func()
+}
+
+func (s stuck) Cancel(ctx context.Context, _ basilica.Hotkey, _ basilica.TaskID) (basilica.Task, error) {
+	s.asked()
+	<-ctx.Done()
+	return basilica.Task{}, ctx.Err()
+}
+
+func (stuck) Task(context.Context, basilica.Hotkey, basilica.TaskID) (basilica.Task, error) {
+	return basilica.Task{}, basilica.E(basilica.Unavailable, "DEADLINE", "the miner did not answer in time", "")
+}
+
+// A cancel without an answer ends as one that was answered and not confirmed, or by the next interrupt.
+func TestUnansweredCancel(t *testing.T) {
+	for code, wait := range map[string]time.Duration{"CANCEL_UNCONFIRMED": 50 * time.Millisecond, "TASK_LEFT": time.Hour} {
+		c := quiet()
+		c.cancelAfter, c.cancelWait = time.Millisecond, wait
+		ctx, interrupt := context.WithCancel(t.Context())
+		interrupt()
+		leave, again := context.WithCancel(t.Context())
+		defer again()
+		d := stuck{asked: func() {
+			if wait == time.Hour {
+				again()
+			}
+		}}
+		_, err := c.followOrCancel(ctx, leave, d, "t1", newFollower(0, io.Discard, io.Discard))
+		if basilica.CodeOf(err) != code || ExitCodeOf(err) != ExitLeft {
+			t.Errorf("%v, want %s", err, code)
+		}
+	}
+}
+
+// A job whose miner does not answer has not failed.
+func TestAttachToSilentMiner(t *testing.T) {
+	c := new(door).client(t)
+	c.cfg.Dial = func(basilica.Neuron) (basilica.Miner, error) { return stuck{}, nil }
+	_, err := c.Attach(t.Context(), "t1", "5m", Results{}, io.Discard, io.Discard)
+	if basilica.CodeOf(err) != "MINER_AWAY" || ExitCodeOf(err) != ExitLeft || !strings.Contains(basilica.FixOf(err), "basilica attach t1 --miner 5m") {
+		t.Errorf("%v, fix %q", err, basilica.FixOf(err))
+	}
+}
+
 // What cannot be saved later is said before the job runs.
 func TestNoRoomForResults(t *testing.T) {
 	dir := t.TempDir()

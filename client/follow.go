@@ -169,7 +169,7 @@ func (c *Client) followOrCancel(ctx, leave context.Context, door basilica.Miner,
 	asked := false
 	for !asked && pause(ending, c.cancelAfter) == nil {
 		_, err = door.Cancel(ending, c.cfg.Hotkey, id)
-		if asked = err == nil; !asked && basilica.KindOf(err) != basilica.Unavailable {
+		if asked = err == nil; !asked && ending.Err() == nil && basilica.KindOf(err) != basilica.Unavailable {
 			return task, err
 		}
 	}
