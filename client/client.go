@@ -239,12 +239,16 @@ func (c *Client) start(ctx context.Context, req Request) (Result, followed, erro
 	sub := basilica.Submission{Caller: c.cfg.Hotkey, IdempotencyKey: req.IdempotencyKey, Spec: spec}
 	if sub.IdempotencyKey == "" {
 		sub.IdempotencyKey = newKey()
-	} else {
-		c.bind(req.IdempotencyKey, neuron.Hotkey)
 	}
-	if result.Task, err = c.submit(ctx, door, sub); err != nil {
-		if code := basilica.CodeOf(err); req.IdempotencyKey != "" && (code == "QUEUE_FULL" || code == "TASK_QUOTA") { // said only of a key that the miner does not have
-			c.bind(req.IdempotencyKey, "")
+	c.bind(sub.IdempotencyKey, neuron.Hotkey)
+	var doubt bool
+	if result.Task, doubt, err = c.submit(ctx, door, sub); err != nil {
+		switch {
+		case doubt:
+			err = basilica.E(basilica.Unavailable, "MINER_AWAY", "the miner may have taken the job, and did not say so",
+				fmt.Sprintf("ask once more, which makes no second job: the same command with --miner %s --idempotency-key %s; or look whether it runs: basilica ps", neuron.Hotkey, sub.IdempotencyKey)).With(err)
+		case req.IdempotencyKey == "" || notTaken(err):
+			c.bind(sub.IdempotencyKey, "")
 		}
 		return fail(result, fmt.Errorf("submit: %w", err))
 	}
@@ -424,19 +428,29 @@ func unreadable(path string, err error) error {
 	return basilica.E(basilica.Invalid, "INPUT_UNREADABLE", fmt.Sprintf("file %s cannot be read", path), "give the path of a regular file that you may read").With(err)
 }
 
+// notTaken: what a miner says only of a key that it does not have.
+func notTaken(err error) bool {
+	code := basilica.CodeOf(err)
+	return code == "QUEUE_FULL" || code == "TASK_QUOTA"
+}
+
 // submit tries again where the miner was away: the idempotency key makes a second arrival the same task. An end of ctx
-// does not cut a call short: a task that may have arrived must be known to be cancelled.
-func (c *Client) submit(ctx context.Context, door basilica.Miner, sub basilica.Submission) (basilica.Task, error) {
+// does not cut a call short: a task that may have arrived must be known to be cancelled. doubt says of an error that the miner
+// may have taken the task nevertheless.
+func (c *Client) submit(ctx context.Context, door basilica.Miner, sub basilica.Submission) (_ basilica.Task, doubt bool, _ error) {
 	for try := 1; ; try++ {
 		call, cancel := context.WithTimeout(context.WithoutCancel(ctx), callTimeout)
 		task, err := door.Submit(call, sub)
 		cancel()
-		if err == nil || try == 3 || ctx.Err() != nil || basilica.KindOf(err) != basilica.Unavailable {
-			return task, err
+		away := basilica.KindOf(err) == basilica.Unavailable
+		fault := basilica.KindOf(err) == basilica.Internal && basilica.CodeOf(err) != "" // the miner's
+		doubt = (doubt || away || fault) && !notTaken(err)
+		if err == nil || try == 3 || ctx.Err() != nil || !away {
+			return task, doubt, err
 		}
 		c.cfg.Log.Warn("miner is away, submitting again", "err", err)
-		if err := pause(ctx, c.step); err != nil {
-			return basilica.Task{}, err
+		if pause(ctx, c.step) != nil {
+			return basilica.Task{}, doubt, err
 		}
 	}
 }

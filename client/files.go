@@ -11,6 +11,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"basilica"
@@ -63,11 +64,11 @@ func existing(path string, err error) error {
 
 // Entry is one own task in the index.
 type Entry struct {
-	Task    basilica.TaskID `json:"task"`
+	Task    basilica.TaskID `json:"task,omitempty"`
 	Miner   basilica.Hotkey `json:"miner"`
-	Image   string          `json:"image"`
+	Image   string          `json:"image,omitempty"`
 	Name    string          `json:"name,omitempty"`
-	Spec    basilica.Digest `json:"spec_sha256"` // of the task's description as it was submitted
+	Spec    basilica.Digest `json:"spec_sha256,omitzero"` // of the task's description as it was submitted
 	Created time.Time       `json:"created"`
 	// Key is the SHA-256 of an idempotency key. A line that has it has no Task: it was written before the submission, whose
 	// answer may never come.
@@ -118,6 +119,28 @@ func (x *Index) Bound(key string) (basilica.Hotkey, error) {
 		return "", err
 	}
 	return lines[len(lines)-1].Miner, nil
+}
+
+// Miners lists every miner that has an own task or that a key is bound to, whose task it may have without the client's knowing.
+func (x *Index) Miners() ([]basilica.Hotkey, error) {
+	lines, err := readIndex(filepath.Join(x.dir, tasksFile), func(e Entry) bool { return e.Task != "" && e.Miner != "" || e.Key != basilica.Digest{} })
+	if err != nil {
+		return nil, err
+	}
+	bound := map[basilica.Digest]basilica.Hotkey{}
+	for _, e := range lines {
+		bound[e.Key] = e.Miner
+	}
+	var miners []basilica.Hotkey
+	for _, e := range lines {
+		if e.Task == "" {
+			e.Miner = bound[e.Key]
+		}
+		if e.Miner != "" && !slices.Contains(miners, e.Miner) {
+			miners = append(miners, e.Miner)
+		}
+	}
+	return miners, nil
 }
 
 // AddImage remembers an image.

@@ -3,21 +3,27 @@ package client
 import (
 	"context"
 	"crypto/sha256"
+	"errors"
 	"log/slog"
 	"net/netip"
+	"strings"
 	"testing"
 	"time"
 
 	"basilica"
 )
 
-// stall is a miner of which a queue is known; err is what a submission is answered with, which arrives nevertheless.
+// stall is a miner of which a queue is known; err is what a submission is answered with, which arrives nevertheless; a Tasks
+// call is counted.
 type stall struct {
 	basilica.Miner
 	name    basilica.Hotkey
 	queue   int
 	err     error
 	arrived int
+	keys    map[string]bool // of what arrived
+	listed  int
+	arrives func() // nil: nothing more happens then
 }
 
 func (s *stall) Offer(context.Context) (basilica.Offer, error) {
@@ -27,7 +33,80 @@ func (s *stall) Offer(context.Context) (basilica.Offer, error) {
 
 func (s *stall) Submit(_ context.Context, sub basilica.Submission) (basilica.Task, error) {
 	s.arrived++
+	if s.keys == nil {
+		s.keys = map[string]bool{}
+	}
+	s.keys[sub.IdempotencyKey] = true
+	if s.arrives != nil {
+		s.arrives()
+	}
 	return basilica.Task{ID: "t1", IdempotencyKey: sub.IdempotencyKey, SpecDigest: sha256.Sum256(sub.Spec)}, s.err
+}
+
+func (s *stall) Tasks(context.Context, basilica.Hotkey, basilica.TaskQuery) (basilica.TaskPage, error) {
+	s.listed++
+	return basilica.TaskPage{}, nil
+}
+
+// stalls gives a client of the miners 5a and 5b.
+func stalls(t *testing.T, a, b *stall) *Client {
+	t.Helper()
+	index, err := OpenIndex(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	miners := map[basilica.Hotkey]*stall{"5a": a, "5b": b}
+	at := basilica.Axon{Addr: netip.MustParseAddrPort("127.0.0.2:1")}
+	c := New(Config{
+		Chain: graph{Neurons: []basilica.Neuron{{UID: 1, Hotkey: "5a", Axon: at}, {UID: 2, Hotkey: "5b", Axon: at}}}, Index: index,
+		Dial: func(n basilica.Neuron) (basilica.Miner, error) { return miners[n.Hotkey], nil }, Log: slog.New(slog.DiscardHandler), Now: time.Now,
+	})
+	c.step = time.Millisecond
+	return c
+}
+
+// TestLostAnswer: who submitted what a miner may have taken without saying so hears how to ask again, and ps asks that miner.
+func TestLostAnswer(t *testing.T) {
+	away, full := basilica.E(basilica.Unavailable, "DEADLINE", "no answer", ""), basilica.E(basilica.Exhausted, "QUEUE_FULL", "full", "")
+	for name, tc := range map[string]struct {
+		err       error
+		interrupt bool
+		exit      int
+		listed    int
+	}{
+		"three times":      {away, false, ExitLeft, 1},
+		"in a pause":       {away, true, ExitLeft, 1},
+		"a fault":          {basilica.E(basilica.Internal, "MINER_FAULT", "a fault", ""), false, ExitLeft, 1},
+		"refused":          {full, false, ExitFailure, 0},
+		"refused outright": {basilica.E(basilica.Denied, "COMPUTE_NOT_ALLOWED", "not you", ""), false, ExitFailure, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			a := &stall{name: "5a", err: tc.err}
+			c := stalls(t, a, &stall{name: "5b", queue: 1})
+			ctx, interrupt := context.WithCancel(t.Context())
+			defer interrupt()
+			if tc.interrupt {
+				c.step = time.Hour
+				a.arrives = func() { time.AfterFunc(10*time.Millisecond, interrupt) }
+			}
+			req := Request{Spec: basilica.TaskSpec{Image: "i"}}
+			_, err := c.Detach(ctx, req)
+			if err == nil || ExitCodeOf(err) != tc.exit || len(a.keys) != 1 {
+				t.Fatalf("%v, exit code %d, %d keys", err, ExitCodeOf(err), len(a.keys))
+			}
+			for req.IdempotencyKey = range a.keys {
+			}
+			if strings.Contains(basilica.FixOf(err), "--miner 5a --idempotency-key "+req.IdempotencyKey) != (tc.exit == ExitLeft) {
+				t.Errorf("fix %q", basilica.FixOf(err))
+			}
+			if _, _, err := c.Tasks(t.Context(), basilica.TaskQuery{}, 1); err != nil || a.listed != tc.listed {
+				t.Errorf("the miner was asked for tasks %d times, want %d: %v", a.listed, tc.listed, err)
+			}
+			if bound, err := c.cfg.Index.Bound(req.IdempotencyKey); err != nil || (bound == "5a") != (tc.exit == ExitLeft) {
+				t.Errorf("the key is bound to %q: %v", bound, err)
+			}
+		})
+	}
 }
 
 // TestRepeatGoesToTheSameMiner: a key whose first answer was lost goes to the miner that may have its task, whichever is
@@ -49,27 +128,18 @@ func TestRepeatGoesToTheSameMiner(t *testing.T) {
 		"too many a time": {basilica.E(basilica.Exhausted, "RATE_LIMIT", "too many calls", ""), Request{IdempotencyKey: key}, "5a"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			index, err := OpenIndex(t.TempDir())
-			if err != nil {
-				t.Fatal(err)
-			}
-			miners := map[basilica.Hotkey]*stall{"5a": {name: "5a", err: tc.first}, "5b": {name: "5b", queue: 1}}
-			at := basilica.Axon{Addr: netip.MustParseAddrPort("127.0.0.2:1")}
-			c := New(Config{
-				Chain: graph{Neurons: []basilica.Neuron{{UID: 1, Hotkey: "5a", Axon: at}, {UID: 2, Hotkey: "5b", Axon: at}}}, Index: index,
-				Dial: func(n basilica.Neuron) (basilica.Miner, error) { return miners[n.Hotkey], nil }, Log: slog.New(slog.DiscardHandler), Now: time.Now,
-			})
-			c.step = time.Millisecond
+			a := &stall{name: "5a", err: tc.first}
+			c := stalls(t, a, &stall{name: "5b", queue: 1})
 			first := Request{Spec: basilica.TaskSpec{Image: "i"}, IdempotencyKey: key}
-			if r, err := c.Detach(t.Context(), first); basilica.CodeOf(err) != basilica.CodeOf(tc.first) || r.Miner != "5a" || miners["5a"].arrived == 0 {
+			if r, err := c.Detach(t.Context(), first); !errors.Is(err, tc.first) || r.Miner != "5a" || a.arrived == 0 {
 				t.Fatalf("the first time: %+v, %v", r, err)
 			}
-			miners["5a"].err, miners["5a"].queue = nil, 2
+			a.err, a.queue = nil, 2
 			tc.again.Spec = first.Spec
 			if r, err := c.Detach(t.Context(), tc.again); err != nil || r.Miner != tc.want {
 				t.Errorf("the repeat went to %s, want %s: %v", r.Miner, tc.want, err)
 			}
-			if entries, err := index.Entries(); err != nil || entries[len(entries)-1].Miner != tc.want || entries[0].Task != "t1" {
+			if entries, err := c.cfg.Index.Entries(); err != nil || entries[len(entries)-1].Miner != tc.want || entries[0].Task != "t1" {
 				t.Errorf("tasks known: %+v, %v", entries, err)
 			}
 		})

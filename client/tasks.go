@@ -26,17 +26,11 @@ type Away struct {
 	Error string          `json:"error"`
 }
 
-// Tasks asks every miner of the index for the caller's tasks that fit q, newest first, at most limit of each.
+// Tasks asks every miner that the index knows of for the caller's tasks that fit q, newest first, at most limit of each.
 func (c *Client) Tasks(ctx context.Context, q basilica.TaskQuery, limit int) ([]Listed, []Away, error) {
-	entries, err := c.cfg.Index.Entries()
+	miners, err := c.cfg.Index.Miners()
 	if err != nil {
 		return nil, nil, err
-	}
-	var miners []basilica.Hotkey
-	for _, e := range entries {
-		if !slices.Contains(miners, e.Miner) {
-			miners = append(miners, e.Miner)
-		}
 	}
 	var listed []Listed
 	var away []Away
