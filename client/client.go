@@ -138,6 +138,8 @@ func ExitCodeOf(err error) int {
 		return ExitCancelled
 	case "TASK_LEFT", "MINER_AWAY", "CANCEL_UNCONFIRMED":
 		return ExitLeft
+	case "NO_MINERS", "NO_MINER_READY", "TASK_TOO_LARGE", "ONLY_SOFTWARE_GPUS", "BLOB_MISSING":
+		return ExitNotBegun
 	}
 	return ExitFailure
 }

@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net/netip"
@@ -297,6 +298,14 @@ func TestExitCodes(t *testing.T) {
 	} {
 		if got := (Result{Task: basilica.Task{State: c.state, ExitCode: c.code}}).ExitCode(); got != c.want {
 			t.Errorf("%s gives %d, want %d", c.state, got, c.want)
+		}
+	}
+	for code, want := range map[string]int{
+		"NO_MINERS": ExitNotBegun, "NO_MINER_READY": ExitNotBegun, "TASK_TOO_LARGE": ExitNotBegun, "ONLY_SOFTWARE_GPUS": ExitNotBegun, "BLOB_MISSING": ExitNotBegun,
+		"TASK_LEFT": ExitLeft, "MINER_AWAY": ExitLeft, "CANCEL_UNCONFIRMED": ExitLeft, "INTERRUPTED": ExitCancelled, "RECEIPT_SPEC": ExitFailure,
+	} {
+		if got := ExitCodeOf(fmt.Errorf("run: %w", basilica.E(basilica.Invalid, code, "", ""))); got != want {
+			t.Errorf("%s gives %d, want %d", code, got, want)
 		}
 	}
 }
