@@ -178,6 +178,7 @@ func TestHostileImageFiles(t *testing.T) {
 	}
 	config := func(layers int) entry { return file("c.json", configOf(runtime.GOARCH, layers)) }
 	layer := string(tarOf(t, file("a", "a")))
+	large, some := zipped(t, tarOf(t, file("a", strings.Repeat("x", limit*2/3)))), zipped(t, tarOf(t, file("a", strings.Repeat("x", limit*2/5))))
 	link := func(name, to string) entry {
 		return entry{tar.Header{Name: name, Typeflag: tar.TypeSymlink, Linkname: to}, ""}
 	}
@@ -221,6 +222,9 @@ func TestHostileImageFiles(t *testing.T) {
 			tarOf(t, config(2), file("l.tar", zipped(t, tarOf(t, file("a", strings.Repeat("x", limit*2/3))))), link("m.tar", "l.tar"),
 				file("n.tar", zipped(t, tarOf(t, file("b", strings.Repeat("x", limit*2/3))))), manifest("m.tar", "n.tar")), "IMAGE_TOO_LARGE",
 		},
+		"a layer at two places":   {tarOf(t, config(2), file("l.tar", large), manifest("l.tar", "l.tar")), "IMAGE_TOO_LARGE"},
+		"a layer by many names":   {tarOf(t, config(3), link("m.tar", "l.tar"), link("n.tar", "m.tar"), file("l.tar", some), manifest("l.tar", "m.tar", "n.tar")), "IMAGE_TOO_LARGE"},
+		"holes behind many names": {tarOf(t, config(2), file("l.tar", string(sparse(t, limit*2/3))), manifest("l.tar", "l.tar")), "IMAGE_TOO_LARGE"},
 		"empty files without end": {tarOf(t, config(1), file("l.tar", zipped(t, func() []byte {
 			var e []entry
 			for i := range limit/fileCost + 1 {

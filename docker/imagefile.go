@@ -273,6 +273,11 @@ func (w *imageWriter) close(config []byte, place []int) error {
 func nameless(w io.Writer, file io.Reader, s *savedFile, limit int64) error {
 	from, out := &source{r: file}, newImageWriter(w, limit)
 	r := tar.NewReader(from)
+	place, named := make([]int, len(s.layers)), map[int]int{}
+	for i, name := range s.layers {
+		place[i] = s.is[name]
+		named[place[i]]++
+	}
 	for {
 		h, err := r.Next()
 		if errors.Is(err, io.EOF) {
@@ -282,14 +287,14 @@ func nameless(w io.Writer, file io.Reader, s *savedFile, limit int64) error {
 			return from.unread("it", err)
 		}
 		if i, ok := s.is[path.Clean(h.Name)]; ok && h.Typeflag == tar.TypeReg {
+			before := out.scale
 			if err := out.layer(i, r, h.Size); err != nil {
 				return err
 			}
+			if err := out.scale.again(before, named[i]-1); err != nil {
+				return err
+			}
 		}
-	}
-	place := make([]int, len(s.layers))
-	for i, name := range s.layers {
-		place[i] = s.is[name]
 	}
 	return out.close(s.config, place)
 }
@@ -350,6 +355,18 @@ func (s *scale) weigh(layer io.Reader) error {
 	}
 	if s.over() {
 		return tooLarge(s.limit)
+	}
+	return nil
+}
+
+// again adds what was weighed since before, that many times: an engine unpacks a layer at every place that names it.
+func (s *scale) again(before scale, times int) error {
+	layer := scale{bytes: s.bytes - before.bytes, read: s.read - before.read, files: s.files - before.files}
+	for range times {
+		s.bytes, s.read, s.files = s.bytes+layer.bytes, s.read+layer.read, s.files+layer.files
+		if s.over() {
+			return tooLarge(s.limit)
+		}
 	}
 	return nil
 }
