@@ -56,8 +56,8 @@ func newBridge(s *Server, signer keys.Signer) *bridge {
 		spoken("Task", compute, func(ctx context.Context, who basilica.Hotkey, req taskRequest) (basilica.Task, error) {
 			return m.Task(ctx, who, req.ID)
 		}),
-		spoken("Cancel", compute, func(ctx context.Context, who basilica.Hotkey, req taskRequest) (basilica.Task, error) {
-			return m.Cancel(ctx, who, req.ID)
+		spoken("Cancel", compute, func(ctx context.Context, who basilica.Hotkey, req cancelRequest) (basilica.Task, error) {
+			return m.Cancel(ctx, who, req.Cancel)
 		}),
 	}}
 }
@@ -65,6 +65,12 @@ func newBridge(s *Server, signer keys.Signer) *bridge {
 // taskRequest names a task; the HTTPS door has it in the path.
 type taskRequest struct {
 	ID basilica.TaskID `json:"id"`
+}
+
+// cancelRequest has a shape of its own: the protocol signs a request's fields and not its class, so that whoever sits between
+// can send what was signed to another class.
+type cancelRequest struct {
+	Cancel basilica.TaskID `json:"cancel"`
 }
 
 // spoken makes a kind of a call that takes one JSON value and gives one.
@@ -124,17 +130,27 @@ func refusal(s synapse, err error) synapse {
 	return s
 }
 
-// saidError is a refusal in the words that the Axon of SDK 10 has for it.
+// saidError is a refusal in the words that the Axon of SDK 10 has for it, and what it is here.
 type saidError struct {
 	status  int
 	message string
+	is      *basilica.Error
 }
 
 // Error implements error.
-func (e *saidError) Error() string { return e.message }
+func (e *saidError) Error() string { return e.is.Error() }
+
+// Unwrap gives what it is here.
+func (e *saidError) Unwrap() error { return e.is }
 
 func say(status int, format string, args ...any) error {
-	return &saidError{status, fmt.Sprintf(format, args...)}
+	message := fmt.Sprintf(format, args...)
+	return &saidError{status, message, basilica.E(kindOfHTTP(status), "SYNAPSE_REFUSED", message, "")}
+}
+
+// amiss is a caller's error that the Axon of SDK 10 answers as a fault of its own.
+func amiss(code, sentence, fix string, cause error) error {
+	return &saidError{http.StatusInternalServerError, fault(), basilica.E(basilica.Invalid, code, sentence, fix).With(cause)}
 }
 
 // fault is all that a caller hears of a fault here: a number that nothing else has.
@@ -178,6 +194,7 @@ func (b *bridge) serve(w http.ResponseWriter, r *http.Request, started time.Time
 	k := b.kinds[at]
 	s, err := readSynapse(r.Header)
 	if err != nil {
+		err = amiss("AUTH_MALFORMED", "a header of the synapse cannot be read", "use an SDK of Bittensor", err)
 		b.s.refused(r, err)
 		b.s.answerSynapse(w, refusal(unread(), err), started)
 		return nil
@@ -217,7 +234,7 @@ func (b *bridge) exchange(w http.ResponseWriter, r *http.Request, k kind, s syna
 		return nil, nil, err
 	}
 	if r.Method != http.MethodPost {
-		return nil, nil, errors.New("a synapse comes by POST")
+		return nil, nil, amiss("ROUTE", "a synapse comes by POST", "use an SDK of Bittensor", nil)
 	}
 	fresh, err := b.s.cfg.Replays.Remember(r.Context(), string(caller), *s.dendrite.UUID+"."+fmt.Sprint(*s.dendrite.Nonce), b.s.cfg.Now().Add(replayLife))
 	if err != nil {
@@ -235,9 +252,9 @@ func (b *bridge) exchange(w http.ResponseWriter, r *http.Request, k kind, s syna
 	}
 	switch hash, err := hashFields(fields, k.hashed); {
 	case err != nil:
-		return nil, nil, fmt.Errorf("hash body: %w", err)
+		return nil, nil, amiss("BODY_JSON", "a hashed field of the synapse is neither text nor a whole number", "give the request as JSON in text", err)
 	case hash != s.bodyHash:
-		return nil, nil, errors.New("the body's hash is not the one that is signed")
+		return nil, nil, amiss("AUTH_SIGNATURE", "the body's hash is not the one that is signed", "sign the body as it is sent", nil)
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), window(s.timeout))
 	defer cancel()

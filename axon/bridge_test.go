@@ -19,6 +19,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -375,7 +376,7 @@ func TestBridge(t *testing.T) {
 		{"Submit", basilica.Submission{IdempotencyKey: "k", Spec: []byte("{}")}, "submit", `"idempotency_key":"k"`},
 		{"Plan", planRequest{Spec: []byte("four")}, "plan", `"queue":4`},
 		{"Task", taskRequest{ID: "t-9"}, "task", `"id":"t-9"`},
-		{"Cancel", taskRequest{ID: "t-9"}, "cancel", `"state":"cancelled"`},
+		{"Cancel", cancelRequest{Cancel: "t-9"}, "cancel", `"state":"cancelled"`},
 	} {
 		before := m.shop.count()
 		reply, err := spoke(t, d, c.class, c.request)
@@ -447,6 +448,55 @@ func TestBridgeRefuses(t *testing.T) {
 			t.Errorf("%s: no error", name)
 		}
 	}
+}
+
+// TestBridgeMisled: what was signed for one call does nothing as another, and no stranger's request makes an error of the log.
+func TestBridgeMisled(t *testing.T) {
+	var faults writes
+	m, d := bridged(t, &shop{}, func(c *ServerConfig) {
+		c.Log = slog.New(slog.NewTextHandler(&faults, &slog.HandlerOptions{Level: slog.LevelError}))
+	})
+	for name, c := range map[string]struct {
+		edit   func(*http.Request)
+		status int
+		want   string
+	}{
+		"as signed":     {func(*http.Request) {}, http.StatusOK, `t-9`},
+		"another class": {func(r *http.Request) { r.URL.Path = "/Cancel" }, http.StatusBadRequest, "BODY_JSON"},
+		// The Axon of SDK 10 calls these its own faults.
+		"header":    {func(r *http.Request) { r.Header[headerDendrite+"nonce"] = []string{"abc"} }, http.StatusInternalServerError, "Internal Server Error #"},
+		"timeout":   {func(r *http.Request) { r.Header["timeout"] = []string{"long"} }, http.StatusInternalServerError, "Internal Server Error #"},
+		"method":    {func(r *http.Request) { r.Method = http.MethodPut }, http.StatusInternalServerError, "Internal Server Error #"},
+		"signature": {func(r *http.Request) { delete(r.Header, headerDendrite+"signature") }, http.StatusUnauthorized, "Missing Signature"},
+		"body": {func(r *http.Request) {
+			r.Body, r.ContentLength = io.NopCloser(strings.NewReader("{}")), 2
+		}, http.StatusInternalServerError, "Internal Server Error #"},
+	} {
+		req, err := d.request(t.Context(), "Task", map[string]any{"request": `{"id":"t-9"}`}, []string{"request"}, 10*time.Second)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.edit(req)
+		res, err := d.http.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		text, err := io.ReadAll(res.Body)
+		if err = errors.Join(err, res.Body.Close()); err != nil || res.StatusCode != c.status || !strings.Contains(string(text), c.want) {
+			t.Errorf("%s: %s %s %v", name, res.Status, text, err)
+		}
+	}
+	if n := m.shop.count(); n != 1 || m.shop.calls[0] != "task" || faults.Load() != 0 {
+		t.Errorf("%d calls, %d errors in the log", n, faults.Load())
+	}
+}
+
+// writes counts what is written.
+type writes struct{ atomic.Int64 }
+
+func (w *writes) Write(p []byte) (int, error) {
+	w.Add(1)
+	return len(p), nil
 }
 
 func errText(err error) string {
