@@ -199,8 +199,12 @@ func (s *Server) pairs(p params) (any, error) {
 	return out, nil
 }
 
+// maxQueryValues bounds the keys of one state_queryStorage times its blocks: each is read.
+const maxQueryValues = 100_000
+
 // storageHistory is state_queryStorage: the keys' values at the first block, then what each block until the last changed.
-func (s *Server) storageHistory(p params) (any, error) {
+// session is nil over HTTP.
+func (s *Server) storageHistory(session *session, p params) (any, error) {
 	var list []hexBytes
 	var from, to basilica.Hash
 	if err := p.into(0, &list); err != nil {
@@ -221,9 +225,15 @@ func (s *Server) storageHistory(p params) (any, error) {
 	if !known || !kept || first.Number > last.Number || last.Number-first.Number > maxQueryBlocks {
 		return nil, &fault{4001, "Cannot resolve a block range", fmt.Sprintf("from %s to %s, at most %d blocks", from, to, maxQueryBlocks)}
 	}
+	if uint64(len(list))*uint64(last.Number-first.Number+1) > maxQueryValues {
+		return nil, invalidParams(fmt.Sprintf("more than %d values: keys times blocks", maxQueryValues))
+	}
 	out := []changeSet{}
 	before := make([]any, len(list))
 	for n := first.Number; n <= last.Number; n++ {
+		if session != nil && session.ctx.Err() != nil {
+			return nil, session.ctx.Err()
+		}
 		at, known := s.node.BlockHash(basilica.BlockNumber(n))
 		if !known {
 			return nil, &fault{4001, "Cannot resolve a block range", fmt.Sprintf("block %d is not known", n)}

@@ -115,6 +115,15 @@ func TestServerReadsStorageInEveryWay(t *testing.T) {
 	if got := s.post(t, `{"jsonrpc":"2.0","id":1,"method":"state_queryStorage","params":[["0x00"],"`+last.Hash.String()+`","`+first.Hash.String()+`"]}`); !strings.Contains(got, "Cannot resolve a block range") {
 		t.Errorf("backwards: %s", got)
 	}
+	for range 25 {
+		if last, err = s.chain.Seal(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	many := strings.TrimSuffix(strings.Repeat(`"0x00",`, 4096), ",")
+	if got := s.post(t, `{"jsonrpc":"2.0","id":1,"method":"state_queryStorage","params":[[`+many+`],"`+first.Hash.String()+`","`+last.Hash.String()+`"]}`); !strings.Contains(got, "-32602") {
+		t.Errorf("over a hundred thousand values: %.200s", got)
+	}
 	var fee struct {
 		InclusionFee struct{ BaseFee, LenFee, AdjustedWeightFee string }
 		Tip          string

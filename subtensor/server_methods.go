@@ -97,7 +97,7 @@ func serverMethods(cfg ServerConfig) map[string]method {
 		"state_getKeysPaged":   call((*Server).keysPaged),
 		"state_getKeysPagedAt": call((*Server).keysPaged),
 		"state_queryStorageAt": call((*Server).queryStorage),
-		"state_queryStorage":   call((*Server).storageHistory),
+		"state_queryStorage":   {call: (*Server).storageHistory},
 		"state_getPairs":       call((*Server).pairs),
 		"state_getStorageHash": call((*Server).storageDigest),
 		"state_getStorageSize": call((*Server).storageSize),
