@@ -20,6 +20,9 @@ type unit struct {
 	mounts  bool   // the role makes mounts that other processes of the host must see, as root
 	engine  bool   // it needs the container engine
 	stopSec int    // how long an orderly end may take
+
+	flags    []string       // of the command line, beside --config
+	settings []node.Setting // what holds for the role, and where that comes from
 }
 
 // withUnit gives a role's verb its --print-unit.
@@ -37,7 +40,20 @@ func withUnit(cmd *cobra.Command, about func(node.Config) unit) *cobra.Command {
 		if err != nil {
 			return err
 		}
-		return printUnit(cmd.OutOrStdout(), about(cfg), at.config)
+		u := about(cfg)
+		sections := []string{u.role}
+		for _, name := range []string{"network", "netuid", "log-level"} {
+			if f := cmd.Flag(name); f != nil && f.Changed {
+				u.flags = append(u.flags, "--"+name, f.Value.String())
+			}
+		}
+		if cmd.Flag("network") != nil {
+			sections = append(sections, "chain")
+		}
+		if u.settings, err = node.Settings(at.config, os.Environ(), sections...); err != nil {
+			return err
+		}
+		return printUnit(cmd.OutOrStdout(), u, at.config)
 	}
 	return cmd
 }
@@ -54,6 +70,7 @@ func printUnit(w io.Writer, u unit, config string) error {
 		}
 		command = append(command, "--config", config)
 	}
+	command = append(command, u.flags...)
 	if u.data, err = node.DataDir(u.data); err != nil {
 		return err
 	}
@@ -69,6 +86,9 @@ func printUnit(w io.Writer, u unit, config string) error {
 		line("# Not Requires: a restart of the engine must not end this role, which waits for it.\nWants=docker.service\nAfter=docker.service")
 	}
 	line("StartLimitIntervalSec=0\n\n[Service]\nType=exec\nExecStart=%s", strings.ReplaceAll(quoteAll(command), "$", "$$"))
+	for _, l := range u.environment() {
+		line("%s", l)
+	}
 	line("Restart=always\nRestartPreventExitStatus=%d\nRestartSec=5\nKillMode=mixed\nKillSignal=SIGTERM\nTimeoutStopSec=%d\nUser=%s\nUMask=0077\nLimitNOFILE=65536", exitRevoked, u.stopSec, me.Username)
 	rest, state := strings.CutPrefix(u.data, "/var/lib/")
 	if state {
@@ -92,11 +112,37 @@ func printUnit(w io.Writer, u unit, config string) error {
 	return err
 }
 
+// environment hands on what is set by variables here. A unit may be read by everybody: what may hold a key of a chain's
+// provider is named alone.
+func (u unit) environment() (lines []string) {
+	names := []string{}
+	for _, s := range u.settings {
+		if name, ok := strings.CutPrefix(s.Source, "$"); ok {
+			names = append(names, name)
+		}
+	}
+	if u.engine {
+		names = append(names, "DOCKER_HOST")
+	}
+	for _, name := range names {
+		value, ok := os.LookupEnv(name)
+		_, rest, url := strings.Cut(value, "://")
+		switch {
+		case !ok:
+		case url && name != "DOCKER_HOST" && strings.ContainsAny(rest, "/@?"):
+			lines = append(lines, "# "+name+" is set where this was printed, and may hold a secret: write its value into the configuration.")
+		default:
+			lines = append(lines, "Environment="+quoteAll([]string{name + "=" + value}))
+		}
+	}
+	return lines
+}
+
 // quoteAll writes words as systemd reads them back in a list of paths, and with dollars doubled in a command line.
 func quoteAll(words []string) string {
 	quoted := make([]string, len(words))
 	for i, word := range words {
-		quoted[i] = `"` + strings.NewReplacer("%", "%%", `\`, `\\`, `"`, `\"`).Replace(word) + `"`
+		quoted[i] = `"` + strings.NewReplacer("%", "%%", `\`, `\\`, `"`, `\"`, "\n", `\n`).Replace(word) + `"`
 	}
 	return strings.Join(quoted, " ")
 }

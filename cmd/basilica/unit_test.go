@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -20,10 +21,10 @@ func TestPrintUnit(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	unit := func(role string) map[string][]string {
+	unit := func(role string, flags ...string) map[string][]string {
 		t.Helper()
 		var out, said bytes.Buffer
-		if code := run(t.Context(), []string{role, "--print-unit", "--config", config}, strings.NewReader(""), &out, &said); code != exitOK {
+		if code := run(t.Context(), append([]string{role, "--print-unit", "--config", config}, flags...), strings.NewReader(""), &out, &said); code != exitOK {
 			t.Fatalf("%s: exit %d: %s", role, code, said.String())
 		}
 		verifyUnit(t, filepath.Join(dir, "basilica-"+role+".service"), out.Bytes())
@@ -35,6 +36,9 @@ func TestPrintUnit(t *testing.T) {
 				t.Errorf("%s: a line that is no unit's: %q", role, text)
 				continue
 			}
+			if parts[2] == "" {
+				parts[3] = parts[1] // a comment
+			}
 			keys[parts[2]] = append(keys[parts[2]], parts[3])
 		}
 		for key, want := range map[string]string{"Restart": "always", "RestartPreventExitStatus": "3", "KillMode": "mixed", "NoNewPrivileges": "yes", "WantedBy": "multi-user.target"} {
@@ -42,7 +46,11 @@ func TestPrintUnit(t *testing.T) {
 				t.Errorf("%s: %s=%v, want %s", role, key, got, want)
 			}
 		}
-		if got := keys["ExecStart"]; len(got) != 1 || !strings.HasSuffix(got[0], `"`+role+`" "--config" "`+dir+`/a $$HOME 100%% file.toml"`) {
+		command := `"` + role + `" "--config" "` + dir + `/a $$HOME 100%% file.toml"`
+		for _, f := range flags {
+			command += ` "` + f + `"`
+		}
+		if got := keys["ExecStart"]; len(got) != 1 || !strings.HasSuffix(got[0], command) {
 			t.Errorf("%s: starts %v", role, got)
 		}
 		return keys
@@ -64,6 +72,14 @@ func TestPrintUnit(t *testing.T) {
 	}
 	if v := unit("validator"); v["StateDirectory"][0] != "basilica/validator" {
 		t.Errorf("validator: %v", v)
+	}
+	t.Setenv("BASILICA_MINER_AXON_LISTEN", `127.0.0.1:1 "100%" $HOME`)
+	t.Setenv("BASILICA_CHAIN_URL", "wss://provider.example/v1/s3cret")
+	t.Setenv("BASILICA_EXECUTOR_LISTEN", "127.0.0.1:2")
+	changed := unit("miner", "--network", "finney", "--netuid", "39", "--log-level", "debug")
+	want := `["BASILICA_MINER_AXON_LISTEN=127.0.0.1:1 \"100%%\" $HOME"]`
+	if got := fmt.Sprint(changed["Environment"]); got != want || !strings.Contains(fmt.Sprint(changed[""]), "# BASILICA_CHAIN_URL is set") || strings.Contains(fmt.Sprint(changed), "s3cret") {
+		t.Errorf("environment %s, want %s; %v", got, want, changed[""])
 	}
 	write("[executor]\nkeep_tasks = true\n")
 	if kept := unit("executor"); kept["TimeoutStopSec"][0] != "30" {
