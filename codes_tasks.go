@@ -66,7 +66,7 @@ var taskCodes = []Explanation{
 	{"IMAGE_TOO_LARGE", "the image takes more disk than the machine gives an image", "its files are counted as large as they say they are, unpacked, before anything is unpacked", "make the image smaller, or use a machine with more free disk"},
 	{"IMAGE_UNREAD", "the image could not be read on the machine that runs the job", "its disk failed while the image's file or one of its layers was read", "look at the machine's disk (dmesg), or run the job on another machine"},
 	{"IMAGE_VOLUME", "the image's VOLUME cannot be masked", "each VOLUME becomes a small file system in memory, and this one's path would hide something else", "use an image without that VOLUME"},
-	{"IMAGE_WORKDIR", "the image's WORKDIR lies in a file system of the kernel", "runtimes have leaked folders of the host there", "use an image with another WORKDIR"},
+	{"IMAGE_WORKDIR", "the image's WORKDIR lies in a file system of the kernel, by its name or by links", "runtimes have leaked folders of the host there", "use an image with another WORKDIR"},
 	{"INPUT_LOST", "an input of a task is not stored here any more", "its file was removed by hand, or the miner's disk lost it", "send the task again with its inputs"},
 	{"INPUT_MISSING", "an input was not sent to this miner", "the file goes before the task that reads it", "send the blob before the task that reads it"},
 	{"INPUT_UNREADABLE", "an input file cannot be read", "it does not exist, is no regular file, or may not be read", "give the path of a regular file that you may read"},

@@ -1,16 +1,22 @@
 package docker
 
 import (
+	"archive/tar"
+	"context"
 	"crypto/sha256"
 	"encoding/binary"
 	"fmt"
+	"io/fs"
 	"path"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
 
+	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/mount"
+	"github.com/moby/moby/client"
 
 	"basilica"
 )
@@ -204,10 +210,8 @@ func maskable(volumes []string) ([]string, error) {
 		if !path.IsAbs(v) || clean == "/" || strings.ContainsAny(v, ":,\x00") {
 			return nil, bad(v, "it is no plain absolute path below /")
 		}
-		for _, kernel := range []string{"/proc", "/sys", "/dev"} {
-			if clean == kernel || strings.HasPrefix(clean, kernel+"/") {
-				return nil, bad(v, "it covers "+kernel)
-			}
+		if kernel := kernelAt(clean); kernel != "" {
+			return nil, bad(v, "it covers "+kernel)
 		}
 		switch {
 		case slices.Contains(ours, clean):
@@ -227,13 +231,97 @@ func maskable(volumes []string) ([]string, error) {
 // workable refuses an image whose WORKDIR lies in the kernel's file systems: a runtime may still hold folders of the host
 // open there when the program begins (CVE-2024-21626).
 func workable(dir string) error {
-	clean := path.Clean("/" + dir)
-	for _, kernel := range []string{"/proc", "/sys", "/dev"} {
-		if clean == kernel || strings.HasPrefix(clean, kernel+"/") {
-			return basilica.E(basilica.Invalid, "IMAGE_WORKDIR", fmt.Sprintf("the image's WORKDIR %.100q lies in %s", dir, kernel), "use an image with another WORKDIR")
-		}
+	if kernel := kernelAt(path.Clean("/" + dir)); kernel != "" {
+		return badWorkdir(dir, "lies in "+kernel)
 	}
 	return nil
+}
+
+func badWorkdir(dir, why string) error {
+	return basilica.E(basilica.Invalid, "IMAGE_WORKDIR", fmt.Sprintf("the image's WORKDIR %.100q %.100s", dir, why), "use an image with another WORKDIR")
+}
+
+// kernelAt gives the kernel's file system in which a clean path lies, or "".
+func kernelAt(clean string) string {
+	for _, kernel := range []string{"/proc", "/sys", "/dev"} {
+		if clean == kernel || strings.HasPrefix(clean, kernel+"/") {
+			return kernel
+		}
+	}
+	return ""
+}
+
+// maxSteps bounds the folders and links on the way to a WORKDIR.
+const maxSteps = 128
+
+// enterable refuses a WORKDIR of a created container from which links lead into the kernel's file systems. They are read one
+// by one, as the kernel will: an engine that resolves them sees what the image itself has at /proc, where another link may
+// lead out of it again.
+func (e *Engine) enterable(ctx context.Context, id, dir string) error {
+	at, left := "/", strings.Split(path.Clean("/"+dir), "/")
+	for steps := 0; len(left) > 0; {
+		name := left[0]
+		left = left[1:]
+		if name == "" {
+			continue
+		}
+		if steps++; steps > maxSteps {
+			return badWorkdir(dir, "has too many folders and links on its way")
+		}
+		next := path.Join(at, name)
+		if kernel := kernelAt(next); kernel != "" {
+			return badWorkdir(dir, "leads into "+kernel)
+		}
+		if name == "." || name == ".." {
+			at = next
+			continue
+		}
+		target, err := e.readLink(ctx, id, next)
+		switch {
+		case err != nil:
+			return err
+		case target == "": // a folder, or nothing yet: the container's own mounts may be there
+			at = next
+			continue
+		case path.IsAbs(target):
+			at = "/"
+		}
+		left = append(strings.Split(target, "/"), left...)
+	}
+	return nil
+}
+
+// lookFault is the engine's word on an image in which it cannot look for a path, or not mount what belongs there.
+var lookFault = regexp.MustCompile(`not a directory|file exists|too many l`)
+
+func badPaths(err error) error {
+	return basilica.E(basilica.Invalid, "CONTAINER_PATHS", "the image has a link or a file where the container's folders go", "use an image in which /tmp, /dev/shm, /home/job, /in, /out, its VOLUMEs and its WORKDIR are folders or absent").With(err)
+}
+
+// readLink gives what a link in a container says; what is no link or is not there gives nothing. The path's own folders must be
+// no links.
+func (e *Engine) readLink(ctx context.Context, id, at string) (target string, err error) {
+	st, err := e.api.ContainerStatPath(ctx, id, client.ContainerStatPathOptions{Path: at})
+	if errdefs.IsNotFound(err) || err == nil && st.Stat.Mode&fs.ModeSymlink == 0 {
+		return "", nil
+	}
+	// What a link says is in its archive alone; and so is why an engine cannot look.
+	link, err := e.api.CopyFromContainer(ctx, id, client.CopyFromContainerOptions{SourcePath: at})
+	if err != nil {
+		if lookFault.MatchString(err.Error()) {
+			return "", badPaths(err)
+		}
+		return "", e.mapped("look at the image's WORKDIR", err)
+	}
+	defer link.Content.Close()
+	h, err := tar.NewReader(link.Content).Next()
+	if err != nil {
+		return "", fmt.Errorf("read link %.100q of an image: %w", at, err)
+	}
+	if h.Typeflag != tar.TypeSymlink || h.Linkname == "" {
+		return "", fmt.Errorf("read link %.100q of an image: the engine gives another thing", at)
+	}
+	return h.Linkname, nil
 }
 
 // deviceIDs names real GPUs as their driver does; a software device is computed on the CPU and has no name there.

@@ -4,6 +4,7 @@ package docker
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -155,9 +156,10 @@ func (e *Engine) Create(ctx context.Context, spec basilica.ContainerSpec) (id st
 		return "", e.imageError(spec.Image, err)
 	}
 	var volumes map[string]struct{}
+	workdir := ""
 	if img.Config != nil {
-		volumes = img.Config.Volumes
-		if err := workable(img.Config.WorkingDir); err != nil {
+		volumes, workdir = img.Config.Volumes, img.Config.WorkingDir
+		if err := workable(workdir); err != nil {
 			return "", err
 		}
 	}
@@ -176,6 +178,9 @@ func (e *Engine) Create(ctx context.Context, spec basilica.ContainerSpec) (id st
 	res, err := e.api.ContainerCreate(making, client.ContainerCreateOptions{Config: cfg, HostConfig: host, Name: spec.Name})
 	if err != nil {
 		return "", e.mapped("create container", err)
+	}
+	if err := e.enterable(ctx, res.ID, workdir); err != nil {
+		return "", errors.Join(err, e.Remove(context.WithoutCancel(ctx), res.ID))
 	}
 	for _, w := range res.Warnings {
 		e.log.Warn("the engine warns of a new container", "container", res.ID, "warning", w)

@@ -20,17 +20,25 @@ import (
 // answering is an engine that says of itself what the test wants.
 func answering(t *testing.T, info string) *Engine {
 	t.Helper()
-	path := filepath.Join(t.TempDir(), "docker.sock")
+	return speaking(t, func(w http.ResponseWriter, r *http.Request) {
+		if strings.HasSuffix(r.URL.Path, "/info") {
+			w.Header().Set("Content-Type", "application/json")
+			_, _ = io.WriteString(w, info)
+		}
+	})
+}
+
+// speaking is an engine that answers what the test wants.
+func speaking(t *testing.T, answer http.HandlerFunc) *Engine {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "s")
 	ln, err := net.Listen("unix", path)
 	if err != nil {
 		t.Fatal(err)
 	}
 	s := &httptest.Server{Listener: ln, Config: &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Api-Version", "1.41")
-		if strings.HasSuffix(r.URL.Path, "/info") {
-			w.Header().Set("Content-Type", "application/json")
-			_, _ = io.WriteString(w, info)
-		}
+		answer(w, r)
 	})}}
 	s.Start()
 	t.Cleanup(s.Close)
