@@ -192,7 +192,10 @@ func (e *Engine) Create(ctx context.Context, spec basilica.ContainerSpec) (id st
 // gives calls f with every piece in the order in which the engine read it, until the container has ended, f fails or ctx
 // ends; a job that talks faster than f listens waits.
 func (e *Engine) Logs(ctx context.Context, id string) (follow func(f func(basilica.LogStream, []byte) error) error, err error) {
-	res, err := e.api.ContainerAttach(ctx, id, client.ContainerAttachOptions{Stream: true, Stdout: true, Stderr: true})
+	// The connection outlives this context, which bounds the engine's answer alone.
+	attaching, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	res, err := e.api.ContainerAttach(attaching, id, client.ContainerAttachOptions{Stream: true, Stdout: true, Stderr: true})
 	if err != nil {
 		return nil, e.mapped("attach to container", err)
 	}

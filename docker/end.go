@@ -34,39 +34,69 @@ func (e *Engine) Start(ctx context.Context, id string) (wait func(context.Contex
 		return nil, err
 	}
 	// The wait is registered before the start, else a short container could end unseen.
-	waiting, stopWaiting := context.WithCancel(context.WithoutCancel(ctx))
-	exit := e.api.ContainerWait(waiting, id, client.ContainerWaitOptions{Condition: container.WaitConditionNextExit})
+	exit := e.askForExit(ctx, id, container.WaitConditionNextExit)
+	select {
+	case <-exit.taken:
+	case <-ctx.Done():
+		exit.stop()
+		return nil, ctx.Err()
+	}
 	// The engine does not leave a start undone when nobody waits for it any more: who cancels learns what came of it.
 	starting, cancel := context.WithTimeout(context.WithoutCancel(ctx), callTimeout)
 	defer cancel()
 	if _, err := e.api.ContainerStart(starting, id, client.ContainerStartOptions{}); err != nil {
-		stopWaiting()
+		exit.stop()
 		if i := strings.LastIndex(err.Error(), "exec: "); i >= 0 { // the runtime's word on the program, not on the host
 			why := tail(strings.TrimSuffix(err.Error()[i+len("exec: "):], ": unknown"))
 			return nil, basilica.E(basilica.Invalid, "CONTAINER_START", "the container could not start: "+why, "check the command and the image").With(err)
 		}
 		if pathFault.MatchString(err.Error()) {
-			return nil, basilica.E(basilica.Invalid, "CONTAINER_PATHS", "the image has a link or a file where the container's folders go", "use an image in which /tmp, /dev/shm, /home/job, /in, /out, its VOLUMEs and its WORKDIR are folders or absent").With(err)
+			return nil, badPaths(err)
 		}
 		return nil, e.mapped("start container", err)
 	}
-	return e.witness(id, exit, stopWaiting, e.watchMemory(starting, id)), nil
+	return e.witness(id, exit, e.watchMemory(starting, id)), nil
 }
 
 // Await gives the function that waits for the end of a container that somebody else started, or that has ended already.
 func (e *Engine) Await(ctx context.Context, id string) (wait func(context.Context) (basilica.ContainerEnd, error), err error) {
-	waiting, stopWaiting := context.WithCancel(context.WithoutCancel(ctx))
-	exit := e.api.ContainerWait(waiting, id, client.ContainerWaitOptions{Condition: container.WaitConditionNotRunning})
+	exit := e.askForExit(ctx, id, container.WaitConditionNotRunning)
 	looking, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	return e.witness(id, exit, stopWaiting, e.watchMemory(looking, id)), nil
+	return e.witness(id, exit, e.watchMemory(looking, id)), nil
+}
+
+// exitWait is one request to the engine to tell of a container's end.
+type exitWait struct {
+	taken chan struct{} // closed when the engine has taken the request, or will not
+	said  chan error    // gets one word: nil is the end, anything else no answer
+	stop  func()
+}
+
+// askForExit makes the request, which lasts until it is answered or stopped. An engine that does not take it in time has refused.
+func (e *Engine) askForExit(ctx context.Context, id string, when container.WaitCondition) *exitWait {
+	waiting, stop := context.WithCancel(context.WithoutCancel(ctx))
+	w := &exitWait{taken: make(chan struct{}), said: make(chan error, 1), stop: stop}
+	go func() {
+		late := time.AfterFunc(callTimeout, stop)
+		exit := e.api.ContainerWait(waiting, id, client.ContainerWaitOptions{Condition: when})
+		late.Stop()
+		close(w.taken)
+		select { // the client holds a goroutine until it is read
+		case err := <-exit.Error:
+			w.said <- err
+		case <-exit.Result:
+			w.said <- nil
+		}
+	}()
+	return w
 }
 
 // witness waits for a container's end, over restarts of the engine and connections that break or fall silent. A container
 // that is gone is NotFound (CONTAINER_GONE).
-func (e *Engine) witness(id string, exit client.ContainerWaitResult, stop func(), kills *memoryWatch) func(context.Context) (basilica.ContainerEnd, error) {
+func (e *Engine) witness(id string, exit *exitWait, kills *memoryWatch) func(context.Context) (basilica.ContainerEnd, error) {
 	return func(ctx context.Context) (basilica.ContainerEnd, error) {
-		defer func() { stop() }()
+		defer func() { exit.stop() }()
 		defer kills.stop()
 		look := time.NewTicker(e.lookEvery)
 		defer look.Stop()
@@ -75,10 +105,11 @@ func (e *Engine) witness(id string, exit client.ContainerWaitResult, stop func()
 			select {
 			case <-ctx.Done():
 				return basilica.ContainerEnd{}, ctx.Err()
-			case <-exit.Error: // an engine that is there may refuse to wait: it is not asked without a pause
-				again = time.After(againEvery)
-			case <-exit.Result:
+			case err := <-exit.said:
 				again = time.After(0)
+				if err != nil { // an engine that is there may refuse to wait: it is not asked without a pause
+					again = time.After(againEvery)
+				}
 			case <-look.C:
 				again = time.After(0)
 			}
@@ -90,10 +121,8 @@ func (e *Engine) witness(id string, exit client.ContainerWaitResult, stop func()
 				st.End.MemoryKilled = st.End.MemoryKilled || kills.count() > 0
 				return st.End, nil
 			}
-			stop()
-			waiting, cancel := context.WithCancel(context.WithoutCancel(ctx))
-			stop = cancel
-			exit = e.api.ContainerWait(waiting, id, client.ContainerWaitOptions{Condition: container.WaitConditionNotRunning})
+			exit.stop()
+			exit = e.askForExit(ctx, id, container.WaitConditionNotRunning)
 		}
 	}
 }

@@ -132,7 +132,7 @@ func (e *Executor) launch(ctx, following context.Context, log *slog.Logger, l *l
 		return nil, nil, fmt.Errorf("record container: %w", err)
 	}
 	var follow followFunc
-	err = e.patiently(ctx, func() (err error) { follow, err = e.cfg.Engine.Logs(following, a.Container); return err })
+	err = e.patiently(ctx, func() (err error) { follow, err = e.attach(ctx, following, a.Container); return err })
 	if err != nil {
 		return nil, nil, err
 	}
@@ -151,6 +151,17 @@ func (e *Executor) launch(ctx, following context.Context, log *slog.Logger, l *l
 	}
 	log.Info("container runs", "container", a.Container, "image", a.ImageID)
 	return wait, follow, nil
+}
+
+// attach attaches to a container's log for as long as following lasts; for the engine's answer it waits no longer than ctx.
+func (e *Executor) attach(ctx, following context.Context, container string) (followFunc, error) {
+	following, giveUp := context.WithCancel(following)
+	unhook := context.AfterFunc(ctx, giveUp)
+	follow, err := e.cfg.Engine.Logs(following, container)
+	if !unhook() {
+		return nil, errors.Join(ctx.Err(), err)
+	}
+	return follow, err
 }
 
 // release frees what the engine keeps for whoever waits.

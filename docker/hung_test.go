@@ -1,0 +1,84 @@
+package docker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/moby/moby/api/types/container"
+)
+
+// TestHungEngine: an engine that takes requests and answers none holds nobody who does not want to wait any more.
+func TestHungEngine(t *testing.T) {
+	t.Parallel()
+	var started atomic.Bool
+	over := make(chan struct{})
+	e := speaking(t, func(_ http.ResponseWriter, r *http.Request) {
+		switch {
+		case strings.HasSuffix(r.URL.Path, "/_ping"):
+			return
+		case strings.HasSuffix(r.URL.Path, "/start"):
+			started.Store(true)
+		}
+		select {
+		case <-r.Context().Done():
+		case <-over:
+		}
+	})
+	t.Cleanup(func() { close(over) })
+	for name, call := range map[string]func(context.Context) error{
+		"start":  func(ctx context.Context) error { _, err := e.Start(ctx, "c"); return err },
+		"attach": func(ctx context.Context) error { _, err := e.Logs(ctx, "c"); return err },
+		"await": func(ctx context.Context) error {
+			wait, err := e.Await(ctx, "c")
+			if err == nil {
+				_, err = wait(ctx)
+			}
+			return err
+		},
+	} {
+		ctx, cancel := context.WithCancel(t.Context())
+		time.AfterFunc(100*time.Millisecond, cancel)
+		done := make(chan error, 1)
+		go func() { done <- call(ctx) }()
+		select {
+		case err := <-done:
+			if !errors.Is(err, context.Canceled) {
+				t.Errorf("%s: %v", name, err)
+			}
+		case <-time.After(5 * time.Second):
+			t.Errorf("%s does not hear that it is cancelled", name)
+		}
+	}
+	if started.Load() {
+		t.Error("a container was started whose end nobody would have been told")
+	}
+}
+
+// TestUnheardExit: the engine's word on an end that nobody waits for any more holds nothing.
+func TestUnheardExit(t *testing.T) {
+	t.Parallel()
+	e := speaking(t, func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		if strings.HasSuffix(r.URL.Path, "/wait") {
+			fmt.Fprint(w, `{"StatusCode":3}`)
+		}
+	})
+	w := e.askForExit(t.Context(), "c", container.WaitConditionNextExit)
+	<-w.taken
+	time.Sleep(100 * time.Millisecond) // the answer is here
+	w.stop()
+	select {
+	case err := <-w.said:
+		if err != nil {
+			t.Error(err)
+		}
+	case <-time.After(5 * time.Second):
+		t.Error("the answer is kept by the client")
+	}
+}
