@@ -64,7 +64,7 @@ var taskCodes = []Explanation{
 	{"IMAGE_PLATFORM", "the image is for another kind of machine", "its system or processor is not the executor's", "build or pull it for the machine's platform (docker build --platform)"},
 	{"IMAGE_REGISTRY", "the image could not be pulled", "the registry is away, or the machine cannot reach it", "check that the executor reaches the registry, or load the image from a file: basilica image load FILE.tar"},
 	{"IMAGE_TOO_LARGE", "the image takes more disk than the machine gives an image", "its files are counted as large as they say they are, unpacked, before anything is unpacked", "make the image smaller, or use a machine with more free disk"},
-	{"IMAGE_UNREAD", "the image could not be read on the machine that runs the job", "its disk failed while the image's file or one of its layers was read", "look at the machine's disk (dmesg), or run the job on another machine"},
+	{"IMAGE_UNREAD", "the image could not be read on the machine that runs the job", "its disk failed while the image's file or one of its layers was read or kept", "look at the machine's disk (dmesg), or run the job on another machine"},
 	{"IMAGE_VOLUME", "the image's VOLUME cannot be masked", "each VOLUME becomes a small file system in memory, and this one's path would hide something else", "use an image without that VOLUME"},
 	{"IMAGE_WORKDIR", "the image's WORKDIR lies in a file system of the kernel, by its name or by links", "runtimes have leaked folders of the host there", "use an image with another WORKDIR"},
 	{"INPUT_LOST", "an input of a task is not stored here any more", "its file was removed by hand, or the miner's disk lost it", "send the task again with its inputs"},

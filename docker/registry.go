@@ -393,6 +393,27 @@ func (g *registryClient) differs(digest string) error {
 	return basilica.E(basilica.Invalid, "IMAGE_DIGEST", fmt.Sprintf("what the registry gave for %.80s is something else", digest), "do not trust this registry; push the image again, or use another one")
 }
 
+// kept is where a part of an image is kept, and remembers what that failed with.
+type kept struct {
+	w   io.Writer
+	err error
+}
+
+// Write implements io.Writer.
+func (k *kept) Write(p []byte) (int, error) {
+	n, err := k.w.Write(p)
+	k.err = errors.Join(k.err, err)
+	return n, err
+}
+
+// unkept is this machine's own failure to keep what a registry gave.
+func unkept(err error) error {
+	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
+		return basilica.E(basilica.Exhausted, "DISK_FULL", "the disk on which this machine keeps an image while it is pulled is full", "free space on it, or run the job on another machine").With(err)
+	}
+	return basilica.E(basilica.Internal, "IMAGE_UNREAD", fmt.Sprintf("the image could not be kept on this machine: %v", err), "look at the machine's disk (dmesg), or run the job on another machine").With(err)
+}
+
 // blob writes one part of the image to w and checks it; nothing over its size is taken.
 func (g *registryClient) blob(ctx context.Context, d descriptor, w io.Writer) error {
 	res, err := g.get(ctx, "/blobs/"+d.Digest)
@@ -401,8 +422,12 @@ func (g *registryClient) blob(ctx context.Context, d descriptor, w io.Writer) er
 	}
 	defer res.Body.Close()
 	sum := sha256.New()
-	n, err := io.Copy(io.MultiWriter(w, sum), io.LimitReader(res.Body, d.Size+1))
-	if err != nil {
+	to := &kept{w: w}
+	n, err := io.Copy(io.MultiWriter(to, sum), io.LimitReader(res.Body, d.Size+1))
+	switch {
+	case to.err != nil:
+		return unkept(to.err)
+	case err != nil:
 		return g.away(err)
 	}
 	if n != d.Size || "sha256:"+hex.EncodeToString(sum.Sum(nil)) != d.Digest {
