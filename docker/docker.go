@@ -94,10 +94,11 @@ func (e *Engine) Available(ctx context.Context) (name, version string, err error
 type About struct {
 	Version       string
 	Storage       string // driver of images and containers
-	Root          string // directory of them
+	Root          string // directory of them; where there are two, the one whose disk has less room
 	CgroupVersion string // "1" or "2"
 	Kernel        string
-	Running       int // containers, of everybody
+	Running       int    // containers, of everybody
+	Runtime       string // release or commit of the runtime, runc; empty where the engine does not say
 }
 
 // OldestEngine is the first version that knows all settings by which a stranger is contained (API 1.41: a cgroup namespace
@@ -114,7 +115,11 @@ func (e *Engine) About(ctx context.Context) (About, error) {
 		return About{}, e.mapped("ask the engine", err)
 	}
 	i := res.Info
-	a := About{Version: i.ServerVersion, Storage: i.Driver, Root: i.DockerRootDir, CgroupVersion: i.CgroupVersion, Kernel: i.KernelVersion, Running: i.ContainersRunning}
+	root, _, _ := e.fullest(i)
+	a := About{Version: i.ServerVersion, Storage: i.Driver, Root: root, CgroupVersion: i.CgroupVersion, Kernel: i.KernelVersion, Running: i.ContainersRunning, Runtime: i.RuncCommit.ID}
+	if a.Runtime == "N/A" { // so it says where it does not know
+		a.Runtime = ""
+	}
 	if v, err := ParseRelease(i.ServerVersion); err == nil && v.Before(OldestEngine()) {
 		return a, basilica.E(basilica.Unavailable, "ENGINE_OLD", fmt.Sprintf("the container engine has version %.40s, and %s is the oldest that can contain a stranger", i.ServerVersion, OldestEngine()), "install a newer Docker")
 	}

@@ -124,8 +124,8 @@ func FuzzParseRelease(f *testing.F) {
 
 // TestAboutEngine: what the engine says of itself, and what makes it unfit though it answers.
 func TestAboutEngine(t *testing.T) {
-	about, err := answering(t, `{"ServerVersion":"28.2.2","Driver":"overlay2","DockerRootDir":"/var/lib/docker","CgroupVersion":"2","KernelVersion":"6.1.0","ContainersRunning":3}`).About(t.Context())
-	if want := (About{"28.2.2", "overlay2", "/var/lib/docker", "2", "6.1.0", 3}); err != nil || about != want {
+	about, err := answering(t, `{"ServerVersion":"28.2.2","Driver":"overlay2","DockerRootDir":"/var/lib/docker","CgroupVersion":"2","KernelVersion":"6.1.0","ContainersRunning":3,"RuncCommit":{"ID":"v1.1.12-0-g51d5e94"}}`).About(t.Context())
+	if want := (About{"28.2.2", "overlay2", "/var/lib/docker", "2", "6.1.0", 3, "v1.1.12-0-g51d5e94"}); err != nil || about != want {
 		t.Errorf("%+v, %v", about, err)
 	}
 	about, err = answering(t, `{"ServerVersion":"19.03.15","Driver":"overlay2"}`).About(t.Context())

@@ -191,7 +191,11 @@ func (d *doctor) containers(ctx context.Context, cfg ExecutorConfig) {
 		if basilica.CodeOf(unfit) == "ENGINE_STORAGE" {
 			return "docker " + about.Version, nil // the next row's
 		}
-		return fmt.Sprintf("docker %s, control groups %s", about.Version, about.CgroupVersion), unfit
+		runtime := ""
+		if about.Runtime != "" {
+			runtime = ", runc " + about.Runtime
+		}
+		return fmt.Sprintf("docker %s%.60s, control groups %s", about.Version, runtime, about.CgroupVersion), unfit
 	})
 	d.check(ctx, "images", fmt.Sprintf("a storage driver with layers, and %s free where the engine keeps them", gibibytes(enginePlace)), func(context.Context) (string, error) {
 		if d.engine == nil || about.Version == "" {
