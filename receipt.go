@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"regexp"
 	"time"
 
 	"basilica/keys"
@@ -19,6 +20,12 @@ const (
 )
 
 const maxEnvelopePayload = 256 << 10
+
+// What a receipt's ids may be: they stand in lines that a person reads.
+var (
+	receiptTask     = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$`)
+	receiptExecutor = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{0,63}$`)
+)
 
 // Receipt says what one attempt at a task came to. Its JSON bytes are signed once and never re-encoded.
 type Receipt struct {
@@ -215,7 +222,28 @@ func (s SignedReceipt) openExecutor() (Receipt, Endorsement, error) {
 	if r.Executor != e.Executor {
 		return Receipt{}, Endorsement{}, E(Invalid, "RECEIPT_EXECUTOR", fmt.Sprintf("the receipt names executor %q, its endorsement %q", r.Executor, e.Executor), "do not trust this receipt; ask the miner for it again")
 	}
+	if err := r.named(); err != nil {
+		return Receipt{}, Endorsement{}, err
+	}
 	return r, e, nil
+}
+
+// named refuses what no executor writes: ids that are none, and a state that is no end.
+func (r Receipt) named() error {
+	what := ""
+	switch {
+	case !receiptTask.MatchString(string(r.Task)):
+		what = fmt.Sprintf("%.60q is no id of a task", r.Task)
+	case !receiptExecutor.MatchString(string(r.Executor)):
+		what = fmt.Sprintf("%.60q is no id of an executor", r.Executor)
+	case len(r.Client) > 64 || OneLine(string(r.Client)) != string(r.Client):
+		what = fmt.Sprintf("%.60q is no hotkey", r.Client)
+	case !r.State.Terminal():
+		what = fmt.Sprintf("%.60q is no end of a task", r.State)
+	default:
+		return nil
+	}
+	return E(Invalid, "RECEIPT_UNREADABLE", "this is not a receipt: "+what, "do not trust it; ask the miner for it again")
 }
 
 // verifyHotkey checks a signature of a hotkey given by address and the name of its scheme.

@@ -85,6 +85,48 @@ func TestReceiptOfAnotherExecutorIsRefused(t *testing.T) {
 	}
 }
 
+// TestReceiptNamesNothingElse: whoever signs may write what they like; what a person reads of it is an id and an end.
+func TestReceiptNamesNothingElse(t *testing.T) {
+	s, miner, box := signedReceipt(t)
+	for name, edit := range map[string]func(*basilica.Receipt){
+		"as it is": func(*basilica.Receipt) {},
+		"task":     func(r *basilica.Receipt) { r.Task = "t1, succeeded\x1b[2J" },
+		"no task":  func(r *basilica.Receipt) { r.Task = "" },
+		"executor": func(r *basilica.Receipt) { r.Executor = "box of miner 5FAMOUS, 1 inputs, 1 outputs\n" },
+		"client":   func(r *basilica.Receipt) { r.Client = "5F\nverified" },
+		"state":    func(r *basilica.Receipt) { r.State = "succeeded, exit code 0" },
+		"no end":   func(r *basilica.Receipt) { r.State = basilica.TaskRunning },
+	} {
+		r, e, err := s.Open()
+		if err != nil {
+			t.Fatal(err)
+		}
+		edit(&r)
+		e.Executor = r.Executor
+		endorsement, err := basilica.Endorse(e, miner)
+		if err != nil {
+			t.Fatal(err)
+		}
+		half, err := basilica.SignReceipt(r, endorsement, box.Sign)
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := "RECEIPT_UNREADABLE"
+		if name == "as it is" {
+			want = ""
+		}
+		if _, err := half.Countersign(miner); basilica.CodeOf(err) != want {
+			t.Errorf("%s: countersigned: %v", name, err)
+		}
+		if half.MinerSig, err = miner.Sign(keys.PAE(basilica.ReceiptType, half.Payload)); err != nil {
+			t.Fatal(err)
+		}
+		if _, _, err := half.Open(); basilica.CodeOf(err) != want || err != nil && basilica.OneLine(err.Error()) != err.Error() {
+			t.Errorf("%s: opened: %v", name, err)
+		}
+	}
+}
+
 // FuzzReceipt puts other bytes into one part of a receipt that was signed: nothing but the very bytes opens. What is signed
 // differs from process to process, so the change is what is fuzzed.
 func FuzzReceipt(f *testing.F) {

@@ -212,12 +212,17 @@ func printFleet(w io.Writer, fleet []basilica.MemberView) error {
 	return nil
 }
 
-// wrong is what the owner of a machine should read: why it is not ready, and what else is to be mended.
+// wrong is what the owner of a machine should read: why it is not ready, and what else is to be mended. The machine itself
+// may have said it.
 func wrong(m basilica.MemberView) []basilica.Reason {
-	if m.Why == nil {
-		return m.Notes
+	all := slices.Clone(m.Notes)
+	if m.Why != nil {
+		all = slices.Insert(all, 0, *m.Why)
 	}
-	return append([]basilica.Reason{*m.Why}, m.Notes...)
+	for i, r := range all {
+		all[i] = basilica.Reason{Code: basilica.OneLine(r.Code), Sentence: basilica.OneLine(r.Sentence), Fix: basilica.OneLine(r.Fix)}
+	}
+	return all
 }
 
 func named(m basilica.MemberView) string {
@@ -237,9 +242,9 @@ func skew(m basilica.MemberView) string {
 
 func version(m basilica.MemberView) string {
 	if m.LastBeat == nil {
-		return m.Facts.Version
+		return basilica.OneLine(m.Facts.Version)
 	}
-	return m.LastBeat.Version
+	return basilica.OneLine(m.LastBeat.Version)
 }
 
 func labelText(labels map[string]string) string {
@@ -269,7 +274,7 @@ func fleetShowCommand() *cobra.Command {
 			}
 			return show(cmd, m, func(w io.Writer) error {
 				_, err := fmt.Fprintf(w, "executor   %s\nstate      %s\nlabels     %s\naddress    %s, ssh %s\nenrolled   %s\nlast seen  %s, clock %s, basilica %s\nidentity   until %s\nGPUs       %s\nmachine    %s, %d CPUs, %s\n",
-					named(m), m.State, labelText(m.Labels), m.Addr, m.SSHAddr, m.Enrolled.Local().Format(time.DateTime), lastSeen(m), skew(m), version(m), identityEnds(m),
+					named(m), m.State, labelText(m.Labels), basilica.OneLine(m.Addr), basilica.OneLine(m.SSHAddr), m.Enrolled.Local().Format(time.DateTime), lastSeen(m), skew(m), version(m), identityEnds(m),
 					basilica.OneLine(gpuNames(m.Facts.GPUs)), basilica.OneLine(m.Facts.Hostname), m.Facts.CPUs, gib(m.Facts.MemoryBytes))
 				for _, r := range wrong(m) {
 					if err == nil {
@@ -278,7 +283,7 @@ func fleetShowCommand() *cobra.Command {
 				}
 				for _, t := range m.Tasks {
 					if err == nil {
-						_, err = fmt.Fprintf(w, "task       %s %s\n", t.ID, t.State)
+						_, err = fmt.Fprintf(w, "task       %s %s\n", basilica.OneLine(string(t.ID)), basilica.OneLine(string(t.State)))
 					}
 				}
 				for _, g := range m.Grants {

@@ -350,14 +350,14 @@ func ended(cmd *cobra.Command, result client.Result) error {
 }
 
 func describeEnd(w io.Writer, result client.Result) {
-	t := result.Task
+	t, state := result.Task, basilica.OneLine(string(result.Task.State))
 	if t.Reason != nil {
-		fmt.Fprintf(w, "basilica: task %s %s: %s [%s]\n", t.ID, t.State, basilica.OneLine(t.Reason.Sentence), basilica.OneLine(t.Reason.Code))
+		fmt.Fprintf(w, "basilica: task %s %s: %s [%s]\n", t.ID, state, basilica.OneLine(t.Reason.Sentence), basilica.OneLine(t.Reason.Code))
 		if t.Reason.Fix != "" {
 			fmt.Fprintf(w, "Fix: %s\n", basilica.OneLine(t.Reason.Fix))
 		}
 	} else if t.State != basilica.TaskSucceeded {
-		fmt.Fprintf(w, "basilica: task %s %s\n", t.ID, t.State)
+		fmt.Fprintf(w, "basilica: task %s %s\n", t.ID, state)
 	}
 	if n := len(result.Outputs); n > 0 && !result.OutputsSaved {
 		fmt.Fprintf(w, "basilica: %d output files stayed at the miner: basilica attach %s --output DIR\n", n, t.ID)

@@ -151,7 +151,7 @@ func cancelCommand() *cobra.Command {
 				return err
 			}
 			return show(cmd, task, func(w io.Writer) error {
-				_, err := fmt.Fprintf(w, "task %s is %s\n", task.ID, task.State)
+				_, err := fmt.Fprintf(w, "task %s is %s\n", task.ID, basilica.OneLine(string(task.State)))
 				return err
 			})
 		},

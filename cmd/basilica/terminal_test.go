@@ -94,7 +94,14 @@ func TestCaseA8_3TextOfOthers(t *testing.T) {
 			rows.Render()
 		},
 		"end": func(w io.Writer) {
-			describeEnd(w, client.Result{Task: basilica.Task{ID: "t-1", State: basilica.TaskFailed, Reason: &reason}})
+			describeEnd(w, client.Result{Task: basilica.Task{ID: "t-1", State: evil, Reason: &reason}})
+		},
+		"fleet": func(w io.Writer) {
+			m := basilica.MemberView{Member: basilica.Member{Executor: "box-1"}, Why: &reason, Notes: []basilica.Reason{reason}}
+			m.Facts.Version = evil
+			if err := printFleet(w, []basilica.MemberView{m}); err != nil {
+				t.Error(err)
+			}
 		},
 		"error": func(w io.Writer) { report(basilica.E(basilica.Invalid, "X", "one", evil), false, w, w) },
 	} {
