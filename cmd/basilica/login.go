@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"context"
 	"fmt"
 	"io"
 	"os"
@@ -12,16 +13,19 @@ import (
 
 	"basilica"
 	"basilica/client"
+	"basilica/node"
 )
 
 // loginFlags say where the login of a private registry comes from; never from the command line, which every process of
 // the machine may read.
 type loginFlags struct {
-	server string
-	config string
+	server   string
+	config   string
+	terminal string // on which the password is asked for
 }
 
 func (l *loginFlags) register(cmd *cobra.Command) {
+	l.terminal = node.Terminal
 	cmd.Flags().StringVar(&l.server, "registry-login", "", "host of a private registry whose login is read from the environment, a file or standard input")
 	cmd.Flags().StringVar(&l.config, "registry-config", "", "file with the login, in the form of Docker's config.json")
 }
@@ -58,19 +62,41 @@ func (l *loginFlags) find(cmd *cobra.Command) (basilica.RegistryLogin, error) {
 		return loginOf(in, l.server)
 	}
 	fmt.Fprintf(cmd.ErrOrStderr(), "user of %s: ", l.server)
-	lines := bufio.NewReader(io.LimitReader(f, 64<<10))
-	user, err := lines.ReadString('\n')
+	user, err := typedLine(cmd.Context(), f)
 	if err != nil {
-		return login, fmt.Errorf("read user: %w", err)
+		return login, l.untold(err)
 	}
-	fmt.Fprint(cmd.ErrOrStderr(), "password: ")
-	password, err := term.ReadPassword(int(f.Fd()))
-	fmt.Fprintln(cmd.ErrOrStderr())
+	words, err := node.AskHidden(l.terminal, "password: ")
 	if err != nil {
-		return login, fmt.Errorf("read password: %w", err)
+		return login, l.untold(err)
 	}
-	login.Username, login.Password = strings.TrimSpace(user), string(password)
+	login.Username, login.Password = user, words[0]
 	return login, nil
+}
+
+func (l *loginFlags) untold(err error) error {
+	return basilica.E(basilica.Invalid, "REGISTRY_LOGIN", fmt.Sprintf("no login of %.80q was given", l.server), "run the command again and answer, or give the login by --registry-config").With(err)
+}
+
+// typedLine reads what a person types until the line or ctx ends: a read of a terminal has no end of its own.
+func typedLine(ctx context.Context, in io.Reader) (string, error) {
+	line, failed := make(chan string, 1), make(chan error, 1)
+	go func() {
+		text, err := bufio.NewReader(io.LimitReader(in, 64<<10)).ReadString('\n')
+		if err != nil {
+			failed <- err
+			return
+		}
+		line <- strings.TrimSpace(text)
+	}()
+	select {
+	case text := <-line:
+		return text, nil
+	case err := <-failed:
+		return "", err
+	case <-ctx.Done():
+		return "", ctx.Err()
+	}
 }
 
 // loginOf reads two lines: user and password.

@@ -2,6 +2,8 @@ package main
 
 import (
 	"bytes"
+	"context"
+	"errors"
 	"io"
 	"os"
 	"path/filepath"
@@ -12,6 +14,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 	"pgregory.net/rapid"
 
 	"basilica"
@@ -231,6 +234,78 @@ func TestCompletionOffersOwnTasks(t *testing.T) {
 		var script bytes.Buffer
 		if code := run(t.Context(), []string{"completion", shell}, nil, &script, &stderr); code != exitOK || !strings.Contains(script.String(), "basilica") {
 			t.Errorf("%s: exit %d", shell, code)
+		}
+	}
+}
+
+// TestLoginOnATerminal: who presses Ctrl-C at either question has the terminal back at once, as it was.
+func TestLoginOnATerminal(t *testing.T) {
+	for name, c := range map[string]struct {
+		user, password string // as typed; no user: the command's context ends
+		want           string
+		code           string
+	}{
+		"login":           {"me\n", "s3cret\r", "me s3cret", ""},
+		"at the password": {"me\n", "s3c\x03", " ", "REGISTRY_LOGIN"},
+		"at the user":     {"", "", " ", "REGISTRY_LOGIN"},
+	} {
+		person, program := pty.Open(t)
+		before, err := unix.IoctlGetTermios(int(program.Fd()), unix.TCGETS)
+		if err != nil {
+			t.Fatal(err)
+		}
+		before.Lflag |= unix.ECHO
+		if err := unix.IoctlSetTermios(int(program.Fd()), unix.TCSETS, before); err != nil {
+			t.Fatal(err)
+		}
+		ctx, interrupt := context.WithCancel(t.Context())
+		defer interrupt()
+		var cmd cobra.Command
+		cmd.SetContext(ctx)
+		cmd.SetIn(program)
+		cmd.SetErr(program)
+		type answer struct {
+			login basilica.RegistryLogin
+			err   error
+		}
+		done := make(chan answer, 1)
+		go func() {
+			login, err := (&loginFlags{server: "r.example", terminal: program.Name()}).find(&cmd)
+			done <- answer{login, err}
+		}()
+		seen := ""
+		await := func(question string) {
+			for buf := make([]byte, 1024); !strings.HasSuffix(seen, question); {
+				n, err := person.Read(buf)
+				if err != nil {
+					t.Fatal(err)
+				}
+				seen += string(buf[:n])
+			}
+		}
+		enter := func(text string) {
+			if _, err := person.WriteString(text); err != nil {
+				t.Fatal(err)
+			}
+		}
+		await("user of r.example: ")
+		if c.user == "" {
+			interrupt()
+		} else {
+			enter(c.user)
+			await("password: ")
+			enter(c.password)
+		}
+		got := answer{err: errors.New("it goes on waiting")}
+		select {
+		case got = <-done:
+		case <-time.After(10 * time.Second):
+		}
+		if login := got.login.Username + " " + got.login.Password; got.err == nil && login != c.want || basilica.CodeOf(got.err) != c.code {
+			t.Errorf("%s: %q, %v", name, login, got.err)
+		}
+		if after, err := unix.IoctlGetTermios(int(program.Fd()), unix.TCGETS); err != nil || *after != *before {
+			t.Errorf("%s: the terminal is not as it was: %v", name, err)
 		}
 	}
 }
