@@ -94,7 +94,7 @@ func (e *Engine) Available(ctx context.Context) (name, version string, err error
 type About struct {
 	Version       string
 	Storage       string // driver of images and containers
-	Root          string // directory of them; where there are two, the one whose disk has less room
+	Root          string // directory of them
 	CgroupVersion string // "1" or "2"
 	Kernel        string
 	Running       int    // containers, of everybody
@@ -115,8 +115,7 @@ func (e *Engine) About(ctx context.Context) (About, error) {
 		return About{}, e.mapped("ask the engine", err)
 	}
 	i := res.Info
-	root, _, _ := e.fullest(i)
-	a := About{Version: i.ServerVersion, Storage: i.Driver, Root: root, CgroupVersion: i.CgroupVersion, Kernel: i.KernelVersion, Running: i.ContainersRunning, Runtime: i.RuncCommit.ID}
+	a := About{Version: i.ServerVersion, Storage: i.Driver, Root: i.DockerRootDir, CgroupVersion: i.CgroupVersion, Kernel: i.KernelVersion, Running: i.ContainersRunning, Runtime: i.RuncCommit.ID}
 	if a.Runtime == "N/A" { // so it says where it does not know
 		a.Runtime = ""
 	}
