@@ -129,7 +129,7 @@ const attemptColumns = `task, number, client, spec, state, reason, holding, cont
 // the same holding and false. An attempt that is not newer than one of the same task that was seen before is a Conflict
 // (ATTEMPT_STALE); more than most open attempts are Exhausted (CONTAINERS_FULL). blobs are the inputs.
 func (e *Executor) Accept(ctx context.Context, a basilica.Attempt, blobs []basilica.Digest, most int, now time.Time) (h basilica.Holding, fresh bool, err error) {
-	err = e.tx(ctx, func(tx *sql.Tx) error {
+	err = e.durable(ctx, func(tx *sql.Tx) error {
 		var held []byte
 		err := tx.QueryRowContext(ctx, `SELECT holding FROM attempts WHERE task = $1 AND number = $2`, string(a.Task), a.Number).Scan(&held)
 		if err == nil {
@@ -212,7 +212,7 @@ func (e *Executor) SaveAttempt(ctx context.Context, a basilica.Attempt) error {
 	for _, o := range a.Outputs {
 		sums = append(sums, o.SHA256)
 	}
-	return e.tx(ctx, func(tx *sql.Tx) error {
+	write := func(tx *sql.Tx) error {
 		res, err := tx.ExecContext(ctx, `UPDATE attempts SET state = $1, reason = $2, container = $3, image_id = $4, pulling = $5, started = $6, ended = $7, exit_code = $8, outputs = $9, receipt = $10, boot = $11, engine = $12, deadline = $13, stopping = $14 WHERE task = $15 AND number = $16 AND ended = 0`,
 			string(a.State), string(reason), a.Container, a.ImageID, micros(a.Pulling), micros(a.Started), micros(a.Ended), a.ExitCode, string(outputs), string(receipt),
 			a.Boot, a.Engine, micros(a.Deadline), a.Stopping, string(a.Task), a.Number)
@@ -220,7 +220,11 @@ func (e *Executor) SaveAttempt(ctx context.Context, a basilica.Attempt) error {
 			return err
 		}
 		return addBlobs(ctx, tx, a.Key(), sums, a.Ended)
-	})
+	}
+	if a.Ended.IsZero() {
+		return e.tx(ctx, write)
+	}
+	return e.durable(ctx, write)
 }
 
 // Attempt reads one attempt; NotFound (ATTEMPT_UNKNOWN) where it was never accepted or is forgotten.

@@ -118,7 +118,7 @@ func scanToken(row scanner) (t basilica.TokenRecord, err error) {
 
 // RevokeToken ends an unused join token by its id (the first 12 hex digits of its hash).
 func (m *Miner) RevokeToken(ctx context.Context, id string, now time.Time) error {
-	return m.tx(ctx, func(tx *sql.Tx) error {
+	return m.durable(ctx, func(tx *sql.Tx) error {
 		at, err := m.clock.mark(ctx, tx)
 		if err != nil {
 			return err
@@ -131,7 +131,7 @@ func (m *Miner) RevokeToken(ctx context.Context, id string, now time.Time) error
 // Enroll spends a token and records the executor, or does neither. A machine whose key is enrolled under the same id is
 // recorded anew; an id or a key that another has is a Conflict.
 func (m *Miner) Enroll(ctx context.Context, token basilica.Digest, e basilica.Member) error {
-	return m.tx(ctx, func(tx *sql.Tx) error {
+	return m.durable(ctx, func(tx *sql.Tx) error {
 		if _, err := m.spendable(tx.QueryRowContext(ctx, selectToken, token[:])); err != nil {
 			return err
 		}

@@ -34,7 +34,7 @@ func (m *Miner) MembersPage(ctx context.Context, from string, limit int) ([]basi
 
 // change runs one statement about one executor, which is $1; EXECUTOR_UNKNOWN where it is not enrolled.
 func (m *Miner) change(ctx context.Context, id basilica.ExecutorID, statement string, args ...any) error {
-	return m.tx(ctx, func(tx *sql.Tx) error {
+	return m.durable(ctx, func(tx *sql.Tx) error {
 		res, err := tx.ExecContext(ctx, statement, append([]any{string(id)}, args...)...)
 		return oneRow(res, err, unknownExecutor(id))
 	})
@@ -94,7 +94,7 @@ func (m *Miner) RevokeExecutor(ctx context.Context, id basilica.ExecutorID, now 
 // executor is refused (EXECUTOR_REVOKED). rotated is the endorsement of a new attestation key, nil: the key stays. One that
 // does not replace the key on record is a Conflict.
 func (m *Miner) RenewCertificate(ctx context.Context, id basilica.ExecutorID, shown, fresh []byte, rotated *basilica.SignedEndorsement) error {
-	return m.tx(ctx, func(tx *sql.Tx) error {
+	return m.durable(ctx, func(tx *sql.Tx) error {
 		e, err := m.scanMember(tx.QueryRowContext(ctx, `SELECT `+memberColumns+` FROM executors WHERE id = $1`, string(id)))
 		if err != nil {
 			return orUnknown(err, id)
@@ -132,7 +132,7 @@ func rotateEndorsement(ctx context.Context, tx *sql.Tx, e basilica.Member, rotat
 
 // RevokeTokens ends every unused join token.
 func (m *Miner) RevokeTokens(ctx context.Context, now time.Time) (n int, err error) {
-	err = m.tx(ctx, func(tx *sql.Tx) error {
+	err = m.durable(ctx, func(tx *sql.Tx) error {
 		at, err := m.clock.mark(ctx, tx)
 		if err != nil {
 			return err

@@ -201,7 +201,7 @@ func (m *Miner) End(ctx context.Context, t basilica.TaskRecord, abandoned bool) 
 	if abandoned {
 		outcome = attemptAbandoned
 	}
-	return m.tx(ctx, func(tx *sql.Tx) error {
+	return m.durable(ctx, func(tx *sql.Tx) error {
 		now, err := m.clock.mark(ctx, tx)
 		if err != nil {
 			return err
@@ -240,7 +240,7 @@ func (m *Miner) WantCancel(ctx context.Context, client basilica.Hotkey, id basil
 	if err != nil {
 		return t, err
 	}
-	err = m.tx(ctx, func(tx *sql.Tx) error {
+	err = m.durable(ctx, func(tx *sql.Tx) error {
 		_, err := tx.ExecContext(ctx, `UPDATE tasks SET cancel = 1,
 			state = CASE state WHEN $1 THEN $2 ELSE state END, ended = CASE state WHEN $1 THEN $3 ELSE 0 END, ended_run = CASE state WHEN $1 THEN $7 ELSE 0 END, reason = CASE state WHEN $1 THEN $4 ELSE reason END
 			WHERE id = $5 AND client = $6 AND ended = 0`,

@@ -45,7 +45,7 @@ func (m *Miner) scanTask(row scanner) (t basilica.TaskRecord, err error) {
 // blob (BLOB_MISSING). A client has at most maxOpen unfinished tasks (TASK_QUOTA), and at most maxWaiting of all clients wait
 // for a place (QUEUE_FULL).
 func (m *Miner) AddTask(ctx context.Context, t basilica.TaskRecord, maxOpen, maxWaiting int) (stored basilica.Task, err error) {
-	err = m.tx(ctx, func(tx *sql.Tx) error {
+	err = m.durable(ctx, func(tx *sql.Tx) error {
 		known, err := m.scanTask(tx.QueryRowContext(ctx, `SELECT `+taskColumns+` FROM tasks WHERE client = $1 AND idempotency_key = $2`, string(t.Client), t.IdempotencyKey))
 		if err == nil {
 			if known.SpecDigest != t.SpecDigest {

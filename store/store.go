@@ -148,20 +148,48 @@ func (db *DB) Close() error {
 	return errors.Join(errs...)
 }
 
-// tx runs f in one write transaction: all of it or nothing.
+// tx runs f in one write transaction: all of it or nothing. A loss of power may undo it until a durable one comes after it.
 func (db *DB) tx(ctx context.Context, f func(*sql.Tx) error) error {
-	tx, err := db.write.BeginTx(ctx, nil)
+	return db.run(ctx, db.write, f)
+}
+
+// durable is tx for what is confirmed to somebody outside: once it returns, no loss of power undoes it, nor what came before
+// it. It waits for the disk.
+func (db *DB) durable(ctx context.Context, f func(*sql.Tx) error) error {
+	conn, err := db.write.Conn(ctx)
+	if err != nil {
+		return mappedIn(db.dir, fmt.Errorf("begin transaction: %w", err))
+	}
+	defer conn.Close()
+	if _, err := conn.ExecContext(ctx, `PRAGMA synchronous = FULL`); err != nil {
+		return mappedIn(db.dir, fmt.Errorf("begin transaction: %w", err))
+	}
+	defer func() {
+		// Where this fails, the connection is slower than it must be, and the transaction is as it is.
+		_, _ = conn.ExecContext(context.WithoutCancel(ctx), `PRAGMA synchronous = NORMAL`)
+	}()
+	return db.run(ctx, conn, f)
+}
+
+// beginner is the pool, or one connection of it.
+type beginner interface {
+	BeginTx(ctx context.Context, opts *sql.TxOptions) (*sql.Tx, error)
+}
+
+// run is a transaction of its caller's caller, whose name its crash points have.
+func (db *DB) run(ctx context.Context, on beginner, f func(*sql.Tx) error) error {
+	tx, err := on.BeginTx(ctx, nil)
 	if err != nil {
 		return mappedIn(db.dir, fmt.Errorf("begin transaction: %w", err))
 	}
 	if err := f(tx); err != nil {
 		return mappedIn(db.dir, errors.Join(err, ignoreDone(tx.Rollback())))
 	}
-	crashpoint.HitCaller(1, "commit.before")
+	crashpoint.HitCaller(2, "commit.before")
 	if err := tx.Commit(); err != nil {
 		return mappedIn(db.dir, fmt.Errorf("commit: %w", err))
 	}
-	crashpoint.HitCaller(1, "commit.after")
+	crashpoint.HitCaller(2, "commit.after")
 	return nil
 }
 

@@ -289,7 +289,7 @@ func (b *Book) IntendWeights(ctx context.Context, w basilica.WeightIntent) error
 	if err != nil {
 		return err
 	}
-	return b.v.tx(ctx, func(tx *sql.Tx) error {
+	return b.v.durable(ctx, func(tx *sql.Tx) error {
 		res, err := tx.ExecContext(ctx, `INSERT INTO weight_intents (book, round, hash, extrinsic, nonce, born, death, content) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
 			ON CONFLICT (book, round, hash) DO UPDATE SET extrinsic = excluded.extrinsic, nonce = excluded.nonce, born = excluded.born, death = excluded.death,
 			content = excluded.content, settled = 0 WHERE settled != 1`,
