@@ -263,7 +263,7 @@ func joinsAgain(t *testing.T, cfg ExecutorConfig, deps Deps, addr string, fleet 
 		t.Fatal(err)
 	}
 	whole.Executor.Resources.MaxContainers = 3
-	if err := WriteConfig(joined.ConfigPath, executorFile{whole.Executor}); err != nil {
+	if err := WriteConfig(joined.ConfigPath, map[string]any{"chain": map[string]any{"netuid": 7}, "executor": whole.Executor}); err != nil {
 		t.Fatal(err)
 	}
 	before, err := loadIdentity(cfg.DataDir)
@@ -281,8 +281,8 @@ func joinsAgain(t *testing.T, cfg ExecutorConfig, deps Deps, addr string, fleet 
 		t.Errorf("the certificate was not renewed over the same key: %v", err)
 	}
 	kept := DefaultConfig()
-	if err := LoadConfig(joined.ConfigPath, nil, &kept); err != nil || kept.Executor != whole.Executor {
-		t.Errorf("the configuration changed: %+v, %v", kept.Executor, err)
+	if err := LoadConfig(joined.ConfigPath, nil, &kept); err != nil || kept.Executor != whole.Executor || kept.Chain.NetUID != 7 {
+		t.Errorf("the configuration changed: %+v, %v", kept, err)
 	}
 	if err := os.Rename(filepath.Join(cfg.DataDir, "executor.key"), filepath.Join(cfg.DataDir, "kept.key")); err != nil {
 		t.Fatal(err)

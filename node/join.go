@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
+	"maps"
 	"net"
 	"path/filepath"
 	"time"
@@ -29,7 +31,8 @@ type JoinConfig struct {
 	SSHAdvertise string
 	// Executor is what the executor will start with; MinerAddr comes from the token.
 	Executor ExecutorConfig
-	// ConfigPath is where the executor's configuration is written; empty is executor.toml in its data directory.
+	// ConfigPath is where the executor's configuration is written; empty is executor.toml in its data directory. Other
+	// sections that the file has stay.
 	ConfigPath string
 }
 
@@ -77,10 +80,15 @@ func Join(ctx context.Context, cfg JoinConfig, deps Deps) (_ Joined, err error) 
 	if path == "" {
 		path = filepath.Join(e.DataDir, "executor.toml")
 	}
+	// Read first: a file that no executor would start with is refused before the token is spent.
+	file, err := openConfigFile(path)
+	if err != nil {
+		return Joined{}, err
+	}
 	known, err := loadIdentity(e.DataDir)
 	switch {
 	case basilica.CodeOf(err) == codeNotJoined:
-		return enroll(ctx, cfg, e, path, token, deps)
+		return enroll(ctx, cfg, e, file, token, deps)
 	case err != nil:
 		return Joined{}, err
 	case !known.trusts(token.CAHash) || cfg.Name != "" && cfg.Name != string(known.Executor):
@@ -88,19 +96,51 @@ func Join(ctx context.Context, cfg JoinConfig, deps Deps) (_ Joined, err error) 
 	}
 	// The same fleet again renews the certificate. What the machine starts with is what its owner made of the file since.
 	cfg.Name = string(known.Executor)
-	whole := DefaultConfig()
-	if err := loadFile(path, &whole); !errors.Is(err, fs.ErrNotExist) {
-		if err != nil {
-			return Joined{}, err
-		}
+	if file.says() {
 		dir := e.DataDir
-		e = whole.Executor
+		e = file.executor
 		e.DataDir, e.MinerAddr = dir, token.Addr
 	}
-	return enroll(ctx, cfg, e, path, token, deps)
+	return enroll(ctx, cfg, e, file, token, deps)
 }
 
-func enroll(ctx context.Context, cfg JoinConfig, e ExecutorConfig, path string, token pki.JoinToken, deps Deps) (Joined, error) {
+// configFile is a configuration file as it stood before a join wrote the executor's part of it.
+type configFile struct {
+	path     string
+	sections map[string]any // of the file; none where there is no file
+	executor ExecutorConfig // what [executor] says, over the defaults
+}
+
+func openConfigFile(path string) (configFile, error) {
+	f, whole := configFile{path: path, sections: map[string]any{}}, DefaultConfig()
+	err := loadFile(path, &whole)
+	if err == nil {
+		err = loadFile(path, &f.sections)
+	}
+	if errors.Is(err, fs.ErrNotExist) {
+		err = nil
+	}
+	f.executor = whole.Executor
+	return f, err
+}
+
+// says tells whether the file has a section [executor].
+func (f configFile) says() bool { return f.sections["executor"] != nil }
+
+// write puts e in the place of section [executor] and leaves every other section. A file that says so already stays as it is.
+func (f configFile) write(e ExecutorConfig, log *slog.Logger) error {
+	if f.says() && f.executor == e {
+		return nil
+	}
+	if len(f.sections) > 0 {
+		log.Warn("the configuration file is written anew, its comments are not kept", "file", f.path)
+	}
+	sections := maps.Clone(f.sections)
+	sections["executor"] = e
+	return WriteConfig(f.path, sections)
+}
+
+func enroll(ctx context.Context, cfg JoinConfig, e ExecutorConfig, file configFile, token pki.JoinToken, deps Deps) (Joined, error) {
 	m, err := inspect(ctx, e, deps.Log)
 	if err != nil {
 		return Joined{}, err
@@ -148,10 +188,10 @@ func enroll(ctx context.Context, cfg JoinConfig, e ExecutorConfig, path string, 
 	if err := saveIdentity(e.DataDir, out); err != nil {
 		return Joined{}, err
 	}
-	if err := WriteConfig(path, executorFile{e}); err != nil {
+	if err := file.write(e, deps.Log); err != nil {
 		return Joined{}, err
 	}
-	return Joined{Executor: out.Executor, Miner: out.Miner, ConfigPath: path, Addr: addr, SSHAddr: sshAddr}, nil
+	return Joined{Executor: out.Executor, Miner: out.Miner, ConfigPath: file.path, Addr: addr, SSHAddr: sshAddr}, nil
 }
 
 // withPort puts the listener's port into its configured address.
