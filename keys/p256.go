@@ -73,7 +73,8 @@ func CreateP256(path string) (*P256, error) {
 }
 
 // CreateSecret writes a new 0600 file so that path holds either nothing or all of it: the bytes go to a
-// temporary name first, and the link to the final name fails where that exists (fs.ErrExist).
+// temporary name first, and the link to the final name fails where that exists (fs.ErrExist). A death in
+// between leaves the temporary name, .BASE.DIGITS beside the file: whoever owns the directory sweeps those.
 func CreateSecret(path string, b []byte) (err error) {
 	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
 	if err != nil {

@@ -363,6 +363,22 @@ func WriteFile(path string, content []byte) (err error) {
 	return f.Close()
 }
 
+// sweepPartial removes what a process that died left beside these files of dir: the temporary copies of WriteFile and
+// keys.CreateSecret, and those of files whose names go on after a dot. The caller holds the directory's lock.
+func sweepPartial(dir string, names ...string) error {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return fmt.Errorf("look for unfinished files: %w", err)
+	}
+	var errs []error
+	for _, e := range entries {
+		if e.Type().IsRegular() && slices.ContainsFunc(names, func(name string) bool { return strings.HasPrefix(e.Name(), "."+name+".") }) {
+			errs = append(errs, os.Remove(filepath.Join(dir, e.Name())))
+		}
+	}
+	return errors.Join(errs...)
+}
+
 // invalid is a wrong value of one key.
 func invalid(key, what, fix string) error {
 	return basilica.E(basilica.Invalid, "CONFIG_VALUE", key+": "+what, fix)

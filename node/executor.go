@@ -181,7 +181,7 @@ func NewExecutor(ctx context.Context, cfg ExecutorConfig, deps Deps) (_ *Executo
 	if err := n.self.inForce(deps.Now()); err != nil {
 		n.deps.Log.Warn("certificate", "err", err, "fix", basilica.FixOf(err))
 	}
-	db, err := store.OpenExecutor(ctx, cfg.DataDir)
+	db, err := openExecutorDir(ctx, cfg.DataDir)
 	if err != nil {
 		return nil, err
 	}

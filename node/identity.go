@@ -2,6 +2,7 @@ package node
 
 import (
 	"bytes"
+	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
@@ -20,12 +21,15 @@ import (
 	"basilica/executor"
 	"basilica/keys"
 	"basilica/pki"
+	"basilica/store"
 )
 
 const (
-	identityFile  = "identity.json"
-	codeNotJoined = "NOT_JOINED"
-	renewFix      = "make a token on the miner (basilica token create), then run here: basilica join TOKEN"
+	identityFile    = "identity.json"
+	executorKeyFile = "executor.key"
+	hostKeyFile     = "ssh_host.key"
+	codeNotJoined   = "NOT_JOINED"
+	renewFix        = "make a token on the miner (basilica token create), then run here: basilica join TOKEN"
 )
 
 // identity is who a machine is since it joined, with its keys. Certificate and trust are replaced at every renewal.
@@ -116,13 +120,26 @@ func (i *identity) trusted() basilica.Trust {
 	return i.trust
 }
 
+// openExecutorDir opens a machine's database, whose lock makes this process the only one in the directory, and removes what
+// one that died left of the files that it was making.
+func openExecutorDir(ctx context.Context, dir string) (*store.Executor, error) {
+	db, err := store.OpenExecutor(ctx, dir)
+	if err != nil {
+		return nil, err
+	}
+	if err := sweepPartial(dir, executorKeyFile, hostKeyFile, attestKeyFile, identityFile, executorConfigFile); err != nil {
+		return nil, errors.Join(err, db.Close())
+	}
+	return db, nil
+}
+
 // machineKeys loads the machine's keys, and makes them the first time.
 func machineKeys(dir string) (*keys.P256, ssh.Signer, error) {
-	key, err := keys.LoadOrCreateP256(filepath.Join(dir, "executor.key"))
+	key, err := keys.LoadOrCreateP256(filepath.Join(dir, executorKeyFile))
 	if err != nil {
 		return nil, nil, err
 	}
-	hostKey, err := keys.LoadOrCreateP256(filepath.Join(dir, "ssh_host.key"))
+	hostKey, err := keys.LoadOrCreateP256(filepath.Join(dir, hostKeyFile))
 	if err != nil {
 		return nil, nil, err
 	}

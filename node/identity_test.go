@@ -2,7 +2,10 @@ package node
 
 import (
 	"bytes"
+	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -97,5 +100,34 @@ func TestRenewedIdentityIsOnDisk(t *testing.T) {
 		if !bytes.Equal(cert.Certificate[0], fresh) || i.Trust() != trust().Digest() || len(i.sshCAs()) != 2 || len(i.jwtKeys()) != 2 || i.Executor != "box-1" {
 			t.Errorf("%s: shows another identity", name)
 		}
+	}
+}
+
+// TestUnfinishedFilesAreSwept: what a process that died while it made its files left beside them, copies of keys above all, is
+// gone once the next one has the directory, and nothing else is.
+func TestUnfinishedFilesAreSwept(t *testing.T) {
+	dir := t.TempDir()
+	_, _, err := machineKeys(dir)
+	check(t, err)
+	for _, left := range []string{".executor.key.123", ".ssh_host.key.1", ".attest.key.next.7", ".identity.json.55", ".executor.toml.9"} {
+		check(t, os.WriteFile(filepath.Join(dir, left), []byte("a copy"), 0o600))
+	}
+	kept := []string{".keyring", ".other.key.1", "executor.key", "executor.key.bak", "ssh_host.key"}
+	for _, name := range []string{".keyring", ".other.key.1", "executor.key.bak"} {
+		check(t, os.WriteFile(filepath.Join(dir, name), nil, 0o600))
+	}
+	db, err := openExecutorDir(t.Context(), dir)
+	check(t, err)
+	check(t, db.Close())
+	var found []string
+	entries, err := os.ReadDir(dir)
+	check(t, err)
+	for _, e := range entries {
+		if !strings.HasPrefix(e.Name(), "executor.sqlite") && e.Name() != "executor.lock" {
+			found = append(found, e.Name())
+		}
+	}
+	if !slices.Equal(found, kept) {
+		t.Errorf("the directory holds %q, want %q", found, kept)
 	}
 }

@@ -14,7 +14,6 @@ import (
 	"basilica"
 	"basilica/executor"
 	"basilica/pki"
-	"basilica/store"
 	"basilica/wire"
 )
 
@@ -45,7 +44,10 @@ type Joined struct {
 	SSHAddr    string              `json:"ssh_addr"`
 }
 
-const joinTime = 60 * time.Second
+const (
+	joinTime           = 60 * time.Second
+	executorConfigFile = "executor.toml"
+)
 
 // executorFile is the part of a configuration file that `basilica executor` reads.
 type executorFile struct {
@@ -71,14 +73,14 @@ func Join(ctx context.Context, cfg JoinConfig, deps Deps) (_ Joined, err error) 
 		return Joined{}, err
 	}
 	// Whoever holds the store's lock is the only one in this directory.
-	db, err := store.OpenExecutor(ctx, e.DataDir)
+	db, err := openExecutorDir(ctx, e.DataDir)
 	if err != nil {
 		return Joined{}, err
 	}
 	defer func() { err = errors.Join(err, db.Close()) }()
 	path := cfg.ConfigPath
 	if path == "" {
-		path = filepath.Join(e.DataDir, "executor.toml")
+		path = filepath.Join(e.DataDir, executorConfigFile)
 	}
 	// Read first: a file that no executor would start with is refused before the token is spent.
 	file, err := openConfigFile(path)

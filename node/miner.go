@@ -243,6 +243,9 @@ func NewMiner(ctx context.Context, cfg MinerConfig, deps Deps) (_ *Miner, err er
 		return nil, err
 	}
 	n.closers.add(db.Close)
+	if err := sweepPartial(cfg.DataDir, axonKeyFile); err != nil {
+		return nil, err
+	}
 	if err := n.bind(ctx); err != nil {
 		return nil, err
 	}

@@ -7,8 +7,11 @@ import (
 	"crypto/tls"
 	"errors"
 	"io"
+	"io/fs"
 	"log/slog"
 	"net"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -77,8 +80,14 @@ func TestMinerWithoutRegistration(t *testing.T) {
 	if err := m.Run(t.Context()); basilica.CodeOf(err) != "MINER_NOT_REGISTERED" || basilica.FixOf(err) == "" {
 		t.Errorf("run: %v", err)
 	}
-	if err := m.Close(); err != nil {
-		t.Error(err)
+	check(t, m.Close())
+	left := filepath.Join(cfg.DataDir, ".axon.key.next.5") // of a replacement that was cut short
+	check(t, os.WriteFile(left, []byte("a copy"), 0o600))
+	m, err := NewMiner(t.Context(), cfg, Deps{Log: slog.New(slog.DiscardHandler), Now: time.Now})
+	check(t, err)
+	check(t, m.Close())
+	if _, err := os.Stat(left); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("a copy of a key is left: %v", err)
 	}
 }
 

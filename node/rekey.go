@@ -11,7 +11,6 @@ import (
 
 	"basilica"
 	"basilica/attestor"
-	"basilica/store"
 	"basilica/wire"
 )
 
@@ -42,7 +41,7 @@ func Rekey(ctx context.Context, cfg ExecutorConfig, deps Deps) (_ Rekeyed, err e
 		return Rekeyed{}, err
 	}
 	// Whoever holds the store's lock is the only one in this directory.
-	db, err := store.OpenExecutor(ctx, cfg.DataDir)
+	db, err := openExecutorDir(ctx, cfg.DataDir)
 	if err != nil {
 		return Rekeyed{}, err
 	}
