@@ -329,7 +329,7 @@ func (n *Network) startBoxes(ctx context.Context) error {
 	var group errgroup.Group
 	for _, b := range boxes() {
 		path, err := n.boxConfig(b)
-		if err == nil && !slices.ContainsFunc(page.Executors, func(m basilica.MemberView) bool { return m.Executor == b.id && m.Revoked == nil }) {
+		if err == nil && !n.joined(b, page.Executors) {
 			err = n.enrollBox(ctx, minerAdmin, b, path)
 		}
 		if err != nil {
@@ -339,6 +339,15 @@ func (n *Network) startBoxes(ctx context.Context) error {
 	}
 	return group.Wait()
 }
+
+// joined says whether both the miner and the machine know of its membership: a join that was cut off may have left the machine
+// without its identity, and is done again.
+func (n *Network) joined(b box, members []basilica.MemberView) bool {
+	_, err := os.Stat(filepath.Join(n.boxDir(b.id), identityFile))
+	return err == nil && slices.ContainsFunc(members, func(m basilica.MemberView) bool { return m.Executor == b.id && m.Revoked == nil })
+}
+
+func (n *Network) boxDir(id basilica.ExecutorID) string { return filepath.Join(n.dir, string(id)) }
 
 func (n *Network) enrollBox(ctx context.Context, miner *admin.Client, b box, config string) error {
 	token, _, err := miner.CreateToken(ctx, b.id, time.Minute)
@@ -378,7 +387,7 @@ func (n *Network) boxConfig(b box) (string, error) {
 			return "", err
 		}
 	} else {
-		file.Executor.DataDir = filepath.Join(n.dir, string(b.id))
+		file.Executor.DataDir = n.boxDir(b.id)
 		addrs, err := steadyAddrs(2)
 		if err != nil {
 			return "", err
