@@ -334,7 +334,7 @@ func runJoinedExecutor(t *testing.T, cfg ExecutorConfig, deps Deps, fleet *testF
 		t.Errorf("mounts remain: %v %v", m, err)
 	}
 	// Others on this engine may have the same executor id.
-	if own, err := engine.List(t.Context(), "basilica.machine", machineLabel(n.self.key)); err != nil || len(own) != 0 {
+	if own, err := engine.List(t.Context(), labelMachine, machineLabel(n.self.key)); err != nil || len(own) != 0 {
 		t.Errorf("containers remain: %+v %v", own, err)
 	}
 }

@@ -22,6 +22,7 @@ import (
 	"basilica"
 	"basilica/admin"
 	"basilica/docker"
+	"basilica/keys"
 	"basilica/subtensor"
 )
 
@@ -516,6 +517,7 @@ func (n *Network) Close() error {
 	}
 	sweeping, cancel := context.WithTimeout(context.Background(), sweepTimeout)
 	defer cancel()
+	errs = append(errs, n.removeContainers(sweeping)) // an executor that had to be killed left its tasks running
 	if n.image != "" {
 		errs = append(errs, n.engine.RemoveImage(sweeping, n.image))
 	}
@@ -532,6 +534,31 @@ func (n *Network) Close() error {
 }
 
 const sweepTimeout = 30 * time.Second
+
+// removeContainers removes what the machines of this run left on the engine. One that never started here may be another
+// run's.
+func (n *Network) removeContainers(ctx context.Context) error {
+	var errs []error
+	for _, p := range n.parts {
+		if p.role != "executor" {
+			continue
+		}
+		key, err := keys.LoadP256(filepath.Join(n.boxDir(basilica.ExecutorID(p.name)), executorKeyFile))
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		left, err := n.engine.List(ctx, labelMachine, machineLabel(key))
+		errs = append(errs, err)
+		for _, c := range left {
+			errs = append(errs, n.engine.Remove(ctx, c.ID))
+		}
+	}
+	return errors.Join(errs...)
+}
 
 // sampleInput writes the default input of the job: a mebibyte of random bytes.
 func (n *Network) sampleInput() (string, error) {

@@ -3,15 +3,23 @@ package node
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
+	"net"
+	"net/http"
 	"os"
+	"path"
 	"path/filepath"
 	"slices"
+	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"basilica"
 	"basilica/admin"
+	"basilica/docker"
+	"basilica/keys"
 )
 
 // fleetBook is a miner's fleet of which one member is revoked.
@@ -126,5 +134,47 @@ func TestJoinThatWasCutOffIsDoneAgain(t *testing.T) {
 	n.watches.Wait()
 	if !slices.Equal(joins, []string{"box-1 with box-1"}) {
 		t.Errorf("joined: %q", joins)
+	}
+}
+
+// TestCloseRemovesContainers: what a killed executor of this run left on the engine goes, and nothing of others.
+func TestCloseRemovesContainers(t *testing.T) {
+	dir := t.TempDir()
+	labels := map[string]string{}
+	for _, id := range boxIDs() {
+		check(t, os.Mkdir(filepath.Join(dir, string(id)), 0o700))
+		key, err := keys.CreateP256(filepath.Join(dir, string(id), executorKeyFile))
+		check(t, err)
+		labels[`{"label":{"`+labelMachine+"="+machineLabel(key)+`":true}}`] = string(id)
+	}
+	var mu sync.Mutex // guards removed
+	var removed []string
+	socket := filepath.Join(t.TempDir(), "engine")
+	ln, err := net.Listen("unix", socket)
+	check(t, err)
+	engine := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch {
+		case r.Method == http.MethodDelete:
+			mu.Lock()
+			defer mu.Unlock()
+			removed = append(removed, path.Base(r.URL.Path))
+			w.WriteHeader(http.StatusNoContent)
+		case strings.HasSuffix(r.URL.Path, "/containers/json"):
+			w.Header().Set("Content-Type", "application/json")
+			_, _ = fmt.Fprintf(w, `[{"Id":"of-%s","State":"running"}]`, labels[r.URL.Query().Get("filters")])
+		default:
+			w.Header().Set("Api-Version", "1.41")
+		}
+	})}
+	go func() { _ = engine.Serve(ln) }()
+	defer engine.Close()
+	n := &Network{cfg: UpConfig{Say: func(string) {}}, deps: Deps{Now: time.Now}, dir: dir, keep: true}
+	n.context, n.cancel = context.WithCancelCause(t.Context())
+	n.engine, err = docker.New("unix://"+socket, slog.New(slog.DiscardHandler))
+	check(t, err)
+	n.parts = []running{{endedPart{}, "executor", "box-2"}} // box-1 never started here
+	check(t, n.Close())
+	if !slices.Equal(removed, []string{"of-box-2"}) {
+		t.Errorf("removed %q", removed)
 	}
 }
