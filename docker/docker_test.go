@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -18,7 +19,6 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -503,38 +503,31 @@ func TestStopListRemove(t *testing.T) {
 	}
 }
 
-// endsAtOnce is a context that ends right after it was first asked.
-type endsAtOnce struct {
-	context.Context
-	asked atomic.Bool
-	over  chan struct{}
-}
-
-func (e *endsAtOnce) Done() <-chan struct{} { return e.over }
-
-func (e *endsAtOnce) Err() error {
-	if e.asked.CompareAndSwap(false, true) {
-		close(e.over)
-		return nil
-	}
-	return context.Canceled
-}
-
 // TestAStartIsNotCut: an engine goes on with a start that nobody waits for, and a caller who gave up would not know of it.
 func TestAStartIsNotCut(t *testing.T) {
 	t.Parallel()
-	e := engine(t)
-	id := create(t, e, load(t, e, saved(t, nil, nil)), "sh", "-c", "exit 3")
-	wait, err := e.Start(&endsAtOnce{Context: t.Context(), over: make(chan struct{})}, id)
+	ctx, cancel := context.WithCancel(t.Context())
+	e := speaking(t, func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		switch {
+		case strings.HasSuffix(r.URL.Path, "/start"):
+			cancel()
+			time.Sleep(100 * time.Millisecond)
+			w.WriteHeader(http.StatusNoContent)
+		case strings.HasSuffix(r.URL.Path, "/wait"):
+			fmt.Fprint(w, `{"StatusCode":3}`)
+		case strings.HasSuffix(r.URL.Path, "/json"):
+			fmt.Fprint(w, `{"Id":"c","State":{"ExitCode":3}}`)
+		}
+	})
+	wait, err := e.Start(ctx, "c")
 	if err != nil {
 		t.Fatal(err)
 	}
 	if end, err := wait(t.Context()); err != nil || end.ExitCode != 3 {
 		t.Errorf("%+v, %v", end, err)
 	}
-	gone, cancel := context.WithCancel(t.Context())
-	cancel()
-	if _, err := e.Start(gone, id); !errors.Is(err, context.Canceled) {
+	if _, err := e.Start(ctx, "c"); !errors.Is(err, context.Canceled) {
 		t.Errorf("a start for nobody: %v", err)
 	}
 }
