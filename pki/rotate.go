@@ -4,6 +4,7 @@ import (
 	"crypto/ed25519"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -126,15 +127,20 @@ func (a *Authority) JWTPublicKeys() (public [][]byte) {
 	return public
 }
 
-// replaceSecret writes a 0600 file in place of the one at path: the old or the new one is there, whole, at any moment.
+// replaceSecret writes a 0600 file in place of the one at path: the old or the new one is there, whole, at any moment. What a
+// death leaves beside it has one name, so that keys which were to be forgotten are gone with the next step.
 func replaceSecret(path string, b []byte) (err error) {
-	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
+	beside := filepath.Join(filepath.Dir(path), "."+filepath.Base(path)+".new")
+	if err := os.Remove(beside); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	f, err := os.OpenFile(beside, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return err
 	}
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, os.Remove(f.Name()))
+			err = errors.Join(err, os.Remove(beside))
 		}
 	}()
 	_, err = f.Write(b)
@@ -144,7 +150,7 @@ func replaceSecret(path string, b []byte) (err error) {
 	if err = errors.Join(err, f.Close()); err != nil {
 		return err
 	}
-	if err := os.Rename(f.Name(), path); err != nil {
+	if err := os.Rename(beside, path); err != nil {
 		return err
 	}
 	return syncDir(filepath.Dir(path))
