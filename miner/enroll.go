@@ -46,6 +46,8 @@ func (m *Miner) CreateToken(ctx context.Context, name basilica.ExecutorID, ttl t
 	if ttl < 0 || ttl > maxTokenTTL {
 		return "", t, basilica.E(basilica.Invalid, "TOKEN_TTL", fmt.Sprintf("a join token cannot live for %s", ttl), fmt.Sprintf("choose at most %s", maxTokenTTL))
 	}
+	m.joining.RLock()
+	defer m.joining.RUnlock()
 	text, hash, err := pki.NewJoinToken(m.cfg.FleetAddr, m.Authority.CACert())
 	if err != nil {
 		return "", t, err
@@ -94,6 +96,8 @@ func (m *Miner) Enroll(ctx context.Context, req basilica.EnrollRequest) (basilic
 	if err != nil {
 		return basilica.Enrollment{}, err
 	}
+	m.joining.RLock()
+	defer m.joining.RUnlock()
 	// Before the certificate: what names a new authority beside an older one's certificate would not be renewed.
 	trust := m.trust()
 	member, err := m.admit(id, req, spki)

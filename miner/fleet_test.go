@@ -2,6 +2,7 @@ package miner_test
 
 import (
 	"context"
+	"errors"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -250,6 +251,41 @@ func TestRotationOfTheAuthority(t *testing.T) {
 	if v, err := h.miner.Rotation(ctx); err != nil || v.Phase != "" {
 		t.Errorf("%+v %v", v, err)
 	}
+}
+
+// dyingStore fails at the first end of all tokens, as a process does that is killed there.
+type dyingStore struct {
+	miner.Store
+	phase func() pki.Phase
+	seen  chan pki.Phase
+}
+
+func (s *dyingStore) RevokeTokens(ctx context.Context, now time.Time) (int, error) {
+	first := len(s.seen) == 0
+	s.seen <- s.phase()
+	if first {
+		return 0, errors.New("killed")
+	}
+	return s.Store.RevokeTokens(ctx, now)
+}
+
+// TestTokensEndBeforeTheNewKeysSign: a death between the two leaves no token that names keys which are gone.
+func TestTokensEndBeforeTheNewKeysSign(t *testing.T) {
+	h := newHouse(t)
+	s := &dyingStore{phase: func() pki.Phase { phase, _ := h.pki.Rotation(); return phase }, seen: make(chan pki.Phase, 2)}
+	h.wrap = func(p *miner.Parts) { s.Store, p.Store = p.Store, s }
+	h.restart()
+	token := h.token("")
+	_, err := h.miner.RotateKeys(t.Context())
+	must(t, err)
+	eventually(t, "the new keys sign", func() bool { return s.phase() == pki.PhaseSwitched })
+	for range 2 {
+		if phase := <-s.seen; phase != pki.PhaseAnnounced {
+			t.Errorf("tokens end in phase %q", phase)
+		}
+	}
+	_, err = h.miner.Enroll(t.Context(), h.request(token, "other", h.boxKey))
+	wantCode(t, err, "TOKEN_EXPIRED")
 }
 
 func mint(t *testing.T, h *house) string {

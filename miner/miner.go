@@ -124,6 +124,9 @@ type Miner struct {
 	// blobUse is held for reading while the owner of content is being recorded, so that content without an owner yet is not
 	// swept away.
 	blobUse sync.RWMutex
+	// joining is held for reading while a token is made and while a machine is admitted, so that an authority that is being
+	// replaced has neither a token left nor a machine that knows nothing of its successor.
+	joining sync.RWMutex
 }
 
 var (

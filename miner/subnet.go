@@ -115,6 +115,9 @@ func (m *Miner) followChain(ctx context.Context) error {
 				return err
 			}
 			read = now
+			if err := m.revokeFallen(ctx, graph); err != nil { // first: publishing waits for a block
+				return err
+			}
 			if n, ok := graph.ByHotkey(m.self); ok && !m.published(n.Axon) && (failed.IsZero() || now.Sub(failed) >= m.cfg.PublishAgain) {
 				failed = time.Time{}
 				if err := m.publish(ctx); err != nil {
@@ -122,7 +125,7 @@ func (m *Miner) followChain(ctx context.Context) error {
 					m.Log.WarnContext(ctx, "the axon was not published", "err", err, "fix", basilica.FixOf(err))
 				}
 			}
-			return m.revokeFallen(ctx, graph)
+			return nil
 		})
 		if ctx.Err() != nil {
 			return ctx.Err()

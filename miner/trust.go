@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"basilica"
+	"basilica/internal/crashpoint"
 	"basilica/pki"
 )
 
@@ -86,7 +87,7 @@ func (m *Miner) rotated(e basilica.Member, asked *basilica.SignedEndorsement) (*
 // RotateKeys begins to replace the authority's keys, unless that is under way, and says where it stands.
 func (m *Miner) RotateKeys(ctx context.Context) (basilica.RotationView, error) {
 	if phase, _ := m.Authority.Rotation(); phase == pki.PhaseNone {
-		if err := m.Authority.BeginRotation(); err != nil {
+		if err := written(m.Authority.BeginRotation); err != nil {
 			return basilica.RotationView{}, err
 		}
 		m.Log.InfoContext(ctx, "rotation of the authority's keys begun")
@@ -137,28 +138,39 @@ func (m *Miner) rotateStep(ctx context.Context) error {
 	now := m.Now()
 	switch phase {
 	case pki.PhaseAnnounced:
+		m.joining.Lock()
+		defer m.joining.Unlock()
 		v, err := m.Rotation(ctx)
 		if err != nil || len(v.Waiting) > 0 {
 			return err
 		}
-		if err := m.Authority.SwitchRotation(now); err != nil {
+		// The tokens name the authority that the fleet door will show no more. They end first: after a death in between, both
+		// steps are taken again.
+		ended, err := m.Store.RevokeTokens(ctx, now)
+		if err != nil {
 			return err
 		}
-		// They name the authority that the fleet door shows no more.
-		ended, err := m.Store.RevokeTokens(ctx, now)
+		if err := written(func() error { return m.Authority.SwitchRotation(now) }); err != nil {
+			return err
+		}
 		m.Log.InfoContext(ctx, "the authority's new keys sign from now on", "unused_tokens_ended", ended)
-		return err
 	case pki.PhaseSwitched:
 		// A clock that was set back does not keep the old keys for ever.
 		if since := now.Sub(switched); since > -pki.RotationOverlap && since < pki.RotationOverlap {
 			return nil
 		}
-		if err := m.Authority.EndRotation(); err != nil {
+		if err := written(m.Authority.EndRotation); err != nil {
 			return err
 		}
 		m.Log.InfoContext(ctx, "the authority's old keys are forgotten")
 	}
 	return nil
+}
+
+// written takes a step of a rotation, which is on disk when it returns.
+func written(step func() error) error {
+	defer crashpoint.Around("miner.authority.write")()
+	return step()
 }
 
 // twins tells two processes that speak under one identity apart: whoever was heard, then followed by another, and is heard
