@@ -118,11 +118,11 @@ func (e *Executor) obey(ctx context.Context, sent, received time.Time, reply bas
 	if len(fresh) == 0 {
 		return
 	}
+	if e.cfg.Revoked != nil {
+		e.cfg.Revoked()
+	}
 	// On record, so that they stay refused when this process has ended.
 	if err := e.cfg.Marks.RevokeGrants(ctx, fresh, received); err != nil {
 		e.cfg.Log.Error("revoked grants not recorded", "err", err)
-	}
-	if e.cfg.Revoked != nil {
-		e.cfg.Revoked()
 	}
 }
