@@ -114,6 +114,9 @@ type Chain interface {
 	// intend sees then names. intend is called with every signed transaction before it is sent; where it fails nothing is sent
 	// and its error is returned. It may be nil.
 	SetWeights(ctx context.Context, netuid NetUID, hotkey keys.Signer, weights []Weight, versionKey uint64, intend func(Signed) error) (Inclusion, error)
+	// Fate says where a transaction stands that was sent; false while it may still come. A refusal by the chain has the chain's
+	// own name, and TRANSACTION_LOST means that it stands nowhere and can come no more.
+	Fate(ctx context.Context, s Signed) (Inclusion, bool, error)
 	// FollowCommit says what has become of a commit of hotkey whose Block is known: it gives the commit back with Epoch, Seen,
 	// State, Revealed and Reason as they are at the finalized head.
 	FollowCommit(ctx context.Context, netuid NetUID, hotkey Hotkey, c WeightCommit, weights []Weight) (WeightCommit, error)

@@ -62,6 +62,9 @@ func TestSealedWeightsOnLocalnet(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
+			if fate, found, err := client.Fate(ctx, intents[len(intents)-1]); fate != in || !found || err != nil {
+				t.Errorf("fate of %+v: %+v %v %v", in, fate, found, err)
+			}
 			c := *intents[len(intents)-1].Commit
 			c.Block = in.Block
 			return c
@@ -84,6 +87,18 @@ func TestSealedWeightsOnLocalnet(t *testing.T) {
 			t.Fatalf("%+v", lost)
 		}
 		<-time.After(allowed)
+		head, err := client.Head(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		nowhere := basilica.Signed{Extrinsic: basilica.Hash{1}, Born: head.Number - 2, Death: head.Number + 10}
+		if _, found, err := client.Fate(ctx, nowhere); found || err != nil {
+			t.Errorf("a transaction that may still come: %v %v", found, err)
+		}
+		nowhere.Death = head.Number
+		if _, found, err := client.Fate(ctx, nowhere); found || basilica.CodeOf(err) != codeLost {
+			t.Errorf("a transaction that can come no more: %v %v", found, err)
+		}
 		if again := follow(t, client, hot, send(), weights); again.State != basilica.CommitRevealed || again.Round <= lost.Round {
 			t.Errorf("%+v", again)
 		}

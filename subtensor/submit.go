@@ -426,6 +426,20 @@ func (c *Client) scan(ctx context.Context, x *sent) (*basilica.Hash, error) {
 		fmt.Sprintf("the transaction is in no block up to %d, its last", x.death-1), "try again; it can take no effect any more")
 }
 
+// Fate implements basilica.Chain by reading the finalized blocks that can hold the transaction.
+func (c *Client) Fate(ctx context.Context, s basilica.Signed) (basilica.Inclusion, bool, error) {
+	x := &sent{hash: s.Extrinsic, nonce: s.Nonce, born: s.Born, next: s.Born + 1, death: s.Death}
+	hash, err := c.scan(ctx, x)
+	if err != nil || hash == nil {
+		return basilica.Inclusion{}, false, err
+	}
+	r, err := c.outcome(ctx, x, *hash)
+	if err != nil {
+		return basilica.Inclusion{}, false, err
+	}
+	return r.Inclusion, true, nil
+}
+
 // block is what we read of a block.
 type block struct {
 	Block struct {

@@ -26,6 +26,7 @@ type Chain interface {
 	Metagraph(ctx context.Context, netuid basilica.NetUID) (*basilica.Metagraph, error)
 	Weights(ctx context.Context, netuid basilica.NetUID, uid basilica.UID) ([]basilica.Weight, error)
 	SetWeights(ctx context.Context, netuid basilica.NetUID, hotkey keys.Signer, weights []basilica.Weight, versionKey uint64, intend func(basilica.Signed) error) (basilica.Inclusion, error)
+	Fate(ctx context.Context, s basilica.Signed) (basilica.Inclusion, bool, error)
 	FollowCommit(ctx context.Context, netuid basilica.NetUID, hotkey basilica.Hotkey, c basilica.WeightCommit, weights []basilica.Weight) (basilica.WeightCommit, error)
 	RevealWeights(ctx context.Context, netuid basilica.NetUID, hotkey keys.Signer, c basilica.WeightCommit, weights []basilica.Weight) (basilica.Inclusion, error)
 }

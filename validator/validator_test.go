@@ -535,6 +535,33 @@ func TestWeightsOncePerRoundAndWindow(t *testing.T) {
 	}
 }
 
+// TestTheRowMovesByAnother: an older commit that is opened moves the chain's row of the validator too. Weights that ended without
+// a word are not taken for set by that, nor sent again while they may come.
+func TestTheRowMovesByAnother(t *testing.T) {
+	w := newWorld(t, newMachine(t, "box-1"))
+	w.round(20)
+	w.chain.set = func([]basilica.Weight) (basilica.Inclusion, error) {
+		return basilica.Inclusion{}, basilica.E(basilica.Unavailable, "CHAIN_AWAY", "no word", "")
+	}
+	w.weigh(21)
+	w.chain.set = nil
+	w.chain.took(w.cfg.Hotkey)
+	w.chain.fate = func(basilica.Signed) (basilica.Inclusion, bool, error) { return basilica.Inclusion{}, false, nil }
+	for head := basilica.BlockNumber(22); head < 36; head++ {
+		w.weigh(head)
+	}
+	if len(w.chain.sets) != 1 || w.v.attempted == nil {
+		t.Fatalf("%d submissions while the first may still come, attempted %+v", len(w.chain.sets), w.v.attempted)
+	}
+	w.chain.fate = func(basilica.Signed) (basilica.Inclusion, bool, error) {
+		return basilica.Inclusion{}, false, basilica.E(basilica.Denied, "SubtensorModule.CommitRevealDisabled", "refused", "")
+	}
+	w.weigh(36)
+	if len(w.chain.sets) != 2 || w.v.attempted != nil {
+		t.Errorf("%d submissions after the chain refused the first, attempted %+v", len(w.chain.sets), w.v.attempted)
+	}
+}
+
 func TestADispatchErrorWaitsForTheNextRound(t *testing.T) {
 	w := newWorld(t, newMachine(t, "box-1"))
 	w.chain.set = func([]basilica.Weight) (basilica.Inclusion, error) {

@@ -66,25 +66,45 @@ func (v *Validator) tooOld(head basilica.BlockNumber) bool {
 	return head >= v.completedAt && uint64(head-v.completedAt) >= freshRounds*v.cfg.RoundBlocks
 }
 
-// tookEffect settles a submission without a word: the chain's row of this validator tells. While it may still take effect,
-// or once it did, nothing else is submitted: false.
+// statesKept is for how many blocks a node that is no archive can say what a block's events were.
+const statesKept = 256
+
+// tookEffect settles a submission without a word. The chain's row of this validator tells that weights of its took effect, and
+// their block whether it was these: a commit of before that is opened moves the row too, where its subnet seals no more. While
+// they may still take effect, or once they did, nothing else is submitted: false.
 func (v *Validator) tookEffect(ctx context.Context, mg *basilica.Metagraph, me basilica.Neuron) (bool, error) {
 	a := v.attempted
 	if a == nil {
 		return true, nil
 	}
-	if me.LastUpdate <= a.set.Block {
-		if mg.Block < a.signed.Death {
+	effect, in := me.LastUpdate > a.set.Block, basilica.Inclusion{Block: me.LastUpdate, Extrinsic: a.signed.Extrinsic}
+	if !effect && mg.Block < a.signed.Death {
+		return false, nil
+	}
+	if effect && mg.Block < a.signed.Death+statesKept {
+		limited, cancel := context.WithTimeout(ctx, v.cfg.ConnectTimeout)
+		defer cancel()
+		found, known, err := v.cfg.Chain.Fate(limited, a.signed)
+		switch {
+		case err == nil && !known:
 			return false, nil
+		case err == nil:
+			in = found
+		case basilica.CodeOf(err) == "TRANSACTION_LOST" || chainsWord(err):
+			effect = false
+		default:
+			return false, asUnavailable(err)
 		}
-		v.cfg.Log.Warn("weights of an earlier submission took no effect and cannot any more", "round", a.round.First, "extrinsic", a.signed.Extrinsic)
-		v.attempted, v.notBefore = nil, 0
-		return true, nil
 	}
 	v.attempted = nil
+	if !effect {
+		v.cfg.Log.Warn("weights of an earlier submission took no effect and cannot any more", "round", a.round.First, "extrinsic", a.signed.Extrinsic)
+		v.notBefore = 0
+		return true, nil
+	}
 	v.weighed = &a.round
-	v.cfg.Log.Info("weights of an earlier submission took effect", "block", me.LastUpdate, "round", a.round.First)
-	commit := taken(&a.set, a.signed, basilica.Inclusion{Block: me.LastUpdate, Extrinsic: a.signed.Extrinsic})
+	v.cfg.Log.Info("weights of an earlier submission took effect", "block", in.Block, "round", a.round.First)
+	commit := taken(&a.set, a.signed, in)
 	if err := v.cfg.Book.SaveWeightSet(ctx, a.round, a.set, true); err != nil {
 		return false, fmt.Errorf("store weights: %w", asInternal(err))
 	}

@@ -45,6 +45,8 @@ type chainDouble struct {
 	commit   *basilica.WeightCommit
 	follow   func(c basilica.WeightCommit) basilica.WeightCommit
 	revealed []basilica.WeightCommit
+	// fate of what was sent; nil: it is in the block of the last update.
+	fate func(s basilica.Signed) (basilica.Inclusion, bool, error)
 	// weights are those that others set.
 	weights map[basilica.UID][]basilica.Weight
 }
@@ -89,6 +91,15 @@ func (c *chainDouble) SetWeights(_ context.Context, _ basilica.NetUID, k keys.Si
 		return c.set(w)
 	}
 	return c.took(k), nil
+}
+
+func (c *chainDouble) Fate(_ context.Context, s basilica.Signed) (basilica.Inclusion, bool, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.fate != nil {
+		return c.fate(s)
+	}
+	return basilica.Inclusion{Block: c.mg.Neurons[1].LastUpdate, Extrinsic: s.Extrinsic}, true, nil
 }
 
 func (c *chainDouble) FollowCommit(_ context.Context, _ basilica.NetUID, _ basilica.Hotkey, commit basilica.WeightCommit, _ []basilica.Weight) (basilica.WeightCommit, error) {
