@@ -510,18 +510,11 @@ func receiptChain(jobs []*crashJob) error {
 	return nil
 }
 
-// weightsOnce reads every block: each set of weights sums to 65535, the validator recorded it before it was sent, and no
-// round has two of them.
+// weightsOnce reads every block: each set of weights that stands open there sums to 65535, the validator recorded every one,
+// sealed ones too, before it was sent, and no round has two of them, unless the chain lost the first. What the validator says
+// was set stands in a block.
 func weightsOnce(t *testing.T, rpc, store string) {
 	t.Helper()
-	type intent struct{ round, extrinsic string }
-	intents, err := query(t.Context(), store, `SELECT round, lower(hex(extrinsic)) FROM weight_intents`, func(r *sql.Rows) (i intent, err error) {
-		return i, r.Scan(&i.round, &i.extrinsic)
-	})
-	if err != nil {
-		t.Error(err)
-		return
-	}
 	chain := dialRaw(t, rpc)
 	var header struct {
 		Number string `json:"number"`
@@ -531,51 +524,96 @@ func weightsOnce(t *testing.T, rpc, store string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	sent, rounds := 0, map[string]uint64{}
-	for n := uint64(1); n <= head; n++ {
+	// Asked after the head: what is recorded is in no block before.
+	rounds := map[string]string{} // by extrinsic
+	if _, err := query(t.Context(), store, `SELECT round || ' ' || hex(hash), lower(hex(extrinsic)) FROM weight_intents UNION SELECT round || ' ' || hex(hash), lower(hex(extrinsic)) FROM weight_commits`,
+		func(r *sql.Rows) (struct{}, error) {
+			var round, extrinsic string
+			err := r.Scan(&round, &extrinsic)
+			rounds[extrinsic] = round
+			return struct{}{}, err
+		}); err != nil {
+		t.Error(err)
+		return
+	}
+	lost, err := queryStrings(t.Context(), store, `SELECT lower(hex(extrinsic)) FROM weight_commits WHERE state = '`+string(basilica.CommitLost)+`'`)
+	if err != nil {
+		t.Error(err)
+		return
+	}
+	opened, err := queryStrings(t.Context(), store, `SELECT lower(hex(extrinsic)) FROM weight_commits WHERE state = '`+string(basilica.CommitRevealed)+`'`)
+	if err != nil {
+		t.Error(err)
+		return
+	}
+	claimed, err := queryStrings(t.Context(), store, `SELECT coalesce(json_extract(content, '$.submitted.hash'), '') || ' ' || coalesce(json_extract(content, '$.submitted.block'), 0) FROM weight_sets WHERE submitted`)
+	if err != nil {
+		t.Error(err)
+		return
+	}
+	sent, sealed, gone := 0, 0, uint64(0)
+	seen, in := map[string]uint64{}, map[string]uint64{}
+	if head > 3900 { // of older ones the chain forgets the events now
+		gone = head - 3900
+	}
+	for n := gone + 1; n <= head; n++ {
+		hash := chain.blockHash(n)
 		var body struct {
 			Block struct {
 				Extrinsics []string `json:"extrinsics"`
 			} `json:"block"`
 		}
-		chain.call("chain_getBlock", &body, chain.blockHash(n))
-		if len(body.Block.Extrinsics) == 0 { // in a long run the chain has forgotten it; the blocks near the head it must have
-			if n+1000 > head {
-				t.Fatalf("block %d of %d has no extrinsics", n, head)
-			}
-			continue
+		chain.call("chain_getBlock", &body, hash)
+		if len(body.Block.Extrinsics) == 0 {
+			t.Fatalf("block %d of %d has no extrinsics", n, head)
 		}
-		for _, text := range body.Block.Extrinsics {
+		for i, text := range body.Block.Extrinsics {
 			raw := chain.hex(text)
 			if !signed(raw) {
 				continue
 			}
 			name, fields := chain.decodeCall(raw)
-			if name != "SubtensorModule.set_weights" {
+			open := name == "SubtensorModule.set_weights"
+			if !open && name != "SubtensorModule.commit_timelocked_weights" && name != "SubtensorModule.commit_weights" || chain.failed(hash, i) {
 				continue
 			}
 			sent++
-			var total uint64
-			weights, _ := fields.Get("weights")
-			for _, w := range chain.list(weights) {
-				total += chain.number(w)
-			}
-			if total != 65535 {
-				t.Errorf("block %d: weights sum to %d", n, total)
+			if open {
+				var total uint64
+				weights, _ := fields.Get("weights")
+				for _, w := range chain.list(weights) {
+					total += chain.number(w)
+				}
+				if total != 65535 {
+					t.Errorf("block %d: weights sum to %d", n, total)
+				}
+			} else {
+				sealed++
 			}
 			sum := blake2b.Sum256(raw)
-			at := slices.IndexFunc(intents, func(i intent) bool { return i.extrinsic == hex.EncodeToString(sum[:]) })
-			if at < 0 {
-				t.Errorf("block %d: the validator has no record of the weights %x", n, sum)
+			extrinsic := hex.EncodeToString(sum[:])
+			in[extrinsic] = n
+			round, known := rounds[extrinsic]
+			if !known {
+				t.Errorf("block %d: the validator has no record of the weights %s", n, extrinsic)
 				continue
 			}
-			if other, twice := rounds[intents[at].round]; twice {
-				t.Errorf("the weights of round %s stand in block %d and block %d", intents[at].round, other, n)
+			if other, twice := seen[round]; twice {
+				t.Errorf("the weights of round %s stand in block %d and block %d", round, other, n)
 			}
-			rounds[intents[at].round] = n
+			if !slices.Contains(lost, extrinsic) {
+				seen[round] = n
+			}
 		}
 	}
 	if sent == 0 {
 		t.Error("no weights were set")
 	}
+	for _, claim := range claimed {
+		extrinsic, block, _ := strings.Cut(strings.TrimPrefix(claim, "0x"), " ")
+		if n, err := strconv.ParseUint(block, 10, 64); err != nil || n > gone && n <= head && in[extrinsic] != n {
+			t.Errorf("the validator says that weights %s were set in block %s, and they are in block %d", extrinsic, block, in[extrinsic])
+		}
+	}
+	t.Logf("weights in blocks %d to %d: %d sets, %d of them sealed, of which %d took effect and %d were lost", gone+1, head, sent, sealed, len(opened), len(lost))
 }

@@ -377,6 +377,13 @@ func (m *mortal) obey(phase, plan string) error {
 	return fmt.Errorf("%s does not hear", m.name)
 }
 
+// life is closed when the present process has ended.
+func (m *mortal) life() <-chan struct{} {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.ended
+}
+
 // died waits for the death of the present process; false where it lives on.
 func (m *mortal) died(patience time.Duration) bool {
 	m.mu.Lock()

@@ -17,12 +17,14 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"basilica"
 	"basilica/admin"
 	"basilica/node"
+	"basilica/pallet"
 	"basilica/subtensor"
 )
 
@@ -167,6 +169,8 @@ type crashCampaign struct {
 	table   *crashTable
 	queue   *crashQueue        // nil: nobody is to die
 	alone   sync.RWMutex       // held for writing where no other role may die
+	sealed  atomic.Bool        // weights are to be sealed from now on
+	words   *pallet.Runtime    // of the chain; administer's
 	stop    context.CancelFunc // of watching and working
 	workers sync.WaitGroup
 
@@ -248,6 +252,7 @@ func (c *crashCampaign) administer() {
 		enough()
 		c.ask(ctx, "state_getMetadata")
 		c.repeat(ctx)
+		c.seal(ctx, round/8%2 == 1 || c.sealed.Load())
 		if _, token, err := c.admin.CreateToken(ctx, "", time.Minute); err == nil {
 			_ = c.admin.RevokeToken(ctx, token.ID)
 		}
@@ -260,7 +265,7 @@ func (c *crashCampaign) administer() {
 		}
 		if round%4 == 0 {
 			c.joinThird() // the miner may die at any of these; the next round asks again
-			_ = c.admin.Revoke(ctx, thirdName)
+			c.revokeThird()
 			_ = c.admin.Rename(ctx, "box-1", fmt.Sprint("the first, ", round))
 			_, _ = c.admin.Label(ctx, "box-1", map[string]string{"round": fmt.Sprint(round)}, nil)
 		}
@@ -435,16 +440,20 @@ func (c *crashCampaign) dieAtStart(m *mortal, p crashPoint, _ int) (bool, error)
 			return false, err
 		}
 	}
-	if err := errors.Join(c.age(m, p), c.provoke(p)); err != nil {
+	again, err := c.age(m, p)
+	if err = errors.Join(err, c.provoke(m, p)); err != nil {
+		return false, errors.Join(err, again(), m.revive(c.ctx))
+	}
+	err = m.start(c.ctx, p.name+c.queue.also(p.role))
+	if err := again(); err != nil {
 		return false, errors.Join(err, m.revive(c.ctx))
 	}
-	err := m.start(c.ctx, p.name+c.queue.also(p.role))
 	switch {
 	case errors.Is(err, errDied):
 		return true, nil
 	case err != nil: // another part is away, for which a start may give up
 		return false, m.revive(c.ctx)
-	case m.died(firstPatience):
+	case m.died(firstPatience) || rotates(p) && m.died(pointPatience): // machines that lost their miner come back slowly
 		return c.byNine(m)
 	}
 	return c.disarm(m)
@@ -465,7 +474,7 @@ func (c *crashCampaign) dieRunning(m *mortal, p crashPoint, n int) (bool, error)
 	if err := m.tell("run", fmt.Sprintf("%s#%d%s", p.name, n, c.queue.also(p.role))); err != nil {
 		return false, err
 	}
-	if err := c.provoke(p); err != nil {
+	if err := c.provoke(m, p); err != nil {
 		return false, err
 	}
 	if m.died(firstPatience) {

@@ -228,4 +228,44 @@ func (c *rawChain) decodeCall(raw []byte) (string, scale.Struct) {
 	return pallet.Name + "." + inner.Name, inner.Fields
 }
 
+// failed says that an extrinsic of a block had no effect.
+func (c *rawChain) failed(block string, index int) bool {
+	c.t.Helper()
+	for _, p := range c.meta.Pallets {
+		if p.Name != "System" {
+			continue
+		}
+		at := slices.IndexFunc(p.Storage.Entries, func(e scale.StorageEntry) bool { return e.Name == "Events" })
+		var value *string
+		c.call("state_getStorage", &value, "0x"+hex.EncodeToString(slices.Concat(twox128("System"), twox128("Events"))), block)
+		if at < 0 || value == nil {
+			c.t.Fatalf("block %s has no events", block)
+		}
+		records, err := c.reg.DecodeAll(c.hex(*value), p.Storage.Entries[at].Value)
+		if err != nil {
+			c.t.Fatalf("decode events: %v", err)
+		}
+		for _, record := range c.list(records) {
+			fields, _ := record.(scale.Struct)
+			phase, event := c.variant(fields, "phase"), c.variant(fields, "event")
+			if phase.Name == "ApplyExtrinsic" && c.number(phase.Fields[0].Value) == uint64(index) && event.Name == "System" {
+				if inner, ok := event.Fields[0].Value.(scale.VariantValue); ok && inner.Name == "ExtrinsicFailed" {
+					return true
+				}
+			}
+		}
+	}
+	return false
+}
+
+func (c *rawChain) variant(s scale.Struct, name string) scale.VariantValue {
+	c.t.Helper()
+	value, _ := s.Get(name)
+	v, ok := value.(scale.VariantValue)
+	if !ok {
+		c.t.Fatalf("%s is %T", name, value)
+	}
+	return v
+}
+
 func hexOf(b []byte) string { return hex.EncodeToString(b) }
