@@ -177,8 +177,8 @@ func (e *Engine) LoadImage(ctx context.Context, file io.ReadSeeker, arrives func
 }
 
 // LoadProgram makes the image that holds one static program of size bytes at /NAME and nothing else, unless the engine has
-// it, and gives its content address.
-func (e *Engine) LoadProgram(ctx context.Context, name string, program io.ReadSeeker, size int64) (id string, err error) {
+// it, and gives its content address. arrives, which may be nil, is called with the address before the engine gets anything.
+func (e *Engine) LoadProgram(ctx context.Context, name string, program io.ReadSeeker, size int64, arrives func(id string) error) (id string, err error) {
 	img, err := newProgramImage(name, program, size)
 	if err != nil {
 		return "", err
@@ -192,6 +192,11 @@ func (e *Engine) LoadProgram(ctx context.Context, name string, program io.ReadSe
 	defer done()
 	if id, err := e.localImage(ctx, img.id()); basilica.KindOf(err) != basilica.NotFound {
 		return id, err
+	}
+	if arrives != nil {
+		if err := arrives(img.id()); err != nil {
+			return "", err
+		}
 	}
 	return e.send(ctx, img.write)
 }

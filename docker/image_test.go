@@ -303,7 +303,7 @@ func TestLoadProgram(t *testing.T) {
 		t.Fatal(err)
 	}
 	for range 2 {
-		id, err := e.LoadProgram(t.Context(), "busybox-alone", bytes.NewReader(program), int64(len(program)))
+		id, err := e.LoadProgram(t.Context(), "busybox-alone", bytes.NewReader(program), int64(len(program)), nil)
 		if err != nil || id != img.id() {
 			t.Fatalf("%q, expected %q: %v", id, img.id(), err)
 		}

@@ -18,8 +18,9 @@ type checkImage struct {
 	path   string
 	marks  imageMarks
 
-	mu sync.Mutex
-	id string
+	mu   sync.Mutex
+	id   string
+	last string // what the marks name
 }
 
 // imageMarks remembers which image was loaded, for a process that comes after one that died.
@@ -46,14 +47,23 @@ func newCheckImage(ctx context.Context, engine *docker.Engine, path string, mark
 	if err != nil {
 		return nil, err
 	}
+	c.last = loaded[checkMark]
 	id, err := c.ensure(ctx)
-	if last := loaded[checkMark]; err == nil && last != "" && last != id {
-		err = engine.RemoveImage(ctx, last)
-	}
 	if err == nil {
-		err = marks.KeepImage(ctx, checkMark, id)
+		err = c.mark(ctx, id)
 	}
 	return c, err
+}
+
+// mark remembers an image in the place of the one before it, which goes.
+func (c *checkImage) mark(ctx context.Context, id string) error {
+	if c.last != "" && c.last != id {
+		if err := c.engine.RemoveImage(ctx, c.last); err != nil {
+			return err
+		}
+	}
+	c.last = id
+	return c.marks.KeepImage(ctx, checkMark, id)
 }
 
 // static insists on a program that needs no library: its image holds nothing else.
@@ -90,7 +100,8 @@ func (c *checkImage) ensure(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("read check program: %w", err)
 	}
-	c.id, err = c.engine.LoadProgram(ctx, "basilica", f, st.Size())
+	// It is on record before it is there: a process that dies in between leaves no image that nobody knows of.
+	c.id, err = c.engine.LoadProgram(ctx, "basilica", f, st.Size(), func(id string) error { return c.mark(ctx, id) })
 	return c.id, err
 }
 

@@ -197,7 +197,7 @@ func (n *Network) loadImage(ctx context.Context) error {
 	// A name of this run's own makes an image of its own: another network on the same engine removes only its own.
 	name := "busybox-" + strings.ToLower(rand.Text()[:8])
 	n.program = "/" + name
-	n.image, err = n.engine.LoadProgram(ctx, name, program, info.Size())
+	n.image, err = n.engine.LoadProgram(ctx, name, program, info.Size(), nil)
 	return err
 }
 

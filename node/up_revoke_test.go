@@ -137,6 +137,20 @@ func TestJoinThatWasCutOffIsDoneAgain(t *testing.T) {
 	}
 }
 
+// answeringEngine is an engine that answers as the test wants.
+func answeringEngine(t *testing.T, answer http.HandlerFunc) *docker.Engine {
+	t.Helper()
+	socket := filepath.Join(t.TempDir(), "engine")
+	ln, err := net.Listen("unix", socket)
+	check(t, err)
+	s := &http.Server{Handler: answer}
+	go func() { _ = s.Serve(ln) }()
+	t.Cleanup(func() { _ = s.Close() })
+	e, err := docker.New("unix://"+socket, slog.New(slog.DiscardHandler))
+	check(t, err)
+	return e
+}
+
 // TestCloseRemovesContainers: what a killed executor of this run left on the engine goes, and nothing of others.
 func TestCloseRemovesContainers(t *testing.T) {
 	dir := t.TempDir()
@@ -149,10 +163,7 @@ func TestCloseRemovesContainers(t *testing.T) {
 	}
 	var mu sync.Mutex // guards removed
 	var removed []string
-	socket := filepath.Join(t.TempDir(), "engine")
-	ln, err := net.Listen("unix", socket)
-	check(t, err)
-	engine := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	engine := answeringEngine(t, func(w http.ResponseWriter, r *http.Request) {
 		switch {
 		case r.Method == http.MethodDelete:
 			mu.Lock()
@@ -165,13 +176,9 @@ func TestCloseRemovesContainers(t *testing.T) {
 		default:
 			w.Header().Set("Api-Version", "1.41")
 		}
-	})}
-	go func() { _ = engine.Serve(ln) }()
-	defer engine.Close()
-	n := &Network{cfg: UpConfig{Say: func(string) {}}, deps: Deps{Now: time.Now}, dir: dir, keep: true}
+	})
+	n := &Network{cfg: UpConfig{Say: func(string) {}}, deps: Deps{Now: time.Now}, dir: dir, keep: true, engine: engine}
 	n.context, n.cancel = context.WithCancelCause(t.Context())
-	n.engine, err = docker.New("unix://"+socket, slog.New(slog.DiscardHandler))
-	check(t, err)
 	n.parts = []running{{endedPart{}, "executor", "box-2"}} // box-1 never started here
 	check(t, n.Close())
 	if !slices.Equal(removed, []string{"of-box-2"}) {
