@@ -35,6 +35,8 @@ type Engine struct {
 	api *client.Client
 	log *slog.Logger
 
+	containerd string // directory of containerd, where engines with its image store keep images
+
 	lookEvery time.Duration // how often a container is asked for whose end nobody has told of
 
 	userns atomic.Bool // the engine maps containers' users into a namespace of their own; Available finds out
@@ -63,7 +65,7 @@ func New(host string, log *slog.Logger) (*Engine, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make engine client: %w", err)
 	}
-	return &Engine{api: api, log: log, lookEvery: lookEvery, loading: make(chan struct{}, 1)}, nil
+	return &Engine{api: api, log: log, lookEvery: lookEvery, containerd: containerdDir("/etc/containerd/config.toml"), loading: make(chan struct{}, 1)}, nil
 }
 
 // Close gives the connections to the engine back.
@@ -94,7 +96,7 @@ func (e *Engine) Available(ctx context.Context) (name, version string, err error
 type About struct {
 	Version       string
 	Storage       string // driver of images and containers
-	Root          string // directory of them
+	Root          string // directory of them; where there are two, the one whose disk has less room
 	CgroupVersion string // "1" or "2"
 	Kernel        string
 	Running       int    // containers, of everybody
@@ -115,7 +117,8 @@ func (e *Engine) About(ctx context.Context) (About, error) {
 		return About{}, e.mapped("ask the engine", err)
 	}
 	i := res.Info
-	a := About{Version: i.ServerVersion, Storage: i.Driver, Root: i.DockerRootDir, CgroupVersion: i.CgroupVersion, Kernel: i.KernelVersion, Running: i.ContainersRunning, Runtime: i.RuncCommit.ID}
+	root, _, _ := e.fullest(i)
+	a := About{Version: i.ServerVersion, Storage: i.Driver, Root: root, CgroupVersion: i.CgroupVersion, Kernel: i.KernelVersion, Running: i.ContainersRunning, Runtime: i.RuncCommit.ID}
 	if a.Runtime == "N/A" { // so it says where it does not know
 		a.Runtime = ""
 	}

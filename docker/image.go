@@ -11,10 +11,12 @@ import (
 	"io"
 	"os"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/containerd/errdefs"
+	"github.com/moby/moby/api/types/system"
 	"github.com/moby/moby/client"
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
@@ -60,13 +62,15 @@ func (e *Engine) imageError(ref string, err error) error {
 // EnsureImage finds a local image by its content address, or by digest, which it pulls where it is not here, and gives the
 // content address. A name without a digest is never pulled: what it means is its registry's choice at that moment, and no
 // receipt could say what ran. Nor does it find an image that is here: names are their owner's, and whoever guesses one would
-// read what the owner keeps in it. login may be nil; it goes to its own server alone, and nowhere else. arrives, which may be nil, is called with
-// the address of an image that is not here, before the engine has any of it: whoever wants it gone later must know it.
+// read what the owner keeps in it. login may be nil; it goes to its own server alone, and nowhere else. arrives, which may be
+// nil, is called with the digest of the config of an image that is not here by it, before the engine has any of it: whoever
+// wants it gone later must know it. It gives the id that the engine had for that image before, or none: one with containerd's
+// image store has ids of its own.
 //
 // An image that does not exist is NotFound (IMAGE_NOT_FOUND), one that the registry does not give to whoever asks Denied
 // (IMAGE_DENIED), one that takes too much disk Exhausted (IMAGE_TOO_LARGE), one for other machines Invalid
 // (IMAGE_PLATFORM); a registry that is away is Unavailable (IMAGE_REGISTRY).
-func (e *Engine) EnsureImage(ctx context.Context, ref string, login *basilica.RegistryLogin, arrives func(id string) error) (id string, err error) {
+func (e *Engine) EnsureImage(ctx context.Context, ref string, login *basilica.RegistryLogin, arrives func(config string) (known string, err error)) (id string, err error) {
 	if ref == "" || len(ref) > maxImageName || strings.ContainsAny(ref, " \t\r\n\x00") {
 		return "", noImage(ref)
 	}
@@ -104,12 +108,38 @@ func (e *Engine) imageLimit(ctx context.Context, copies int64) (int64, error) {
 	if err != nil {
 		return 0, e.mapped("ask the engine", err)
 	}
-	var st unix.Statfs_t
-	if err := unix.Statfs(res.Info.DockerRootDir, &st); err != nil {
-		e.log.Warn("the engine's free disk is not known", "dir", res.Info.DockerRootDir, "err", err)
+	dir, st, err := e.fullest(res.Info)
+	if err != nil {
+		e.log.Warn("the engine's free disk is not known", "dir", dir, "err", err)
 		return limit, nil
 	}
 	return min(limit, max(0, freeOf(st)-e.downloading.Load())/copies), nil
+}
+
+// containerdStore is how an engine tells that it keeps images with containerd, in a directory of that one's.
+var containerdStore = [2]string{"driver-type", "io.containerd.snapshotter.v1"}
+
+var containerdRoot = regexp.MustCompile(`(?m)^root\s*=\s*["']([^"']+)["']`)
+
+// containerdDir is where containerd keeps what it has, by its configuration.
+func containerdDir(config string) string {
+	text, err := os.ReadFile(config)
+	if m := containerdRoot.FindSubmatch(text); err == nil && m != nil {
+		return string(m[1])
+	}
+	return "/var/lib/containerd"
+}
+
+// fullest gives the directory of the engine's images whose disk has the least room. An engine that runs a containerd of its
+// own keeps that one's directory in its own, and there may be no other.
+func (e *Engine) fullest(info system.Info) (dir string, st unix.Statfs_t, err error) {
+	dir = info.DockerRootDir
+	err = unix.Statfs(dir, &st)
+	var other unix.Statfs_t
+	if !slices.Contains(info.DriverStatus, containerdStore) || unix.Statfs(e.containerd, &other) != nil || err == nil && freeOf(st) <= freeOf(other) {
+		return dir, st, err
+	}
+	return e.containerd, other, nil
 }
 
 // freeOf is how much of a disk images may take, in bytes.

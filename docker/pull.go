@@ -17,7 +17,7 @@ const parallelLayers = 3
 // pull fetches an image by digest and loads it. The engine's own pull is not asked: it would unpack whatever a stranger's
 // registry sends before anybody has weighed it, dial whatever address a stranger names, and keep the image for whoever
 // comes next without credentials.
-func (e *Engine) pull(ctx context.Context, name string, login *basilica.RegistryLogin, arrives func(id string) error) (id string, err error) {
+func (e *Engine) pull(ctx context.Context, name string, login *basilica.RegistryLogin, arrives func(config string) (known string, err error)) (id string, err error) {
 	ref, err := parseReference(name)
 	if err != nil {
 		return "", err
@@ -31,9 +31,21 @@ func (e *Engine) pull(ctx context.Context, name string, login *basilica.Registry
 	if err != nil {
 		return "", err
 	}
-	// Who may read the manifest may have the image that is here already; its config's digest is its address.
+	// Who may read the manifest may have the image that is here already; its config's digest is its address, unless the engine
+	// gave it another one.
 	if id, err := e.localImage(ctx, m.Config.Digest); basilica.KindOf(err) != basilica.NotFound {
 		return id, err
+	}
+	if arrives != nil {
+		known, err := arrives(m.Config.Digest)
+		if err != nil {
+			return "", err
+		}
+		if known != "" && known != m.Config.Digest {
+			if id, err := e.localImage(ctx, known); basilica.KindOf(err) != basilica.NotFound {
+				return id, err
+			}
+		}
 	}
 	limit, err := e.imageLimit(ctx, imageCopies)
 	if err != nil {
@@ -74,11 +86,6 @@ func (e *Engine) pull(ctx context.Context, name string, login *basilica.Registry
 	// Others may have taken disk while this one was on its way.
 	if limit, err = e.imageLimit(ctx, loadCopies); err != nil {
 		return "", err
-	}
-	if arrives != nil {
-		if err := arrives(m.Config.Digest); err != nil {
-			return "", err
-		}
 	}
 	place := make([]int, len(layers))
 	return e.send(ctx, func(w io.Writer) error {

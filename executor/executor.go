@@ -40,8 +40,9 @@ type Containers interface {
 
 // Images finds, pulls, loads and removes images.
 type Images interface {
-	// arrives is called with the address of an image that is not here, before it is; nil: nobody wants to know.
-	EnsureImage(ctx context.Context, ref string, login *basilica.RegistryLogin, arrives func(id string) error) (id string, err error)
+	// arrives is called with the config's digest of an image that is not here by it, before it is, and gives the id that the
+	// engine had for it before; nil: nobody wants to know.
+	EnsureImage(ctx context.Context, ref string, login *basilica.RegistryLogin, arrives func(config string) (known string, err error)) (id string, err error)
 	LoadImage(ctx context.Context, file io.ReadSeeker, arrives func(config string) error) (id string, err error)
 	// ForgetImage removes an image that has no name and that no container uses; others stay.
 	ForgetImage(ctx context.Context, id string) error

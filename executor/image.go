@@ -6,6 +6,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"time"
 
 	"basilica"
@@ -14,7 +16,8 @@ import (
 // maxLoads bounds how often the image of one attempt is loaded.
 const maxLoads = 3
 
-// pulledMark begins the source of an image that came from a registry; its id follows.
+// pulledMark begins the source of an image that came from a registry; its config's digest follows, which most engines take
+// for its id.
 const pulledMark = "pulled:"
 
 // image finds or makes the image of a task and gives its content address. One that comes from a registry is on record
@@ -30,17 +33,33 @@ func (e *Executor) image(ctx context.Context, l *life, spec basilica.TaskSpec) (
 	needs := func(id string) {
 		e.mu.Lock()
 		defer e.mu.Unlock()
-		l.pulled = id
+		if !slices.Contains(l.pulled, id) {
+			l.pulled = append(l.pulled, id)
+		}
 	}
-	arrives := func(id string) error {
-		needs(id)
-		return e.cfg.Marks.KeepImage(ctx, pulledMark+id, id)
+	source := ""
+	arrives := func(config string) (known string, err error) {
+		needs(config)
+		loaded, err := e.cfg.Marks.LoadedImages(ctx)
+		if err != nil {
+			return "", err
+		}
+		source = pulledMark + config
+		known = cmp.Or(loaded[source], config)
+		needs(known)
+		return known, e.cfg.Marks.KeepImage(ctx, source, known)
 	}
 	err = e.patiently(ctx, func() (err error) {
 		id, err = e.cfg.Engine.EnsureImage(ctx, spec.Image, login, arrives)
 		return err
 	})
+	if err != nil {
+		return "", err
+	}
 	needs(id)
+	if source != "" {
+		err = e.cfg.Marks.KeepImage(context.WithoutCancel(ctx), source, id)
+	}
 	return id, err
 }
 
@@ -127,15 +146,19 @@ func (e *Executor) forgetImages(ctx context.Context, keep time.Duration) error {
 	}
 	e.mu.Lock()
 	for _, l := range e.live {
-		used[l.image], used[l.pulled] = true, true
+		used[l.image] = true
+		for _, id := range l.pulled {
+			used[id] = true
+		}
 	}
 	e.mu.Unlock()
 	var errs []error
 	for source, id := range loaded {
 		var sum basilica.Digest
-		pulled, blob := source == pulledMark+id, sum.UnmarshalText([]byte(source)) == nil
+		config, pulled := strings.CutPrefix(source, pulledMark)
+		blob := sum.UnmarshalText([]byte(source)) == nil
 		switch {
-		case pulled && used[id], blob && used[basilica.ImageBlobPrefix+source]:
+		case pulled && (used[config] || used[id]), blob && used[basilica.ImageBlobPrefix+source]:
 			delete(e.idle, source)
 		case pulled:
 			errs = append(errs, e.forgetImage(ctx, source, id, keep))

@@ -26,6 +26,7 @@ import (
 // slowEngine loads images and removes them, no more. It ends a load though nobody waits for it any more.
 type slowEngine struct {
 	*docker.Engine
+	own    bool          // it gives images ids of its own, as one with containerd's image store does
 	given  chan struct{} // gets a word when a whole image is here
 	finish chan bool     // gives a word for each load that may end; false: nobody is told
 
@@ -77,6 +78,9 @@ func (e *slowEngine) load(w http.ResponseWriter, body io.Reader) {
 		}
 		if h.Name == "config.json" {
 			config, _ := io.ReadAll(r)
+			if e.own {
+				config = append(config, "manifest"...)
+			}
 			id = "sha256:" + basilica.Digest(sha256.Sum256(config)).String()
 		}
 	}
@@ -214,5 +218,40 @@ func TestImageThatComesLateGoes(t *testing.T) {
 			t.Errorf("%s: an image that never comes: %d marks, later %d", image, before, after)
 		}
 		engine.finish <- false
+	}
+}
+
+// TestImageWithAnIDOfTheEngine: an engine need not take the config's digest for an image's id. What it took is found for
+// the next task, by the next process too, and goes in the end.
+func TestImageWithAnIDOfTheEngine(t *testing.T) {
+	t.Parallel()
+	engine := newSlowEngine(t)
+	engine.own = true
+	engine.finish <- true
+	engine.finish <- true // for a load that should not be
+	e, later := imageMachine(t, engine)
+	spec := basilica.TaskSpec{Image: pushed(t, []byte("program"))}
+	at := basilica.TaskAttempt{Task: "job", Attempt: 1}
+	first := ""
+	for range 2 {
+		e = &Executor{cfg: e.cfg, live: map[basilica.TaskAttempt]*life{at: {}}, idle: map[string]time.Time{}}
+		id, err := e.image(t.Context(), e.live[at], spec)
+		if err != nil || first != "" && id != first {
+			t.Fatalf("%s, first %s: %v", id, first, err)
+		}
+		first = id
+		forgets(t, e, later, unusedImages, 0)
+	}
+	if n := len(engine.given); n != 1 || engine.count() != 1 || e.marks(t) != 1 {
+		t.Errorf("given to the engine %d times; %d images and %d marks while it is needed", n, engine.count(), e.marks(t))
+	}
+	delete(e.live, at)
+	forgets(t, e, later, 0, unusedImages)
+	if engine.count() != 1 {
+		t.Error("it went at once")
+	}
+	forgets(t, e, later, unusedImages, unusedImages)
+	if n, m := engine.count(), e.marks(t); n != 0 || m != 0 {
+		t.Errorf("%d images and %d marks remain", n, m)
 	}
 }

@@ -36,8 +36,8 @@ type life struct {
 	stop   context.CancelCauseFunc
 	memory int64
 	fence  uint64
-	image  string // as the spec names it
-	pulled string // by Executor.mu: id of the image that it names at a registry; empty before it is known
+	image  string   // as the spec names it
+	pulled []string // by Executor.mu: the image that it names at a registry, by its config's digest and by its id, as far as known
 
 	mu      sync.Mutex
 	changed chan struct{} // closed and replaced at every change

@@ -51,7 +51,7 @@ func (d *doubtful) Available(ctx context.Context) (string, string, error) {
 	return d.Engine.Available(ctx)
 }
 
-func (d *doubtful) EnsureImage(ctx context.Context, ref string, login *basilica.RegistryLogin, arrives func(string) error) (string, error) {
+func (d *doubtful) EnsureImage(ctx context.Context, ref string, login *basilica.RegistryLogin, arrives func(string) (string, error)) (string, error) {
 	d.login.Store(login)
 	if err := d.trouble(); err != nil {
 		return "", err
