@@ -26,6 +26,7 @@ type Fleet interface {
 type EnrollRequest struct {
 	Token      string
 	Name       string // wished executor id; empty: the miner chooses
+	Miner      Hotkey // whose executor it is already; empty: nobody's
 	CSR        []byte // DER, P-256, its key is the machine's TLS and receipt key
 	Addr       string // host:port of the gRPC door, dialled back now
 	SSHAddr    string // host:port of the SSH door

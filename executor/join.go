@@ -16,7 +16,8 @@ import (
 // Joining is a machine on its way into a fleet.
 type Joining struct {
 	Token      string
-	Name       string // wished id; empty: the miner chooses
+	Name       string          // wished id; empty: the miner chooses
+	Miner      basilica.Hotkey // whose executor it is already; empty: nobody's
 	Key        *keys.P256
 	Addr       string // host:port of the gRPC door, as the miner reaches it
 	SSHAddr    string // host:port of the SSH door, as validators reach it
@@ -45,6 +46,7 @@ func Join(ctx context.Context, j Joining) (basilica.Enrollment, error) {
 		defer served()
 		out, err = j.Enroll(gctx, basilica.EnrollRequest{
 			Token: j.Token, Name: j.Name, CSR: csr, Addr: j.Addr, SSHAddr: j.SSHAddr, HostKey: j.HostKey, AttestSPKI: j.AttestSPKI, Facts: j.Facts,
+			Miner: j.Miner,
 		})
 		return err
 	})
@@ -64,6 +66,8 @@ func endorsed(out basilica.Enrollment, j Joining) error {
 		return err
 	}
 	switch {
+	case j.Miner != "" && out.Miner != j.Miner:
+		return fmt.Errorf("it is an executor of miner %s, and %s answers", j.Miner, out.Miner)
 	case e.Miner != out.Miner:
 		return fmt.Errorf("endorsed by %s, enrolled by %s", e.Miner, out.Miner)
 	case e.Executor != out.Executor || out.Executor == "":

@@ -85,6 +85,10 @@ func (m *Miner) Enroll(ctx context.Context, req basilica.EnrollRequest) (basilic
 	if err != nil {
 		return basilica.Enrollment{}, err
 	}
+	if req.Miner != "" && req.Miner != m.self {
+		return basilica.Enrollment{}, basilica.E(basilica.Conflict, "ALREADY_JOINED", fmt.Sprintf("the machine is an executor of miner %.64s, and this is miner %s", basilica.OneLine(string(req.Miner)), m.self),
+			"start it with basilica executor, or join with another data directory")
+	}
 	spki, err := checkEnroll(req)
 	if err != nil {
 		return basilica.Enrollment{}, err

@@ -2,8 +2,8 @@ package miner_test
 
 import (
 	"context"
-	"errors"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -250,6 +250,27 @@ func TestRotationOfTheAuthority(t *testing.T) {
 	}
 	if v, err := h.miner.Rotation(ctx); err != nil || v.Phase != "" {
 		t.Errorf("%+v %v", v, err)
+	}
+}
+
+// TestAnotherMinersMachine: a machine that is another miner's is refused before its token is spent; this miner's own comes again
+// with any token, also after the authority that it knows was replaced.
+func TestAnotherMinersMachine(t *testing.T) {
+	h := newHouse(t)
+	h.enroll()
+	_, err := h.miner.RotateKeys(t.Context())
+	must(t, err)
+	must(t, h.miner.Revoke(t.Context(), "box"))
+	eventually(t, "the new keys sign", func() bool { phase, _ := h.pki.Rotation(); return phase == pki.PhaseSwitched })
+	req := h.request(h.token(""), "box", h.boxKey)
+	req.Miner = basilica.Hotkey("5GrwvaEF5zXb26Fz9rcQpDWS57CtERHpNehXCPcNoHGKutQY")
+	_, err = h.miner.Enroll(t.Context(), req)
+	wantCode(t, err, "ALREADY_JOINED")
+	req.Miner = h.enrollment.Miner
+	again, err := h.miner.Enroll(t.Context(), req)
+	must(t, err)
+	if again.Executor != "box" || again.Trust.Digest() == h.enrollment.Trust.Digest() {
+		t.Errorf("%+v", again)
 	}
 }
 

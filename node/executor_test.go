@@ -241,23 +241,21 @@ func TestExecutorJoinsWorksAndStartsAgain(t *testing.T) {
 // another name is refused.
 func joinsAgain(t *testing.T, cfg ExecutorConfig, deps Deps, addr string, fleet *testFleet, joined Joined) {
 	t.Helper()
-	other, err := pki.Create(filepath.Join(t.TempDir(), "pki"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	foreign, _, err := pki.NewJoinToken(addr, other.CACert())
-	if err != nil {
-		t.Fatal(err)
-	}
 	own, _, err := pki.NewJoinToken(addr, fleet.authority.CACert())
 	if err != nil {
 		t.Fatal(err)
 	}
-	for name, again := range map[string]JoinConfig{"another miner": {Token: foreign, Executor: cfg}, "another name": {Token: own, Name: "box-9", Executor: cfg}} {
-		if _, err := Join(t.Context(), again, deps); basilica.CodeOf(err) != "ALREADY_JOINED" {
-			t.Errorf("%s: %v", name, err)
-		}
+	if _, err := Join(t.Context(), JoinConfig{Token: own, Name: "box-9", Executor: cfg}, deps); basilica.CodeOf(err) != "ALREADY_JOINED" {
+		t.Errorf("another name: %v", err)
 	}
+	hotkey := fleet.hotkey
+	if fleet.hotkey, err = keys.FromURI(keys.Sr25519, clientURI); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Join(t.Context(), JoinConfig{Token: own, Executor: cfg}, deps); basilica.CodeOf(err) != "ENROLLMENT_UNFIT" {
+		t.Errorf("another miner: %v", err)
+	}
+	fleet.hotkey = hotkey
 	whole := DefaultConfig()
 	if err := LoadConfig(joined.ConfigPath, nil, &whole); err != nil {
 		t.Fatal(err)

@@ -11,7 +11,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"slices"
 	"sync"
 	"time"
 
@@ -58,11 +57,6 @@ func (i *identity) inForce(now time.Time) error {
 			"where that clock is right, "+renewFix)
 	}
 	return nil
-}
-
-// trusts says whether the fleet CA with that hash is among those of the miner.
-func (i *identity) trusts(caHash [32]byte) bool {
-	return slices.ContainsFunc(i.fleetCAs(), func(der []byte) bool { return pki.CAHash(der) == caHash })
 }
 
 // Life implements executor.Identity.

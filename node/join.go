@@ -90,20 +90,20 @@ func Join(ctx context.Context, cfg JoinConfig, deps Deps) (_ Joined, err error) 
 	known, err := loadIdentity(e.DataDir)
 	switch {
 	case basilica.CodeOf(err) == codeNotJoined:
-		return enroll(ctx, cfg, e, file, token, deps)
+		return enroll(ctx, cfg, "", e, file, token, deps)
 	case err != nil:
 		return Joined{}, err
-	case !known.trusts(token.CAHash) || cfg.Name != "" && cfg.Name != string(known.Executor):
+	case cfg.Name != "" && cfg.Name != string(known.Executor):
 		return Joined{}, basilica.E(basilica.Conflict, "ALREADY_JOINED", fmt.Sprintf("%s holds the identity of executor %s of miner %s already", e.DataDir, known.Executor, known.Miner), "start it with basilica executor, or join with another data directory")
 	}
-	// The same fleet again renews the certificate. What the machine starts with is what its owner made of the file since.
+	// The same miner again renews the certificate, also where its authority's keys were replaced since. What the machine starts with is what its owner made of the file since.
 	cfg.Name = string(known.Executor)
 	if file.says() {
 		dir := e.DataDir
 		e = file.executor
 		e.DataDir, e.MinerAddr = dir, token.Addr
 	}
-	return enroll(ctx, cfg, e, file, token, deps)
+	return enroll(ctx, cfg, known.Miner, e, file, token, deps)
 }
 
 // configFile is a configuration file as it stood before a join wrote the executor's part of it.
@@ -142,7 +142,8 @@ func (f configFile) write(e ExecutorConfig, log *slog.Logger) error {
 	return WriteConfig(f.path, sections)
 }
 
-func enroll(ctx context.Context, cfg JoinConfig, e ExecutorConfig, file configFile, token pki.JoinToken, deps Deps) (Joined, error) {
+// enroll asks for an identity; miner is whose executor this is already, empty: nobody's.
+func enroll(ctx context.Context, cfg JoinConfig, miner basilica.Hotkey, e ExecutorConfig, file configFile, token pki.JoinToken, deps Deps) (Joined, error) {
 	m, err := inspect(ctx, e, deps.Log)
 	if err != nil {
 		return Joined{}, err
@@ -178,7 +179,7 @@ func enroll(ctx context.Context, cfg JoinConfig, e ExecutorConfig, file configFi
 		return Joined{}, err
 	}
 	out, err := executor.Join(ctx, executor.Joining{
-		Token: cfg.Token, Name: cfg.Name, Key: key, Addr: addr, SSHAddr: sshAddr, HostKey: host.PublicKey().Marshal(), AttestSPKI: m.detection.SPKI, Facts: m.facts,
+		Token: cfg.Token, Name: cfg.Name, Miner: miner, Key: key, Addr: addr, SSHAddr: sshAddr, HostKey: host.PublicKey().Marshal(), AttestSPKI: m.detection.SPKI, Facts: m.facts,
 		ServeKey: func(ctx context.Context) error { return wire.ServeKey(ctx, grpcLn, key.Signer()) },
 		Enroll: func(ctx context.Context, req basilica.EnrollRequest) (basilica.Enrollment, error) {
 			return wire.JoinFleet(ctx, token.Addr, token.CAHash, deps.Now, req)

@@ -390,11 +390,12 @@ func fromEvent(e *wirepb.TaskEvent) (basilica.TaskEvent, error) {
 func toEnroll(r basilica.EnrollRequest) *wirepb.EnrollRequest {
 	return &wirepb.EnrollRequest{
 		Token: text(r.Token), Name: text(r.Name), Csr: r.CSR, Addr: text(r.Addr), SshAddr: text(r.SSHAddr), HostKey: r.HostKey, AttestSpki: r.AttestSPKI, Facts: toFacts(r.Facts),
+		Miner: text(string(r.Miner)),
 	}
 }
 
 func fromEnroll(r *wirepb.EnrollRequest) (basilica.EnrollRequest, error) {
-	for what, s := range map[string]string{"name": r.GetName(), "address": r.GetAddr(), "SSH address": r.GetSshAddr()} {
+	for what, s := range map[string]string{"name": r.GetName(), "address": r.GetAddr(), "SSH address": r.GetSshAddr(), "miner": r.GetMiner()} {
 		if _, err := shortName(what, s); err != nil {
 			return basilica.EnrollRequest{}, err
 		}
@@ -402,6 +403,7 @@ func fromEnroll(r *wirepb.EnrollRequest) (basilica.EnrollRequest, error) {
 	facts, err := fromFacts(r.GetFacts())
 	return basilica.EnrollRequest{
 		Token: r.GetToken(), Name: r.GetName(), CSR: r.GetCsr(), Addr: r.GetAddr(), SSHAddr: r.GetSshAddr(), HostKey: r.GetHostKey(), AttestSPKI: r.GetAttestSpki(), Facts: facts,
+		Miner: basilica.Hotkey(r.GetMiner()),
 	}, err
 }
 

@@ -130,7 +130,7 @@ func TestNounsRoundTrip(t *testing.T) {
 			event.Receipt = &basilica.SignedReceipt{Payload: []byte("p"), ExecutorSig: []byte("e"), MinerSig: []byte("m"), Endorsement: basilica.SignedEndorsement{Payload: []byte("q"), Signature: []byte("s")}}
 		}
 		roundTrip(r, event, toEvent, fromEvent)
-		roundTrip(r, basilica.EnrollRequest{Token: drawText(r), Name: drawText(r), CSR: []byte("c"), Addr: drawText(r), SSHAddr: drawText(r), HostKey: []byte("h"), AttestSPKI: []byte("a"), Facts: drawFacts(r)}, toEnroll, fromEnroll)
+		roundTrip(r, basilica.EnrollRequest{Token: drawText(r), Name: drawText(r), CSR: []byte("c"), Addr: drawText(r), SSHAddr: drawText(r), HostKey: []byte("h"), AttestSPKI: []byte("a"), Facts: drawFacts(r), Miner: basilica.Hotkey(drawText(r))}, toEnroll, fromEnroll)
 		roundTrip(r, basilica.Enrollment{Executor: "box", Miner: "5F", Certificate: []byte("c"), Trust: drawTrust(r), Endorsement: basilica.SignedEndorsement{Payload: []byte("q"), Signature: []byte("s")}},
 			toEnrollment, fromEnrollment)
 		roundTrip(r, basilica.Renewal{Certificate: []byte("c"), Trust: drawTrust(r)},

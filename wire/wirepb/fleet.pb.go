@@ -34,6 +34,7 @@ type EnrollRequest struct {
 	HostKey       []byte                 `protobuf:"bytes,6,opt,name=host_key,json=hostKey,proto3" json:"host_key,omitempty"`          // SSH wire encoding
 	AttestSpki    []byte                 `protobuf:"bytes,7,opt,name=attest_spki,json=attestSpki,proto3" json:"attest_spki,omitempty"` // DER
 	Facts         *SystemInfo            `protobuf:"bytes,8,opt,name=facts,proto3" json:"facts,omitempty"`
+	Miner         string                 `protobuf:"bytes,9,opt,name=miner,proto3" json:"miner,omitempty"` // SS58 of whose executor it is already
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -122,6 +123,13 @@ func (x *EnrollRequest) GetFacts() *SystemInfo {
 		return x.Facts
 	}
 	return nil
+}
+
+func (x *EnrollRequest) GetMiner() string {
+	if x != nil {
+		return x.Miner
+	}
+	return ""
 }
 
 // Enrollment is the identity that a machine gets.
@@ -643,7 +651,7 @@ var File_wire_wirepb_fleet_proto protoreflect.FileDescriptor
 
 const file_wire_wirepb_fleet_proto_rawDesc = "" +
 	"\n" +
-	"\x17wire/wirepb/fleet.proto\x12\rbasilica.wire\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1awire/wirepb/executor.proto\x1a\x19wire/wirepb/machine.proto\"\xe7\x01\n" +
+	"\x17wire/wirepb/fleet.proto\x12\rbasilica.wire\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1awire/wirepb/executor.proto\x1a\x19wire/wirepb/machine.proto\"\xfd\x01\n" +
 	"\rEnrollRequest\x12\x14\n" +
 	"\x05token\x18\x01 \x01(\tR\x05token\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x10\n" +
@@ -653,7 +661,8 @@ const file_wire_wirepb_fleet_proto_rawDesc = "" +
 	"\bhost_key\x18\x06 \x01(\fR\ahostKey\x12\x1f\n" +
 	"\vattest_spki\x18\a \x01(\fR\n" +
 	"attestSpki\x12/\n" +
-	"\x05facts\x18\b \x01(\v2\x19.basilica.wire.SystemInfoR\x05facts\"\xca\x01\n" +
+	"\x05facts\x18\b \x01(\v2\x19.basilica.wire.SystemInfoR\x05facts\x12\x14\n" +
+	"\x05miner\x18\t \x01(\tR\x05miner\"\xca\x01\n" +
 	"\n" +
 	"Enrollment\x12\x1a\n" +
 	"\bexecutor\x18\x01 \x01(\tR\bexecutor\x12\x14\n" +
