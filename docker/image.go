@@ -267,10 +267,10 @@ func (e *Engine) load(ctx context.Context, r io.Reader) (string, error) {
 		if client.IsErrConnectionFailed(err) || ctx.Err() != nil {
 			return "", e.mapped("load image", err)
 		}
-		return "", badImage(tail(err.Error()))
+		return "", unloaded(err.Error())
 	}
 	defer res.Close()
-	var said string
+	var said, broken string
 	dec := json.NewDecoder(io.LimitReader(res, maxEngineAnswer))
 	for {
 		var m struct {
@@ -280,17 +280,69 @@ func (e *Engine) load(ctx context.Context, r io.Reader) (string, error) {
 			} `json:"errorDetail"`
 		}
 		if err := dec.Decode(&m); errors.Is(err, io.EOF) {
+			if broken != "" {
+				return "", errors.Join(unloaded(broken), e.ForgetImage(context.WithoutCancel(ctx), said))
+			}
 			return said, nil
 		} else if err != nil {
 			return "", fmt.Errorf("read the engine's answer: %w", err)
 		}
 		if m.ErrorDetail != nil {
-			return "", badImage(tail(m.ErrorDetail.Message))
+			return "", unloaded(m.ErrorDetail.Message)
 		}
 		if id, ok := strings.CutPrefix(strings.TrimSpace(m.Stream), "Loaded image ID: "); ok {
 			said = id
 		}
+		// With containerd's image store an engine keeps what it cannot unpack.
+		if why, ok := strings.CutPrefix(strings.TrimSpace(m.Stream), "Error unpacking image "); ok {
+			broken = why
+		}
 	}
+}
+
+// diskWords end what an engine says where its disk is at fault; names from the image may stand before.
+var diskWords = regexp.MustCompile(`: (no space left on device|disk quota exceeded|read-only file system|input/output error)(?:: unknown)?\s*$`)
+
+// unloaded is why an engine did not load an image: its own disk, or the image.
+func unloaded(said string) error {
+	m := diskWords.FindStringSubmatch(said)
+	switch {
+	case m == nil:
+		return badImage(tail(said))
+	case m[1] == "no space left on device" || m[1] == "disk quota exceeded":
+		return diskFull("the disk of the machine's container engine is full")
+	}
+	return diskFault(m[1])
+}
+
+const fixDisk = "free space on it, e.g. docker system prune, or move the data root of Docker"
+
+func diskFull(what string) error { return basilica.E(basilica.Exhausted, "DISK_FULL", what, fixDisk) }
+
+func diskFault(what string) error {
+	return basilica.E(basilica.Unavailable, "STORE_DISK", "the disk of the machine's container engine fails: "+what, "look at dmesg and at the disk on which Docker keeps images")
+}
+
+// Room refuses an engine whose disk of images has less than so many bytes free (DISK_FULL) or takes nothing (STORE_DISK). A
+// disk that this process does not see is no reason.
+func (e *Engine) Room(ctx context.Context, least int64) error {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	res, err := e.api.Info(ctx, client.InfoOptions{})
+	if err != nil {
+		return e.mapped("ask the engine", err)
+	}
+	_, st, err := e.fullest(res.Info)
+	if err != nil {
+		return nil
+	}
+	switch free := freeOf(st) + imageReserve; {
+	case st.Flags&unix.ST_RDONLY != 0:
+		return diskFault("it is read-only")
+	case free < least:
+		return diskFull(fmt.Sprintf("the disk of the machine's container engine has %d bytes free, and %d are kept free", free, least))
+	}
+	return nil
 }
 
 func tail(s string) string {

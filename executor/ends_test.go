@@ -79,6 +79,8 @@ func TestConclude(t *testing.T) {
 		"coded failure":               {nil, run{err: coded}, basilica.TaskFailed, "IMAGE_NOT_FOUND"},
 		"own fault":                   {nil, run{err: errors.New("secret")}, basilica.TaskFailed, "EXECUTOR_FAULT"},
 		"full disk":                   {nil, run{end: end(0, false), err: fmt.Errorf("write: %w", syscall.ENOSPC)}, basilica.TaskFailed, "DISK_FULL"},
+		"full disk, nothing ran":      {nil, run{err: fmt.Errorf("write: %w", syscall.ENOSPC)}, basilica.TaskLost, "DISK_FULL"},
+		"the engine's disk":           {nil, run{err: basilica.E(basilica.Unavailable, "STORE_DISK", "fails", "look")}, basilica.TaskLost, "STORE_DISK"},
 		"gone":                        {nil, run{lost: gone}, basilica.TaskLost, "CONTAINER_REMOVED"},
 		"gone with a code":            {nil, run{end: end(0, false), lost: gone}, basilica.TaskLost, "CONTAINER_REMOVED"},
 		"cancelled":                   {errCancelled, run{end: end(143, false), stopped: true}, basilica.TaskCancelled, "CANCELLED"},

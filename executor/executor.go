@@ -46,6 +46,8 @@ type Images interface {
 	LoadImage(ctx context.Context, file io.ReadSeeker, arrives func(config string) error) (id string, err error)
 	// ForgetImage removes an image that has no name and that no container uses; others stay.
 	ForgetImage(ctx context.Context, id string) error
+	// Room refuses an engine whose disk of images is read-only or has fewer bytes free.
+	Room(ctx context.Context, least int64) error
 }
 
 // Engine is the container engine of this machine.
@@ -142,7 +144,8 @@ type Config struct {
 	MaxCPUMillis  int64 // of one container
 	MaxLogBytes   int64 // of one attempt; zero: 16 MiB
 	Heartbeat     time.Duration
-	// MinFreeDisk is how many bytes of FreeDisk no task and no blob may take; zero: no floor.
+	// MinFreeDisk is how many bytes of FreeDisk no task and no blob may take, and below which the engine's disk is full; zero: no
+	// floor.
 	MinFreeDisk int64
 	FreeDisk    func() (int64, error) // free bytes of the data directory's file system
 	// KeepTasks has Run leave containers running at its end, for the process that comes next.

@@ -15,6 +15,7 @@ import (
 type engineState struct {
 	name, version string
 	err           error
+	room          error // why its disk takes no image
 	asked         time.Time
 }
 
@@ -28,6 +29,9 @@ func (e *Executor) engineNow(ctx context.Context) engineState {
 		return s
 	}
 	s.name, s.version, s.err = e.cfg.Engine.Available(ctx)
+	if s.room = nil; s.err == nil {
+		s.room = e.cfg.Engine.Room(ctx, e.cfg.MinFreeDisk)
+	}
 	s.asked = now
 	if ctx.Err() == nil {
 		e.mu.Lock()
@@ -62,11 +66,14 @@ func (e *Executor) Health(ctx context.Context) (basilica.Health, error) {
 		ledger[i] = e.shown(ledger[i], now)
 	}
 	h := basilica.Health{Ledger: ledger, MaxTasks: e.cfg.MaxContainers, Limits: basilica.Limits{CPUMillis: e.maxCPU, MemoryBytes: e.cfg.MaxMemory, DefaultMemoryBytes: e.defaultMemory()}}
-	if s := e.engineNow(ctx); s.err != nil {
-		h.Reasons = append(h.Reasons, reasonOf(s.err))
+	engine := e.engineNow(ctx)
+	if engine.err != nil {
+		h.Reasons = append(h.Reasons, reasonOf(engine.err))
 	}
 	if err := e.roomFor(0); err != nil {
 		h.Reasons = append(h.Reasons, reasonOf(err))
+	} else if engine.room != nil { // most often it is the same disk
+		h.Reasons = append(h.Reasons, reasonOf(engine.room))
 	}
 	if err := e.gpusRefused(ctx); err != nil {
 		h.Reasons = append(h.Reasons, reasonOf(err))

@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -48,7 +49,7 @@ func newSlowEngine(t *testing.T) *slowEngine {
 		w.Header().Set("Content-Type", "application/json")
 		switch {
 		case strings.HasSuffix(r.URL.Path, "/info"):
-			fmt.Fprintf(w, `{"DockerRootDir":%q}`, root)
+			fmt.Fprintf(w, `{"DockerRootDir":%q,"MemoryLimit":true,"PidsLimit":true,"CpuCfsQuota":true,"SecurityOptions":["name=seccomp"]}`, root)
 		case strings.HasSuffix(r.URL.Path, "/images/load"):
 			e.load(w, r.Body)
 		case strings.Contains(r.URL.Path, "/images/"):
@@ -137,7 +138,7 @@ func imageMachine(t *testing.T, engine Engine) (e *Executor, later *atomic.Int64
 	}
 	later = &atomic.Int64{}
 	return &Executor{
-		cfg:  Config{Engine: engine, Attempts: db, Marks: db, Blobs: blobs, Log: testLog(t), Uptime: func() time.Duration { return time.Duration(later.Load()) }},
+		cfg:  Config{Engine: engine, Ledger: db, Attempts: db, Marks: db, Blobs: blobs, Log: testLog(t), Now: time.Now, Uptime: func() time.Duration { return time.Duration(later.Load()) }},
 		live: map[basilica.TaskAttempt]*life{}, idle: map[string]time.Time{},
 	}, later
 }
@@ -253,5 +254,26 @@ func TestImageWithAnIDOfTheEngine(t *testing.T) {
 	forgets(t, e, later, unusedImages, unusedImages)
 	if n, m := engine.count(), e.marks(t); n != 0 || m != 0 {
 		t.Errorf("%d images and %d marks remain", n, m)
+	}
+}
+
+// TestEngineDiskIsInHealth: the disk of the images counts beside that of the data directory.
+func TestEngineDiskIsInHealth(t *testing.T) {
+	t.Parallel()
+	engine := newSlowEngine(t)
+	e, _ := imageMachine(t, engine)
+	for floor, codes := range map[int64][]string{1 << 20: nil, 1 << 62: {"DISK_FULL"}} {
+		e.engine = engineState{}
+		e.cfg.MinFreeDisk, e.cfg.FreeDisk = floor, func() (int64, error) { return 1 << 62, nil }
+		var got []string
+		h, err := e.Health(t.Context())
+		for _, r := range h.Reasons {
+			if r.Code != "NOT_RUNNING" {
+				got = append(got, r.Code)
+			}
+		}
+		if err != nil || !slices.Equal(got, codes) {
+			t.Errorf("floor %d: %+v %v", floor, h.Reasons, err)
+		}
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"hash"
 	"log/slog"
 	"os"
+	"slices"
 	"strconv"
 	"sync"
 	"syscall"
@@ -248,6 +249,9 @@ const (
 	terminated = 143
 )
 
+// diskFaults are codes of this machine's disks.
+var diskFaults = []string{"DISK_FULL", "STORE_DISK", "STORE_READ_ONLY", "IMAGE_UNREAD"}
+
 // conclude is the step from a running attempt to its end. A witnessed end comes first, unless we brought it about.
 func conclude(cause error, r *run) (basilica.TaskState, basilica.Reason) {
 	switch {
@@ -270,7 +274,11 @@ func conclude(cause error, r *run) (basilica.TaskState, basilica.Reason) {
 	case r.lost != nil:
 		return basilica.TaskLost, *r.lost
 	case r.err != nil:
-		return basilica.TaskFailed, reasonOf(r.err)
+		reason := reasonOf(r.err)
+		if r.end == nil && slices.Contains(diskFaults, reason.Code) {
+			return basilica.TaskLost, reason // no fault of the task
+		}
+		return basilica.TaskFailed, reason
 	case r.end == nil:
 		return basilica.TaskLost, basilica.Reason{Code: "UNWITNESSED", Sentence: "the container's end was not seen", Fix: fixLost}
 	case r.end.MemoryKilled && r.end.ExitCode == 0:

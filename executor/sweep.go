@@ -116,7 +116,7 @@ func (e *Executor) tidy(ctx context.Context) {
 		err = errors.Join(err, e.Release(ctx, a.Task, a.Number))
 	}
 	keep := unusedImages
-	if e.roomFor(0) != nil {
+	if e.roomFor(0) != nil || e.engineNow(ctx).room != nil {
 		keep = 0
 	}
 	err = errors.Join(err, e.forgetBlobs(ctx), e.removeOrphans(ctx), e.forgetImages(ctx, keep), e.forgetRevoked(ctx, now.Add(-revokedFor)))
