@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -41,8 +42,9 @@ type Engine struct {
 
 	userns atomic.Bool // the engine maps containers' users into a namespace of their own; Available finds out
 
-	loading     chan struct{} // holds one word while an image is given to the engine: two that see the same free disk would share it
-	downloading atomic.Int64  // bytes of images that are on their way to Images.Dir
+	loading     chan struct{}  // holds one word while an image is given to the engine: two that see the same free disk would share it
+	late        sync.WaitGroup // the image that is given to the engine, also when nobody waits for it any more
+	downloading atomic.Int64   // bytes of images that are on their way to Images.Dir
 }
 
 // New makes a client of the engine at host, a unix:// address; the engine need not run yet. Bind mounts need the engine

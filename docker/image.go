@@ -18,7 +18,6 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/system"
 	"github.com/moby/moby/client"
-	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
 	"basilica"
@@ -160,11 +159,16 @@ func (e *Engine) promise(bytes int64) (done func(), err error) {
 	return done, nil
 }
 
-// alone waits until no other image is given to the engine.
+// alone waits until the engine has ended with every other image.
 func (e *Engine) alone(ctx context.Context) (done func(), err error) {
 	select {
 	case e.loading <- struct{}{}:
-		return func() { <-e.loading }, nil
+		return func() {
+			go func() {
+				e.late.Wait()
+				<-e.loading
+			}()
+		}, nil
 	case <-ctx.Done():
 		return nil, fmt.Errorf("wait for another image: %w", ctx.Err())
 	}
@@ -231,23 +235,47 @@ func (e *Engine) LoadProgram(ctx context.Context, name string, program io.ReadSe
 	return e.send(ctx, img.write)
 }
 
-// send gives an engine the file that write writes, all of it or, where write fails, none.
+// send gives an engine the file that write writes, all of it or, where write fails, none. Of a file that it has wholly some
+// engines do not let go when nobody waits any more: what becomes of it is removed.
 func (e *Engine) send(ctx context.Context, write func(io.Writer) error) (id string, err error) {
+	type result struct {
+		id  string
+		err error
+	}
 	r, w := io.Pipe()
-	g, ctx := errgroup.WithContext(ctx)
 	var wrote error
-	g.Go(func() error {
+	written, ended := make(chan struct{}), make(chan result)
+	go func() {
+		defer close(written)
 		wrote = write(w)
 		w.CloseWithError(wrote)
-		return wrote
+	}()
+	e.late.Go(func() {
+		defer context.AfterFunc(ctx, func() { w.CloseWithError(ctx.Err()) })()
+		lasting, cancel := context.WithTimeout(context.WithoutCancel(ctx), pullTimeout)
+		defer cancel()
+		id, err := e.load(lasting, r)
+		r.CloseWithError(io.ErrClosedPipe)
+		select {
+		case ended <- result{id, err}:
+		case <-ctx.Done():
+			if err != nil || !imageID.MatchString(id) {
+				return
+			}
+			if err := e.ForgetImage(lasting, id); err != nil {
+				e.log.Warn("an image that nobody waits for any more remains", "image", id, "err", err)
+			}
+		}
 	})
-	g.Go(func() error {
-		defer r.CloseWithError(io.ErrClosedPipe)
-		var err error
-		id, err = e.load(ctx, r)
-		return err
-	})
-	err = g.Wait()
+	var loaded result
+	select {
+	case loaded = <-ended:
+		<-written
+	case <-ctx.Done():
+		<-written
+		return "", fmt.Errorf("load image: %w", ctx.Err())
+	}
+	id, err = loaded.id, loaded.err
 	if wrote != nil && !errors.Is(wrote, io.ErrClosedPipe) { // the engine's complaint about it says less
 		return "", wrote
 	}

@@ -162,6 +162,26 @@ func forgets(t *testing.T, e *Executor, later *atomic.Int64, after, keep time.Du
 	}
 }
 
+// cancelled has a task cancelled when the engine has its whole image.
+func cancelled(t *testing.T, e *Executor, engine *slowEngine, image string) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() {
+		_, err := e.image(ctx, &life{}, basilica.TaskSpec{Image: image})
+		ended <- err
+	}()
+	select {
+	case <-engine.given:
+	case err := <-ended:
+		t.Fatalf("%s: %v", image, err)
+	}
+	cancel()
+	if err := <-ended; !errors.Is(err, context.Canceled) {
+		t.Errorf("%s: %v", image, err)
+	}
+}
+
 // TestImageThatComesLateGoes: an engine that has the whole of an image ends its load whatever becomes of the task, whose
 // blob is gone by then, and of the process. The image goes all the same; what never comes is not looked for for ever.
 func TestImageThatComesLateGoes(t *testing.T) {
@@ -178,25 +198,7 @@ func TestImageThatComesLateGoes(t *testing.T) {
 		if pulled {
 			image = pushed(t, []byte("program"))
 		}
-		cancelled := func() {
-			t.Helper()
-			ctx, cancel := context.WithCancel(t.Context())
-			ended := make(chan error, 1)
-			go func() {
-				_, err := e.image(ctx, &life{}, basilica.TaskSpec{Image: image})
-				ended <- err
-			}()
-			select {
-			case <-engine.given:
-			case err := <-ended:
-				t.Fatalf("%s: %v", image, err)
-			}
-			cancel()
-			if err := <-ended; !errors.Is(err, context.Canceled) {
-				t.Errorf("%s: %v", image, err)
-			}
-		}
-		cancelled()
+		cancelled(t, e, engine, image)
 		if err := e.cfg.Blobs.Delete(blob.SHA256); err != nil {
 			t.Fatal(err)
 		}
@@ -210,7 +212,7 @@ func TestImageThatComesLateGoes(t *testing.T) {
 		if err := e.cfg.Blobs.Put(t.Context(), blob, bytes.NewReader(file)); err != nil {
 			t.Fatal(err)
 		}
-		cancelled()
+		cancelled(t, e, engine, image)
 		forgets(t, e, later, 0, 0)
 		forgets(t, e, later, lateImages-time.Second, 0)
 		before := e.marks(t)
@@ -254,6 +256,31 @@ func TestImageWithAnIDOfTheEngine(t *testing.T) {
 	forgets(t, e, later, unusedImages, unusedImages)
 	if n, m := engine.count(), e.marks(t); n != 0 || m != 0 {
 		t.Errorf("%d images and %d marks remain", n, m)
+	}
+}
+
+// TestLateImageIsRemovedByItsID: an engine with ids of its own tells the id when it has unpacked an image. That is awaited
+// where the task is cancelled, and no other image is given to the engine meanwhile.
+func TestLateImageIsRemovedByItsID(t *testing.T) {
+	t.Parallel()
+	engine := newSlowEngine(t)
+	engine.own = true
+	e, _ := imageMachine(t, engine)
+	cancelled(t, e, engine, pushed(t, []byte("one")))
+	next, ended := pushed(t, []byte("two")), make(chan error, 1)
+	go func() {
+		_, err := e.image(t.Context(), &life{}, basilica.TaskSpec{Image: next})
+		ended <- err
+	}()
+	select {
+	case <-engine.given:
+		t.Error("two images at once")
+	case <-time.After(200 * time.Millisecond):
+	}
+	engine.finish <- true
+	engine.finish <- true
+	if err := <-ended; err != nil || engine.count() != 1 {
+		t.Errorf("%d images: %v", engine.count(), err)
 	}
 }
 
