@@ -138,6 +138,9 @@ func TestARestartNeverSendsWeightsTwice(t *testing.T) {
 			w.chain.took(w.cfg.Hotkey)
 			return basilica.Inclusion{}, errors.New("events: unexpected end")
 		}
+		w.chain.fate = func(basilica.Signed) (basilica.Inclusion, bool, error) {
+			return basilica.Inclusion{}, false, errors.New("events: unexpected end")
+		}
 		w.round(20)
 		w.weigh(21)
 		w.chain.set = nil

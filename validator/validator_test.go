@@ -557,6 +557,11 @@ func TestTheRowMovesByAnother(t *testing.T) {
 		return basilica.Inclusion{}, false, basilica.E(basilica.Denied, "SubtensorModule.CommitRevealDisabled", "refused", "")
 	}
 	w.weigh(36)
+	if len(w.chain.sets) != 1 {
+		t.Fatal("the blocks were searched again though the row has not moved")
+	}
+	w.chain.mg.Neurons[1].LastUpdate++
+	w.weigh(37)
 	if len(w.chain.sets) != 2 || w.v.attempted != nil {
 		t.Errorf("%d submissions after the chain refused the first, attempted %+v", len(w.chain.sets), w.v.attempted)
 	}

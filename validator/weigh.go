@@ -25,6 +25,7 @@ type attempt struct {
 	set    basilica.WeightSet
 	round  basilica.RoundID
 	signed basilica.Signed
+	row    basilica.BlockNumber // last update of the chain's row at which its blocks were searched in vain
 }
 
 // weigh sets weights once for every completed round, as soon as the chain's rate limit allows.
@@ -81,19 +82,26 @@ func (v *Validator) tookEffect(ctx context.Context, mg *basilica.Metagraph, me b
 	if !effect && mg.Block < a.signed.Death {
 		return false, nil
 	}
+	if effect && mg.Block < a.signed.Death && a.row == me.LastUpdate {
+		return false, nil
+	}
 	if effect && mg.Block < a.signed.Death+statesKept {
-		limited, cancel := context.WithTimeout(ctx, v.cfg.ConnectTimeout)
+		limited, cancel := context.WithTimeout(ctx, submitTimeout)
 		defer cancel()
 		found, known, err := v.cfg.Chain.Fate(limited, a.signed)
+		err = asUnavailable(err)
 		switch {
 		case err == nil && !known:
+			a.row = me.LastUpdate
 			return false, nil
 		case err == nil:
 			in = found
 		case basilica.CodeOf(err) == "TRANSACTION_LOST" || chainsWord(err):
 			effect = false
-		default:
-			return false, asUnavailable(err)
+		case basilica.KindOf(err) == basilica.Unavailable:
+			return false, err
+		default: // events of another version, or that the node has no more
+			v.cfg.Log.Warn("the block of an earlier submission cannot be read, the chain's row counts", "extrinsic", a.signed.Extrinsic, "err", err)
 		}
 	}
 	v.attempted = nil
