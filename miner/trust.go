@@ -150,10 +150,13 @@ func (m *Miner) rotateStep(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
+		if ended > 0 {
+			m.Log.InfoContext(ctx, "join tokens that name the authority's old keys have ended", "tokens", ended)
+		}
 		if err := written(func() error { return m.Authority.SwitchRotation(now) }); err != nil {
 			return err
 		}
-		m.Log.InfoContext(ctx, "the authority's new keys sign from now on", "unused_tokens_ended", ended)
+		m.Log.InfoContext(ctx, "the authority's new keys sign from now on")
 	case pki.PhaseSwitched:
 		// A clock that was set back does not keep the old keys for ever.
 		if since := now.Sub(switched); since > -pki.RotationOverlap && since < pki.RotationOverlap {
