@@ -43,6 +43,34 @@ func TestDurableCommitsWaitForTheDisk(t *testing.T) {
 	}
 }
 
+// TestTransactionThatDoesNotReturn: one whose body panics is undone, and the next one runs as if it had not been.
+func TestTransactionThatDoesNotReturn(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	m := openMiner(t)
+	for _, run := range []func(context.Context, func(*sql.Tx) error) error{m.tx, m.durable} {
+		func() {
+			defer func() {
+				if recover() == nil {
+					t.Error("the panic is lost")
+				}
+			}()
+			_ = run(ctx, func(tx *sql.Tx) error {
+				_, err := tx.ExecContext(ctx, `CREATE TABLE undone (n INTEGER)`)
+				must(t, err)
+				panic("bad body")
+			})
+		}()
+		var level, tables int
+		must(t, m.tx(ctx, func(tx *sql.Tx) error {
+			return errors.Join(tx.QueryRowContext(ctx, `PRAGMA synchronous`).Scan(&level), tx.QueryRowContext(ctx, `SELECT count(*) FROM sqlite_schema WHERE name = 'undone'`).Scan(&tables))
+		}))
+		if level != syncNormal || tables != 0 {
+			t.Errorf("after it synchronous is %d, and %d of its tables are there", level, tables)
+		}
+	}
+}
+
 // watchSync has every change of the tables note the setting under which it is made, and gives the settings since it was asked last.
 func watchSync(t *testing.T, db *DB, tables ...string) func() []int {
 	t.Helper()

@@ -182,6 +182,7 @@ func (db *DB) run(ctx context.Context, on beginner, f func(*sql.Tx) error) error
 	if err != nil {
 		return mappedIn(db.dir, fmt.Errorf("begin transaction: %w", err))
 	}
+	defer func() { _ = tx.Rollback() }() // does something only where f does not return
 	if err := f(tx); err != nil {
 		return mappedIn(db.dir, errors.Join(err, ignoreDone(tx.Rollback())))
 	}
