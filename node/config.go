@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -363,17 +364,21 @@ func WriteFile(path string, content []byte) (err error) {
 	return f.Close()
 }
 
-// sweepPartial removes what a process that died left beside these files of dir: the temporary copies of WriteFile and
-// keys.CreateSecret, and those of files whose names go on after a dot. The caller holds the directory's lock.
+// sweepPartial removes what a process that died left beside these files of dir, which may be absent: the temporary copies of
+// WriteFile and keys.CreateSecret, .NAME.DIGITS, and those of files whose names go on after a dot. The caller holds the
+// directory's lock.
 func sweepPartial(dir string, names ...string) error {
 	entries, err := os.ReadDir(dir)
-	if err != nil {
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("look for unfinished files: %w", err)
 	}
 	var errs []error
 	for _, e := range entries {
-		if e.Type().IsRegular() && slices.ContainsFunc(names, func(name string) bool { return strings.HasPrefix(e.Name(), "."+name+".") }) {
-			errs = append(errs, os.Remove(filepath.Join(dir, e.Name())))
+		rest := strings.TrimRight(e.Name(), "0123456789")
+		if e.Type().IsRegular() && rest != e.Name() && strings.HasSuffix(rest, ".") && slices.ContainsFunc(names, func(name string) bool { return strings.HasPrefix(rest, "."+name+".") }) {
+			if err := os.Remove(filepath.Join(dir, e.Name())); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				errs = append(errs, err)
+			}
 		}
 	}
 	return errors.Join(errs...)

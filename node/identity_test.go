@@ -112,8 +112,9 @@ func TestUnfinishedFilesAreSwept(t *testing.T) {
 	for _, left := range []string{".executor.key.123", ".ssh_host.key.1", ".attest.key.next.7", ".identity.json.55", ".executor.toml.9"} {
 		check(t, os.WriteFile(filepath.Join(dir, left), []byte("a copy"), 0o600))
 	}
-	kept := []string{".keyring", ".other.key.1", "executor.key", "executor.key.bak", "ssh_host.key"}
-	for _, name := range []string{".keyring", ".other.key.1", "executor.key.bak"} {
+	foreign := []string{".executor.toml.", ".executor.toml.9~", ".executor.toml.swp", ".identity.json.old", ".identity.json.v2", ".keyring", ".other.key.1", "executor.key.bak"}
+	kept := slices.Sorted(slices.Values(append([]string{"executor.key", "ssh_host.key"}, foreign...)))
+	for _, name := range foreign {
 		check(t, os.WriteFile(filepath.Join(dir, name), nil, 0o600))
 	}
 	db, err := openExecutorDir(t.Context(), dir)

@@ -81,13 +81,17 @@ func TestMinerWithoutRegistration(t *testing.T) {
 		t.Errorf("run: %v", err)
 	}
 	check(t, m.Close())
-	left := filepath.Join(cfg.DataDir, ".axon.key.next.5") // of a replacement that was cut short
-	check(t, os.WriteFile(left, []byte("a copy"), 0o600))
+	left := []string{filepath.Join(cfg.DataDir, ".axon.key.next.5"), filepath.Join(cfg.DataDir, "pki", ".authority.pem.77")} // by a death while they were made
+	for _, name := range left {
+		check(t, os.WriteFile(name, []byte("a copy"), 0o600))
+	}
 	m, err := NewMiner(t.Context(), cfg, Deps{Log: slog.New(slog.DiscardHandler), Now: time.Now})
 	check(t, err)
 	check(t, m.Close())
-	if _, err := os.Stat(left); !errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("a copy of a key is left: %v", err)
+	for _, name := range left {
+		if _, err := os.Stat(name); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("a copy of a key is left: %v", err)
+		}
 	}
 }
 
