@@ -4,7 +4,9 @@ import (
 	"context"
 	"debug/elf"
 	"fmt"
+	"maps"
 	"os"
+	"strings"
 	"sync"
 	"time"
 
@@ -18,9 +20,8 @@ type checkImage struct {
 	path   string
 	marks  imageMarks
 
-	mu   sync.Mutex
-	id   string
-	last string // what the marks name
+	mu sync.Mutex
+	id string
 }
 
 // imageMarks remembers which image was loaded, for a process that comes after one that died.
@@ -30,8 +31,12 @@ type imageMarks interface {
 	ForgetImage(ctx context.Context, source string) error
 }
 
-// checkMark is the source under which the image is remembered.
-const checkMark = "check"
+// The sources under which images are remembered: the one that is here, and one that is being loaded, whose config's digest
+// follows. Most engines take that for its id; one with containerd's image store has ids of its own.
+const (
+	checkMark   = "check"
+	loadingMark = "check:"
+)
 
 // newCheckImage loads the image of the program at path; empty is this very program. One that an earlier process left of
 // another program goes.
@@ -43,27 +48,41 @@ func newCheckImage(ctx context.Context, engine *docker.Engine, path string, mark
 		return nil, err
 	}
 	c := &checkImage{engine: engine, path: path, marks: marks}
-	loaded, err := marks.LoadedImages(ctx)
-	if err != nil {
-		return nil, err
-	}
-	c.last = loaded[checkMark]
-	id, err := c.ensure(ctx)
-	if err == nil {
-		err = c.mark(ctx, id)
-	}
+	_, err := c.ensure(ctx)
 	return c, err
 }
 
-// mark remembers an image in the place of the one before it, which goes.
+// arrives remembers an image that is being loaded, beside the one before it.
+func (c *checkImage) arrives(ctx context.Context, config string) error {
+	return c.marks.KeepImage(ctx, loadingMark+config, config)
+}
+
+// mark remembers the image that was loaded in the place of those before it, which go.
 func (c *checkImage) mark(ctx context.Context, id string) error {
-	if c.last != "" && c.last != id {
-		if err := c.engine.RemoveImage(ctx, c.last); err != nil {
+	loaded, err := c.marks.LoadedImages(ctx)
+	if err != nil {
+		return err
+	}
+	maps.DeleteFunc(loaded, func(source, _ string) bool {
+		return source != checkMark && !strings.HasPrefix(source, loadingMark)
+	})
+	for _, former := range loaded {
+		if former != id {
+			if err := c.engine.RemoveImage(ctx, former); err != nil {
+				return err
+			}
+		}
+	}
+	if err := c.marks.KeepImage(ctx, checkMark, id); err != nil {
+		return err
+	}
+	delete(loaded, checkMark)
+	for source := range loaded {
+		if err := c.marks.ForgetImage(ctx, source); err != nil {
 			return err
 		}
 	}
-	c.last = id
-	return c.marks.KeepImage(ctx, checkMark, id)
+	return nil
 }
 
 // static insists on a program that needs no library: its image holds nothing else.
@@ -101,8 +120,15 @@ func (c *checkImage) ensure(ctx context.Context) (string, error) {
 		return "", fmt.Errorf("read check program: %w", err)
 	}
 	// It is on record before it is there: a process that dies in between leaves no image that nobody knows of.
-	c.id, err = c.engine.LoadProgram(ctx, "basilica", f, st.Size(), func(id string) error { return c.mark(ctx, id) })
-	return c.id, err
+	id, err := c.engine.LoadProgram(ctx, "basilica", f, st.Size(), func(config string) error { return c.arrives(ctx, config) })
+	if err == nil {
+		err = c.mark(context.WithoutCancel(ctx), id)
+	}
+	if err != nil {
+		return "", err
+	}
+	c.id = id
+	return id, nil
 }
 
 // remove takes the image off the engine unless another executor on it uses it right now.
