@@ -12,7 +12,9 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"os"
+	"slices"
 	"time"
 
 	"basilica"
@@ -246,10 +248,12 @@ func (c *Client) start(ctx context.Context, req Request) (Result, followed, erro
 	var doubt bool
 	if result.Task, doubt, err = c.submit(ctx, door, sub); err != nil {
 		switch {
+		case doubt && !unsaid(err) && !undialled(err):
+			err = withDoubt(err)
 		case doubt:
 			err = basilica.E(basilica.Unavailable, "MINER_AWAY", "the miner may have taken the job, and did not say so",
 				fmt.Sprintf("ask once more, which makes no second job: the same command with --miner %s --idempotency-key %s; or look whether it runs: basilica ps", neuron.Hotkey, sub.IdempotencyKey)).With(err)
-		case req.IdempotencyKey == "" || notTaken(err):
+		case req.IdempotencyKey == "" || notTaken(err) || undialled(err):
 			c.bind(sub.IdempotencyKey, "")
 		}
 		return fail(result, fmt.Errorf("submit: %w", err))
@@ -432,22 +436,53 @@ func unreadable(path string, err error) error {
 
 // notTaken: what a miner says only of a key that it does not have.
 func notTaken(err error) bool {
-	code := basilica.CodeOf(err)
-	return code == "QUEUE_FULL" || code == "TASK_QUOTA"
+	return slices.Contains([]string{"QUEUE_FULL", "TASK_QUOTA", "BLOB_MISSING", "INPUT_MISSING"}, basilica.CodeOf(err))
+}
+
+// undialled: nothing of the call can have arrived.
+func undialled(err error) bool {
+	var op *net.OpError
+	return errors.As(err, &op) && op.Op == "dial"
+}
+
+// unsaid: an error that leaves open whether the miner has taken the task.
+func unsaid(err error) bool {
+	switch basilica.CodeOf(err) {
+	case "STORE_BUSY", "DISK_FULL", "STORE_READ_ONLY": // the miner's own words: it can record nothing
+		return false
+	case "":
+		return basilica.KindOf(err) == basilica.Unavailable
+	}
+	kind := basilica.KindOf(err)
+	return (kind == basilica.Unavailable || kind == basilica.Internal) && !undialled(err)
+}
+
+// withDoubt adds to a miner's refusal that an earlier try may have been taken.
+func withDoubt(err error) error {
+	var e *basilica.Error
+	if !errors.As(err, &e) {
+		return err
+	}
+	refusal := *e
+	if refusal.Fix != "" {
+		refusal.Fix += "; "
+	}
+	refusal.Fix += "an earlier try was not answered and may have been taken: look whether it runs: basilica ps"
+	return &refusal
 }
 
 // submit tries again where the miner was away: the idempotency key makes a second arrival the same task. An end of ctx
 // does not cut a call short: a task that may have arrived must be known to be cancelled. doubt says of an error that the miner
-// may have taken the task nevertheless.
+// may have taken the task nevertheless, in this try or an earlier one.
 func (c *Client) submit(ctx context.Context, door basilica.Miner, sub basilica.Submission) (_ basilica.Task, doubt bool, _ error) {
+	underWay := false // a try without an answer may arrive after the next one
 	for try := 1; ; try++ {
 		call, cancel := context.WithTimeout(context.WithoutCancel(ctx), callTimeout)
 		task, err := door.Submit(call, sub)
 		cancel()
-		away := basilica.KindOf(err) == basilica.Unavailable
-		fault := basilica.KindOf(err) == basilica.Internal && basilica.CodeOf(err) != "" // the miner's
-		doubt = (doubt || away || fault) && !notTaken(err)
-		if err == nil || try == 3 || ctx.Err() != nil || !away {
+		underWay = underWay || basilica.CodeOf(err) == "DEADLINE"
+		doubt = (doubt || unsaid(err)) && (underWay || !notTaken(err))
+		if err == nil || try == 3 || ctx.Err() != nil || basilica.KindOf(err) != basilica.Unavailable {
 			return task, doubt, err
 		}
 		c.cfg.Log.Warn("miner is away, submitting again", "err", err)

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"log/slog"
+	"net"
 	"net/netip"
 	"strings"
 	"testing"
@@ -20,6 +21,7 @@ type stall struct {
 	name    basilica.Hotkey
 	queue   int
 	err     error
+	errs    []error // of the first tries, before err
 	arrived int
 	keys    map[string]bool // of what arrived
 	listed  int
@@ -39,6 +41,9 @@ func (s *stall) Submit(_ context.Context, sub basilica.Submission) (basilica.Tas
 	s.keys[sub.IdempotencyKey] = true
 	if s.arrives != nil {
 		s.arrives()
+	}
+	if s.arrived <= len(s.errs) {
+		return basilica.Task{}, s.errs[s.arrived-1]
 	}
 	return basilica.Task{ID: "t1", IdempotencyKey: sub.IdempotencyKey, SpecDigest: sha256.Sum256(sub.Spec)}, s.err
 }
@@ -104,6 +109,52 @@ func TestLostAnswer(t *testing.T) {
 			}
 			if bound, err := c.cfg.Index.Bound(req.IdempotencyKey); err != nil || (bound == "5a") != (tc.exit == ExitLeft) {
 				t.Errorf("the key is bound to %q: %v", bound, err)
+			}
+		})
+	}
+}
+
+// TestRefusedAfterDoubt: a miner's refusal stands as it is; where an earlier try may have been taken nevertheless, its Fix says so
+// and the key stays with the miner. What never arrived raises no doubt.
+func TestRefusedAfterDoubt(t *testing.T) {
+	unreachable := func(op string) error {
+		return basilica.E(basilica.Unavailable, "MINER_UNREACHABLE", "away", "").With(&net.OpError{Op: op, Err: errors.New("refused")})
+	}
+	silent := basilica.E(basilica.Unavailable, "DEADLINE", "no answer", "")
+	said := func(kind basilica.Kind, code string) error { return basilica.E(kind, code, "no", "") }
+	busy, full := said(basilica.Unavailable, "STORE_BUSY"), said(basilica.Exhausted, "QUEUE_FULL")
+	for name, tc := range map[string]struct {
+		tries []error
+		code  string
+		exit  int
+		doubt bool
+	}{
+		"dials refused":                {[]error{unreachable("dial"), unreachable("dial"), unreachable("dial")}, "MINER_UNREACHABLE", ExitFailure, false},
+		"broken, then dials refused":   {[]error{unreachable("read"), unreachable("dial"), unreachable("dial")}, "MINER_AWAY", ExitLeft, true},
+		"a dial refused, then silence": {[]error{unreachable("dial"), silent, silent}, "MINER_AWAY", ExitLeft, true},
+		"a dial refused, then no":      {[]error{unreachable("dial"), said(basilica.Denied, "COMPUTE_NOT_ALLOWED")}, "COMPUTE_NOT_ALLOWED", ExitFailure, false},
+		"nothing can be recorded":      {[]error{busy, said(basilica.Unavailable, "DISK_FULL"), said(basilica.Unavailable, "STORE_READ_ONLY")}, "STORE_READ_ONLY", ExitFailure, false},
+		"broken, then not allowed":     {[]error{unreachable("read"), said(basilica.Denied, "COMPUTE_NOT_ALLOWED")}, "COMPUTE_NOT_ALLOWED", ExitFailure, true},
+		"broken, then invalid":         {[]error{unreachable("read"), said(basilica.Invalid, "TASK_INVALID")}, "TASK_INVALID", ExitFailure, true},
+		"broken, then busy":            {[]error{unreachable("read"), busy, busy}, "STORE_BUSY", ExitFailure, true},
+		"broken, then no such job":     {[]error{unreachable("read"), said(basilica.Invalid, "BLOB_MISSING")}, "BLOB_MISSING", ExitNotBegun, false},
+		"broken, then full":            {[]error{unreachable("read"), full}, "QUEUE_FULL", ExitFailure, false},
+		"under way, then full":         {[]error{silent, full}, "QUEUE_FULL", ExitFailure, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			a := &stall{name: "5a", errs: tc.tries}
+			c := stalls(t, a, &stall{name: "5b", queue: 1})
+			_, err := c.Detach(t.Context(), Request{Spec: basilica.TaskSpec{Image: "i"}})
+			if basilica.CodeOf(err) != tc.code || ExitCodeOf(err) != tc.exit || a.arrived != len(tc.tries) {
+				t.Fatalf("%v after %d tries, exit code %d", err, a.arrived, ExitCodeOf(err))
+			}
+			if fix := basilica.FixOf(err); strings.Contains(fix, "look whether it runs: basilica ps") != tc.doubt {
+				t.Errorf("fix %q", fix)
+			}
+			for key := range a.keys {
+				if bound, err := c.cfg.Index.Bound(key); err != nil || (bound == "5a") != tc.doubt {
+					t.Errorf("the key is bound to %q: %v", bound, err)
+				}
 			}
 		})
 	}
