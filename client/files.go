@@ -121,20 +121,24 @@ func (x *Index) Bound(key string) (basilica.Hotkey, error) {
 	return lines[len(lines)-1].Miner, nil
 }
 
-// Miners lists every miner that has an own task or that a key is bound to, whose task it may have without the client's knowing.
-func (x *Index) Miners() ([]basilica.Hotkey, error) {
+// Miners lists every miner that has an own task, or that a key was bound to after since: it may have that key's task without the
+// client's knowing.
+func (x *Index) Miners(since time.Time) ([]basilica.Hotkey, error) {
 	lines, err := readIndex(filepath.Join(x.dir, tasksFile), func(e Entry) bool { return e.Task != "" && e.Miner != "" || e.Key != basilica.Digest{} })
 	if err != nil {
 		return nil, err
 	}
-	bound := map[basilica.Digest]basilica.Hotkey{}
+	bound := map[basilica.Digest]Entry{}
 	for _, e := range lines {
-		bound[e.Key] = e.Miner
+		bound[e.Key] = e
 	}
 	var miners []basilica.Hotkey
 	for _, e := range lines {
 		if e.Task == "" {
-			e.Miner = bound[e.Key]
+			e = bound[e.Key]
+		}
+		if e.Task == "" && !e.Created.After(since) {
+			continue
 		}
 		if e.Miner != "" && !slices.Contains(miners, e.Miner) {
 			miners = append(miners, e.Miner)

@@ -7,7 +7,9 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -26,6 +28,7 @@ type stall struct {
 	keys    map[string]bool // of what arrived
 	listed  int
 	arrives func() // nil: nothing more happens then
+	lists   func() // likewise
 }
 
 func (s *stall) Offer(context.Context) (basilica.Offer, error) {
@@ -50,6 +53,9 @@ func (s *stall) Submit(_ context.Context, sub basilica.Submission) (basilica.Tas
 
 func (s *stall) Tasks(context.Context, basilica.Hotkey, basilica.TaskQuery) (basilica.TaskPage, error) {
 	s.listed++
+	if s.lists != nil {
+		s.lists()
+	}
 	return basilica.TaskPage{}, nil
 }
 
@@ -157,6 +163,43 @@ func TestRefusedAfterDoubt(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// TestMinersAsked: all at once, a miner of a key alone no longer than a miner keeps a task, one of a task always.
+func TestMinersAsked(t *testing.T) {
+	a, b := &stall{name: "5a"}, &stall{name: "5b"}
+	c := stalls(t, a, b)
+	now, old := c.cfg.Now(), c.cfg.Now().Add(-keyFor-time.Minute)
+	index := c.cfg.Index
+	for _, err := range []error{
+		index.Bind("kept", "5a", old), index.Add(Entry{Task: "t1", Miner: "5a", Created: old}),
+		index.Bind("new", "5b", now), index.Bind("again", "5f", old), index.Bind("again", "5b", now),
+		index.Bind("old", "5c", old), index.Bind("free", "5d", now), index.Bind("free", "", now),
+	} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if miners, err := index.Miners(now.Add(-keyFor)); err != nil || !slices.Equal(miners, []basilica.Hotkey{"5a", "5b"}) {
+		t.Errorf("%v: %v", miners, err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	var both sync.WaitGroup
+	both.Add(2)
+	together := make(chan struct{})
+	go func() { both.Wait(); close(together) }()
+	a.lists = func() {
+		both.Done()
+		select {
+		case <-together:
+		case <-ctx.Done():
+		}
+	}
+	b.lists = a.lists
+	if _, away, err := c.Tasks(ctx, basilica.TaskQuery{}, 1); err != nil || len(away) > 0 || a.listed != 1 || b.listed != 1 {
+		t.Errorf("asked one after the other: %v, away %v", err, away)
 	}
 }
 

@@ -7,6 +7,9 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"basilica"
 )
@@ -26,21 +29,32 @@ type Away struct {
 	Error string          `json:"error"`
 }
 
+// keyFor is how long a key without an answer has its miner asked: as long as a miner keeps a task, where its owner says nothing else.
+const keyFor = 30 * 24 * time.Hour
+
 // Tasks asks every miner that the index knows of for the caller's tasks that fit q, newest first, at most limit of each.
 func (c *Client) Tasks(ctx context.Context, q basilica.TaskQuery, limit int) ([]Listed, []Away, error) {
-	miners, err := c.cfg.Index.Miners()
+	miners, err := c.cfg.Index.Miners(c.cfg.Now().Add(-keyFor))
 	if err != nil {
 		return nil, nil, err
 	}
+	tasks, errs := make([][]basilica.Task, len(miners)), make([]error, len(miners))
+	var group errgroup.Group
+	group.SetLimit(maxOffers)
+	for i, m := range miners {
+		group.Go(func() error {
+			tasks[i], errs[i] = c.tasksOf(ctx, m, q, limit)
+			return nil
+		})
+	}
+	_ = group.Wait() // every error stands in errs
 	var listed []Listed
 	var away []Away
-	for _, m := range miners {
-		tasks, err := c.tasksOf(ctx, m, q, limit)
-		if err != nil {
-			away = append(away, Away{Miner: m, Error: err.Error()})
-			continue
+	for i, m := range miners {
+		if errs[i] != nil {
+			away = append(away, Away{Miner: m, Error: errs[i].Error()})
 		}
-		for _, t := range tasks {
+		for _, t := range tasks[i] {
 			listed = append(listed, Listed{Miner: m, Task: t})
 		}
 	}
