@@ -251,8 +251,11 @@ func (c *Client) start(ctx context.Context, req Request) (Result, followed, erro
 		case doubt && !unsaid(err) && !undialled(err):
 			err = withDoubt(err)
 		case doubt:
-			err = basilica.E(basilica.Unavailable, "MINER_AWAY", "the miner may have taken the job, and did not say so",
-				fmt.Sprintf("ask once more, which makes no second job: the same command with --miner %s --idempotency-key %s; or look whether it runs: basilica ps", neuron.Hotkey, sub.IdempotencyKey)).With(err)
+			fix := "look whether it runs: basilica ps"
+			if req.Spec.Registry == nil { // a login is never sealed twice to the same bytes: the same command is another task
+				fix = fmt.Sprintf("ask once more, which makes no second job: the same command with --miner %s --idempotency-key %s; or %s", neuron.Hotkey, sub.IdempotencyKey, fix)
+			}
+			err = basilica.E(basilica.Unavailable, "MINER_AWAY", "the miner may have taken the job, and did not say so", fix).With(err)
 		case req.IdempotencyKey == "" || notTaken(err) || undialled(err):
 			c.bind(sub.IdempotencyKey, "")
 		}

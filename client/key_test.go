@@ -120,6 +120,17 @@ func TestLostAnswer(t *testing.T) {
 	}
 }
 
+// TestLostAnswerWithLogin: the same command would seal its login anew and be refused as another task.
+func TestLostAnswerWithLogin(t *testing.T) {
+	a := &stall{name: "5a", err: basilica.E(basilica.Unavailable, "DEADLINE", "no answer", "")}
+	c := stalls(t, a, &stall{name: "5b", queue: 1})
+	sealed := &basilica.RegistryAuth{Sealed: map[basilica.ExecutorID][]byte{"e": {1}}}
+	_, err := c.Detach(t.Context(), Request{Spec: basilica.TaskSpec{Image: "i", Registry: sealed}})
+	if fix := basilica.FixOf(err); basilica.CodeOf(err) != "MINER_AWAY" || strings.Contains(fix, "same command") || !strings.Contains(fix, "basilica ps") {
+		t.Errorf("%v, fix %q", err, fix)
+	}
+}
+
 // TestRefusedAfterDoubt: a miner's refusal stands as it is; where an earlier try may have been taken nevertheless, its Fix says so
 // and the key stays with the miner. What never arrived raises no doubt.
 func TestRefusedAfterDoubt(t *testing.T) {
