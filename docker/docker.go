@@ -39,6 +39,7 @@ type Engine struct {
 	containerd string // directory of containerd, where engines with its image store keep images
 
 	lookEvery time.Duration // how often a container is asked for whose end nobody has told of
+	creating  time.Duration // how long each step of Create may take
 
 	userns atomic.Bool // the engine maps containers' users into a namespace of their own; Available finds out
 
@@ -67,7 +68,7 @@ func New(host string, log *slog.Logger) (*Engine, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make engine client: %w", err)
 	}
-	return &Engine{api: api, log: log, lookEvery: lookEvery, containerd: containerdDir("/etc/containerd/config.toml"), loading: make(chan struct{}, 1)}, nil
+	return &Engine{api: api, log: log, lookEvery: lookEvery, creating: callTimeout, containerd: containerdDir("/etc/containerd/config.toml"), loading: make(chan struct{}, 1)}, nil
 }
 
 // Close gives the connections to the engine back.
@@ -158,9 +159,9 @@ func (e *Engine) mapped(doing string, err error) error {
 
 // Create makes a container without starting it. Its image must be local.
 func (e *Engine) Create(ctx context.Context, spec basilica.ContainerSpec) (id string, err error) {
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	inspecting, cancel := context.WithTimeout(ctx, e.creating)
 	defer cancel()
-	img, err := e.api.ImageInspect(ctx, spec.Image)
+	img, err := e.api.ImageInspect(inspecting, spec.Image)
 	if err != nil {
 		return "", e.imageError(spec.Image, err)
 	}
@@ -182,13 +183,18 @@ func (e *Engine) Create(ctx context.Context, spec basilica.ContainerSpec) (id st
 	}
 	// The engine does not stop making a container when nobody waits for it any more: who cancels learns its id all the same
 	// and removes it.
-	making, done := context.WithTimeout(context.WithoutCancel(ctx), callTimeout)
+	making, done := context.WithTimeout(context.WithoutCancel(ctx), e.creating)
 	defer done()
 	res, err := e.api.ContainerCreate(making, client.ContainerCreateOptions{Config: cfg, HostConfig: host, Name: spec.Name})
 	if err != nil {
 		return "", e.mapped("create container", err)
 	}
-	if err := e.enterable(ctx, res.ID, workdir); err != nil {
+	looking, enough := context.WithTimeout(ctx, e.creating)
+	defer enough()
+	if err := e.enterable(looking, res.ID, workdir); err != nil {
+		if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil { // the engine's fault, not the image's
+			err = e.absent(err)
+		}
 		return "", errors.Join(err, e.Remove(context.WithoutCancel(ctx), res.ID))
 	}
 	for _, w := range res.Warnings {

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/moby/moby/api/types/container"
+
+	"basilica"
 )
 
 // TestHungEngine: an engine that takes requests and answers none holds nobody who does not want to wait any more.
@@ -80,5 +82,47 @@ func TestUnheardExit(t *testing.T) {
 		}
 	case <-time.After(5 * time.Second):
 		t.Error("the answer is kept by the client")
+	}
+}
+
+// TestSlowCreate: each step of making a container has its own time. One that is left without an answer about its WORKDIR is
+// removed, and may be made again.
+func TestSlowCreate(t *testing.T) {
+	t.Parallel()
+	var hung, removed atomic.Bool
+	e := speaking(t, func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		switch {
+		case strings.HasSuffix(r.URL.Path, "/_ping"):
+		case strings.HasSuffix(r.URL.Path, "/archive"):
+			if hung.Load() {
+				<-r.Context().Done()
+			}
+			time.Sleep(400 * time.Millisecond)
+			w.WriteHeader(http.StatusNotFound)
+		case strings.HasSuffix(r.URL.Path, "/containers/create"):
+			time.Sleep(400 * time.Millisecond)
+			w.WriteHeader(http.StatusCreated)
+			fmt.Fprint(w, `{"Id":"c"}`)
+		case r.Method == http.MethodDelete:
+			removed.Store(true)
+		default:
+			time.Sleep(400 * time.Millisecond)
+			fmt.Fprint(w, `{"Id":"i","Config":{"WorkingDir":"/w"}}`)
+		}
+	})
+	e.creating = time.Second
+	spec := basilica.ContainerSpec{Name: "c", Image: "i", Command: []string{"x"}, CPUMillis: 100, MemoryBytes: 32 << 20, Pids: 8, LogBytes: 1 << 20}
+	if id, err := e.Create(t.Context(), spec); id != "c" || err != nil {
+		t.Fatal(id, err)
+	}
+	hung.Store(true)
+	if id, err := e.Create(t.Context(), spec); basilica.KindOf(err) != basilica.Unavailable || basilica.CodeOf(err) != "DOCKER_ABSENT" || !removed.Load() {
+		t.Errorf("%s: %v; removed %t", id, err, removed.Load())
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	time.AfterFunc(900*time.Millisecond, cancel)
+	if id, err := e.Create(ctx, spec); !errors.Is(err, context.Canceled) || basilica.CodeOf(err) != "" {
+		t.Errorf("cancelled: %s: %v", id, err)
 	}
 }
