@@ -161,6 +161,9 @@ func (e *Executor) attach(ctx, following context.Context, container string) (fol
 	if !unhook() {
 		return nil, errors.Join(ctx.Err(), err)
 	}
+	if err != nil {
+		giveUp()
+	}
 	return follow, err
 }
 
