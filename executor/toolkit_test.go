@@ -15,11 +15,11 @@ import (
 func TestToolkitGate(t *testing.T) {
 	var closed atomic.Bool
 	closed.Store(true)
-	asked := 0
+	var asked atomic.Int64
 	b := newBox(t, func(c *Config) {
 		c.GPUs = []basilica.GPU{{Kind: basilica.GPUWhole, UUID: "real"}, {Kind: basilica.GPUSoftware, UUID: "soft", Index: 1}}
 		c.GPUsRefused = func(context.Context) error {
-			asked++
+			asked.Add(1)
 			if closed.Load() {
 				return basilica.E(basilica.Unavailable, "TOOLKIT_ESCAPE", "the toolkit lets a container out", "install a newer one")
 			}
@@ -59,7 +59,7 @@ func TestToolkitGate(t *testing.T) {
 		}
 	}
 	closed.Store(false)
-	if codes := health(); len(codes) > 0 || asked == 0 {
+	if codes := health(); len(codes) > 0 || asked.Load() == 0 {
 		t.Errorf("after the mending: %v", codes)
 	}
 	b.cfg.GPUs = b.cfg.GPUs[1:]
