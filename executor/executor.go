@@ -223,8 +223,8 @@ type Executor struct {
 
 	// blobUse is held for reading while content and its record are written, so that nobody forgets one without the other.
 	blobUse sync.RWMutex
-	// imageUse is held while an image is loaded from a blob or forgotten.
-	imageUse sync.Mutex
+	// imageUse holds one word while an image is loaded from a blob or forgotten: whoever waits hears that it is cancelled.
+	imageUse chan struct{}
 	idle     map[string]time.Time // by imageUse: sources of images that no attempt needs, and since when
 }
 
@@ -252,7 +252,7 @@ func New(cfg Config) (*Executor, error) {
 	return &Executor{
 		cfg: cfg, maxCPU: min(cfg.MaxCPUMillis, int64(cfg.CPUs)*1000), checks: make(chan struct{}, 2), instance: rand.Text(),
 		stopWait: stopWait, devicesEvery: devicesEvery, begin: cfg.Now(), beginUp: cfg.Uptime(),
-		live: map[basilica.TaskAttempt]*life{}, kept: map[basilica.TaskAttempt]bool{}, checked: map[basilica.TaskAttempt]bool{}, revoked: map[basilica.GrantID]time.Time{}, vain: map[basilica.Hotkey]vain{}, idle: map[string]time.Time{},
+		live: map[basilica.TaskAttempt]*life{}, kept: map[basilica.TaskAttempt]bool{}, checked: map[basilica.TaskAttempt]bool{}, revoked: map[basilica.GrantID]time.Time{}, vain: map[basilica.Hotkey]vain{}, imageUse: make(chan struct{}, 1), idle: map[string]time.Time{},
 	}, nil
 }
 

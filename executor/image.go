@@ -90,8 +90,12 @@ func (e *Executor) login(spec basilica.TaskSpec) (*basilica.RegistryLogin, error
 // loadImage loads an image from a blob, or finds that it was loaded before. That it will be is on record before, so that no
 // image is left behind by a process that dies in between, or by an engine that goes on when its task is cancelled.
 func (e *Executor) loadImage(ctx context.Context, sum basilica.Digest) (id string, err error) {
-	e.imageUse.Lock()
-	defer e.imageUse.Unlock()
+	select {
+	case e.imageUse <- struct{}{}:
+	case <-ctx.Done():
+		return "", fmt.Errorf("wait for another image: %w", ctx.Err())
+	}
+	defer func() { <-e.imageUse }()
 	loaded, err := e.cfg.Marks.LoadedImages(ctx)
 	if err != nil {
 		return "", err
@@ -127,10 +131,12 @@ func (e *Executor) load(ctx context.Context, sum basilica.Digest, arrives func(c
 // forgetImages removes the images that no open attempt needs: those loaded from blobs at once, for the blob is here while it
 // is wanted, and those from registries when nobody has needed them for that long.
 func (e *Executor) forgetImages(ctx context.Context, keep time.Duration) error {
-	if !e.imageUse.TryLock() { // one is being loaded; tidy comes again
+	select {
+	case e.imageUse <- struct{}{}:
+	default: // one is being loaded; tidy comes again
 		return nil
 	}
-	defer e.imageUse.Unlock()
+	defer func() { <-e.imageUse }()
 	loaded, err := e.cfg.Marks.LoadedImages(ctx)
 	if err != nil {
 		return err

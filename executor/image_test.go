@@ -139,7 +139,7 @@ func imageMachine(t *testing.T, engine Engine) (e *Executor, later *atomic.Int64
 	later = &atomic.Int64{}
 	return &Executor{
 		cfg:  Config{Engine: engine, Ledger: db, Attempts: db, Marks: db, Blobs: blobs, Log: testLog(t), Now: time.Now, Uptime: func() time.Duration { return time.Duration(later.Load()) }},
-		live: map[basilica.TaskAttempt]*life{}, idle: map[string]time.Time{},
+		live: map[basilica.TaskAttempt]*life{}, imageUse: make(chan struct{}, 1), idle: map[string]time.Time{},
 	}, later
 }
 
@@ -237,7 +237,7 @@ func TestImageWithAnIDOfTheEngine(t *testing.T) {
 	at := basilica.TaskAttempt{Task: "job", Attempt: 1}
 	first := ""
 	for range 2 {
-		e = &Executor{cfg: e.cfg, live: map[basilica.TaskAttempt]*life{at: {}}, idle: map[string]time.Time{}}
+		e = &Executor{cfg: e.cfg, live: map[basilica.TaskAttempt]*life{at: {}}, imageUse: make(chan struct{}, 1), idle: map[string]time.Time{}}
 		id, err := e.image(t.Context(), e.live[at], spec)
 		if err != nil || first != "" && id != first {
 			t.Fatalf("%s, first %s: %v", id, first, err)
@@ -281,6 +281,46 @@ func TestLateImageIsRemovedByItsID(t *testing.T) {
 	engine.finish <- true
 	if err := <-ended; err != nil || engine.count() != 1 {
 		t.Errorf("%d images: %v", engine.count(), err)
+	}
+}
+
+// TestWaitForAnotherImageHearsTheEnd: a task that waits while another's image is loaded can be cancelled.
+func TestWaitForAnotherImageHearsTheEnd(t *testing.T) {
+	t.Parallel()
+	engine := newSlowEngine(t)
+	e, _ := imageMachine(t, engine)
+	file := imageFile(t, []byte("program"))
+	blob := basilica.Blob{SHA256: sha256.Sum256(file), Size: int64(len(file))}
+	if err := e.cfg.Blobs.Put(t.Context(), blob, bytes.NewReader(file)); err != nil {
+		t.Fatal(err)
+	}
+	loads := func(ctx context.Context) <-chan error {
+		ended := make(chan error, 1)
+		go func() {
+			_, err := e.image(ctx, &life{}, basilica.TaskSpec{Image: basilica.ImageBlobPrefix + blob.SHA256.String()})
+			ended <- err
+		}()
+		return ended
+	}
+	first := loads(t.Context())
+	<-engine.given
+	ctx, cancel := context.WithCancel(t.Context())
+	waits := loads(ctx)
+	cancel()
+	select {
+	case err := <-waits:
+		if !errors.Is(err, context.Canceled) {
+			t.Error(err)
+		}
+	case <-time.After(5 * time.Second):
+		t.Error("it waits on")
+	}
+	engine.finish <- true
+	if err := <-first; err != nil {
+		t.Error(err)
+	}
+	if err := <-loads(t.Context()); err != nil { // the slot is free again
+		t.Error(err)
 	}
 }
 
