@@ -90,7 +90,7 @@ func TestEngineDiskAtFault(t *testing.T) {
 	}
 }
 
-// TestRoom: what an engine's disk lacks is told; one that is not seen from here is not.
+// TestRoom: what an engine's disk lacks is told; one that is not seen from here is not, nor one of which the engine says nothing.
 func TestRoom(t *testing.T) {
 	t.Parallel()
 	for dir, codes := range map[string][2]string{t.TempDir(): {"", "DISK_FULL"}, "/nowhere": {"", ""}} {
@@ -100,5 +100,9 @@ func TestRoom(t *testing.T) {
 				t.Errorf("%s, %d: %v", dir, least, err)
 			}
 		}
+	}
+	broken := speaking(t, func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusInternalServerError) })
+	if err := broken.Room(t.Context(), 1<<62); err != nil {
+		t.Error(err)
 	}
 }

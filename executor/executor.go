@@ -46,7 +46,7 @@ type Images interface {
 	LoadImage(ctx context.Context, file io.ReadSeeker, arrives func(config string) error) (id string, err error)
 	// ForgetImage removes an image that has no name and that no container uses; others stay.
 	ForgetImage(ctx context.Context, id string) error
-	// Room refuses an engine whose disk of images is read-only or has fewer bytes free.
+	// Room refuses an engine whose disk of images is read-only or has fewer bytes free; where that is not known it is none.
 	Room(ctx context.Context, least int64) error
 }
 

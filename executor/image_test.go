@@ -344,3 +344,37 @@ func TestEngineDiskIsInHealth(t *testing.T) {
 		}
 	}
 }
+
+// crowded is an engine that says this of its disk.
+type crowded struct {
+	Engine
+	room error
+}
+
+func (crowded) Available(context.Context) (name, version string, err error) {
+	return "docker", "1", nil
+}
+func (c crowded) Room(context.Context, int64) error { return c.room }
+
+// TestUnusedImagesGoForAFullDiskAlone: a disk of which nothing is known, or which fails, takes no pulled image from the next
+// task.
+func TestUnusedImagesGoForAFullDiskAlone(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		engine, own error
+		free        int64
+		keep        time.Duration
+	}{
+		"room":               {free: 1 << 30, keep: unusedImages},
+		"engine's disk full": {engine: diskFull("full"), free: 1 << 30},
+		"own disk full":      {},
+		"engine slow":        {engine: context.DeadlineExceeded, free: 1 << 30, keep: unusedImages},
+		"engine's disk bad":  {engine: basilica.E(basilica.Unavailable, "STORE_DISK", "it fails", ""), free: 1 << 30, keep: unusedImages},
+		"own disk unknown":   {own: errors.New("not seen"), keep: unusedImages},
+	} {
+		e := &Executor{cfg: Config{Engine: crowded{room: c.engine}, Now: time.Now, MinFreeDisk: 1 << 20, FreeDisk: func() (int64, error) { return c.free, c.own }}}
+		if keep := e.keepUnused(t.Context()); keep != c.keep {
+			t.Errorf("%s: kept for %s", name, keep)
+		}
+	}
+}

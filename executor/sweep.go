@@ -115,14 +115,19 @@ func (e *Executor) tidy(ctx context.Context) {
 	for _, a := range old {
 		err = errors.Join(err, e.Release(ctx, a.Task, a.Number))
 	}
-	keep := unusedImages
-	if e.roomFor(0) != nil || e.engineNow(ctx).room != nil {
-		keep = 0
-	}
-	err = errors.Join(err, e.forgetBlobs(ctx), e.removeOrphans(ctx), e.forgetImages(ctx, keep), e.forgetRevoked(ctx, now.Add(-revokedFor)))
+	err = errors.Join(err, e.forgetBlobs(ctx), e.removeOrphans(ctx), e.forgetImages(ctx, e.keepUnused(ctx)), e.forgetRevoked(ctx, now.Add(-revokedFor)))
 	if err != nil && ctx.Err() == nil {
 		e.cfg.Log.Error("something old is not forgotten or not removed", "err", err)
 	}
+}
+
+// keepUnused is how long an image that no attempt needs is kept: not at all while a disk is full.
+func (e *Executor) keepUnused(ctx context.Context) time.Duration {
+	const full = "DISK_FULL"
+	if basilica.CodeOf(e.roomFor(0)) == full || basilica.CodeOf(e.engineNow(ctx).room) == full {
+		return 0
+	}
+	return unusedImages
 }
 
 // forgetRevoked forgets the grants whose end was learnt before the given time; no certificate of them lives any more.
