@@ -244,9 +244,11 @@ func (c *Client) start(ctx context.Context, req Request) (Result, followed, erro
 	if sub.IdempotencyKey == "" {
 		sub.IdempotencyKey = newKey()
 	}
+	former, _ := c.cfg.Index.Bound(sub.IdempotencyKey) // unread: the miner was named, and there is none to go back to
 	c.bind(sub.IdempotencyKey, neuron.Hotkey)
 	var doubt bool
 	if result.Task, doubt, err = c.submit(ctx, door, sub); err != nil {
+		doubt = doubt || former == neuron.Hotkey && undialled(err) // the time before it may have taken the key
 		switch {
 		case doubt && !unsaid(err) && !undialled(err):
 			err = withDoubt(err)
@@ -256,6 +258,8 @@ func (c *Client) start(ctx context.Context, req Request) (Result, followed, erro
 				fix = fmt.Sprintf("ask once more, which makes no second job: the same command with --miner %s --idempotency-key %s; or %s", neuron.Hotkey, sub.IdempotencyKey, fix)
 			}
 			err = basilica.E(basilica.Unavailable, "MINER_AWAY", "the miner may have taken the job, and did not say so", fix).With(err)
+		case former != "" && former != neuron.Hotkey:
+			c.bind(sub.IdempotencyKey, former)
 		case req.IdempotencyKey == "" || notTaken(err) || undialled(err):
 			c.bind(sub.IdempotencyKey, "")
 		}

@@ -250,3 +250,38 @@ func TestRepeatGoesToTheSameMiner(t *testing.T) {
 		})
 	}
 }
+
+// TestRefusedElsewhere: a key that one miner has taken stays with it where another one refuses it, or where it cannot be dialled
+// itself for a while.
+func TestRefusedElsewhere(t *testing.T) {
+	undialled := basilica.E(basilica.Unavailable, "MINER_UNREACHABLE", "away", "").With(&net.OpError{Op: "dial", Err: errors.New("refused")})
+	for name, tc := range map[string]struct {
+		miner basilica.Hotkey
+		err   error
+		bound basilica.Hotkey
+		left  bool // the job may run
+	}{
+		"full":             {"5b", basilica.E(basilica.Exhausted, "QUEUE_FULL", "full", ""), "5a", false},
+		"not allowed":      {"5b", basilica.E(basilica.Denied, "COMPUTE_NOT_ALLOWED", "not you", ""), "5a", false},
+		"not dialled":      {"5b", undialled, "5a", false},
+		"in doubt":         {"5b", basilica.E(basilica.Unavailable, "DEADLINE", "no answer", ""), "5b", true},
+		"the same":         {"5a", undialled, "5a", true},
+		"the same is full": {"5a", basilica.E(basilica.Exhausted, "QUEUE_FULL", "full", ""), "", false}, // it has forgotten the key
+	} {
+		t.Run(name, func(t *testing.T) {
+			a, b := &stall{name: "5a"}, &stall{name: "5b", queue: 1}
+			c := stalls(t, a, b)
+			req := Request{Spec: basilica.TaskSpec{Image: "i"}, IdempotencyKey: "k"}
+			if r, err := c.Detach(t.Context(), req); err != nil || r.Miner != "5a" {
+				t.Fatalf("%+v, %v", r, err)
+			}
+			a.err, b.err, req.Miner = tc.err, tc.err, tc.miner
+			if _, err := c.Detach(t.Context(), req); !errors.Is(err, tc.err) || (ExitCodeOf(err) == ExitLeft) != tc.left {
+				t.Fatalf("%v, exit code %d", err, ExitCodeOf(err))
+			}
+			if bound, err := c.cfg.Index.Bound("k"); err != nil || bound != tc.bound {
+				t.Errorf("bound to %q, want %q: %v", bound, tc.bound, err)
+			}
+		})
+	}
+}
