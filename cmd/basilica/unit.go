@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/user"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -22,6 +23,7 @@ type unit struct {
 	stopSec int    // how long an orderly end may take
 
 	flags    []string       // of the command line, beside --config
+	withheld []string       // keys of the settings whose flags may hold a secret
 	settings []node.Setting // what holds for the role, and where that comes from
 }
 
@@ -43,7 +45,12 @@ func withUnit(cmd *cobra.Command, about func(node.Config) unit) *cobra.Command {
 		u := about(cfg)
 		sections := []string{u.role}
 		for _, name := range []string{"network", "netuid", "log-level"} {
-			if f := cmd.Flag(name); f != nil && f.Changed {
+			f := cmd.Flag(name)
+			switch {
+			case f == nil || !f.Changed:
+			case name == "network" && mayBeSecret(f.Value.String()):
+				u.withheld = append(u.withheld, "chain.url")
+			default:
 				u.flags = append(u.flags, "--"+name, f.Value.String())
 			}
 		}
@@ -86,7 +93,11 @@ func printUnit(w io.Writer, u unit, config string) error {
 		line("# Not Requires: a restart of the engine must not end this role, which waits for it.\nWants=docker.service\nAfter=docker.service")
 	}
 	line("StartLimitIntervalSec=0\n\n[Service]\nType=exec\nExecStart=%s", strings.ReplaceAll(quoteAll(command), "$", "$$"))
-	for _, l := range u.environment() {
+	environment, err := u.environment(config)
+	if err != nil {
+		return err
+	}
+	for _, l := range environment {
 		line("%s", l)
 	}
 	line("Restart=always\nRestartPreventExitStatus=%d\nRestartSec=5\nKillMode=mixed\nKillSignal=SIGTERM\nTimeoutStopSec=%d\nUser=%s\nUMask=0077\nLimitNOFILE=65536", exitRevoked, u.stopSec, me.Username)
@@ -112,30 +123,59 @@ func printUnit(w io.Writer, u unit, config string) error {
 	return err
 }
 
+// pathKeys are the settings that hold a path, by their last words. The unit starts in another directory than this call.
+var pathKeys = []string{"data_dir", "hotkey", "attestor", "check_binary", "tpm_device", "profiles", "cc_root"}
+
 // environment hands on what is set by variables here. A unit may be read by everybody: what may hold a key of a chain's
-// provider is named alone.
-func (u unit) environment() (lines []string) {
-	names := []string{}
+// provider is named alone, with the place in the configuration where it belongs.
+func (u unit) environment(config string) (lines []string, err error) {
+	comment := func(what, key string) {
+		where := fmt.Sprintf("into %q as %s.", config, key)
+		if config == "" {
+			where = fmt.Sprintf("into a configuration file as %s, and add --config and the path of that file to ExecStart.", key)
+		}
+		lines = append(lines, "# "+what+" where this was printed, and may hold a secret: write its value "+where)
+	}
+	for _, key := range u.withheld {
+		comment("--network is given", key)
+	}
 	for _, s := range u.settings {
-		if name, ok := strings.CutPrefix(s.Source, "$"); ok {
-			names = append(names, name)
+		name, ok := strings.CutPrefix(s.Source, "$")
+		if !ok || slices.Contains(u.withheld, s.Key) { // a variable would hide what is then in the configuration
+			continue
 		}
-	}
-	if u.engine {
-		names = append(names, "DOCKER_HOST")
-	}
-	for _, name := range names {
-		value, ok := os.LookupEnv(name)
-		_, rest, url := strings.Cut(value, "://")
-		switch {
-		case !ok:
-		case url && name != "DOCKER_HOST" && strings.ContainsAny(rest, "/@?"):
-			lines = append(lines, "# "+name+" is set where this was printed, and may hold a secret: write its value into the configuration.")
-		default:
-			lines = append(lines, "Environment="+quoteAll([]string{name + "=" + value}))
+		value := os.Getenv(name)
+		if mayBeSecret(value) {
+			comment(name+" is set", s.Key)
+			continue
 		}
+		if value, err = absolute(s.Key, value); err != nil {
+			return nil, err
+		}
+		lines = append(lines, "Environment="+quoteAll([]string{name + "=" + value}))
 	}
-	return lines
+	if host, ok := os.LookupEnv("DOCKER_HOST"); ok && u.engine {
+		lines = append(lines, "Environment="+quoteAll([]string{"DOCKER_HOST=" + host}))
+	}
+	return lines, nil
+}
+
+// absolute makes the value of a setting that holds a path mean the same wherever the role starts.
+func absolute(key, value string) (string, error) {
+	key = key[strings.LastIndexByte(key, '.')+1:]
+	switch {
+	case !slices.Contains(pathKeys, key), filepath.IsAbs(value), value == "", strings.HasPrefix(value, "~/"):
+		return value, nil
+	case key == "attestor" && !strings.Contains(value, "/"): // looked up in $PATH
+		return value, nil
+	}
+	return filepath.Abs(value)
+}
+
+// mayBeSecret tells an address that has more than a host and a port.
+func mayBeSecret(value string) bool {
+	_, rest, url := strings.Cut(value, "://")
+	return url && strings.ContainsAny(rest, "/@?")
 }
 
 // quoteAll writes words as systemd reads them back in a list of paths, and with dollars doubled in a command line.

@@ -87,6 +87,54 @@ func TestPrintUnit(t *testing.T) {
 	}
 }
 
+// TestUnitTakesNoSecretAndNoRelativePath: an address that may hold a key is named, whether a flag or a variable gives it, and
+// nothing in the unit hides it once it stands in the configuration; what is relative here is absolute there.
+func TestUnitTakesNoSecretAndNoRelativePath(t *testing.T) {
+	t.Chdir(t.TempDir())
+	here, err := os.Getwd()
+	if err != nil {
+		t.Fatal(err)
+	}
+	config := filepath.Join(here, "miner.toml")
+	if err := os.WriteFile(config, []byte("[miner]\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("BASILICA_CONFIG", "")
+	t.Setenv("BASILICA_CHAIN_URL", "finney")
+	t.Setenv("BASILICA_CHAIN_FALLBACKS", "test,wss://provider.example/v1/s3cret")
+	for name, value := range map[string]string{"MINER_DATA_DIR": "./m", "MINER_HOTKEY": "//Alice", "VALIDATOR_HOTKEY": "key", "VALIDATOR_CC_ROOT": "/root.pem", "VALIDATOR_PROFILES": "~/models.json", "EXECUTOR_ATTESTOR": "gpu-attestor"} {
+		t.Setenv("BASILICA_"+name, value)
+	}
+	print := func(args ...string) string {
+		t.Helper()
+		var out, said bytes.Buffer
+		if code := run(t.Context(), append(args, "--print-unit"), strings.NewReader(""), &out, &said); code != exitOK {
+			t.Fatalf("exit %d: %s", code, said.String())
+		}
+		return out.String()
+	}
+	holds := func(unit string, want map[string]bool) {
+		t.Helper()
+		for text, is := range want {
+			if strings.Contains(unit, text) != is {
+				t.Errorf("%q: want %v in\n%s", text, is, unit)
+			}
+		}
+	}
+	holds(print("miner", "--config", config, "--network", "wss://provider.example/v1/s3cret", "--netuid", "39"), map[string]bool{
+		"s3cret": false, `"--network"`: false, "CHAIN_URL": false, `"--netuid" "39"`: true,
+		"\n# --network is given where this was printed, and may hold a secret: write its value into \"" + config + "\" as chain.url.\n": true,
+		"\n# BASILICA_CHAIN_FALLBACKS is set": true, "as chain.fallbacks.\n": true,
+		`"BASILICA_MINER_DATA_DIR=` + here + `/m"`: true, `ReadWritePaths="` + here + `/m"`: true, `"BASILICA_MINER_HOTKEY=//Alice"`: true,
+	})
+	holds(print("miner", "--network", "wss://u:s3cret@node.example"), map[string]bool{"s3cret": false, "as chain.url, and add --config": true})
+	holds(print("miner", "--network", "wss://node.example:443"), map[string]bool{`"--network" "wss://node.example:443"`: true, "BASILICA_CHAIN_URL=finney": true})
+	holds(print("validator"), map[string]bool{
+		`"BASILICA_VALIDATOR_HOTKEY=` + here + `/key"`: true, "CC_ROOT=/root.pem": true, "PROFILES=~/models.json": true,
+	})
+	holds(print("executor"), map[string]bool{`"BASILICA_EXECUTOR_ATTESTOR=gpu-attestor"`: true, "CHAIN": false})
+}
+
 func verifyUnit(t *testing.T, path string, text []byte) {
 	t.Helper()
 	if err := os.WriteFile(path, text, 0o600); err != nil {
