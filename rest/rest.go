@@ -48,6 +48,10 @@ const (
 
 	pieceBytes   = 256 << 10 // of a download
 	pieceTimeout = 30 * time.Second
+
+	// of a whole download
+	leastPerSecond = 64 << 10
+	spareTime      = 10 * time.Minute
 )
 
 // New makes the door. It carries its own rate limit; caps on headers and the Host check are its listener's.
@@ -293,7 +297,7 @@ func (d *door) frames(ctx context.Context, in *byID) (*huma.StreamResponse, erro
 		hctx.SetHeader("Content-Disposition", fmt.Sprintf("attachment; filename=%q", evidence.SHA256.String()+".gpow1"))
 		hctx.SetHeader("ETag", `"`+evidence.SHA256.String()+`"`)
 		_, w := humago.Unwrap(hctx)
-		if err := send(hctx.BodyWriter(), http.NewResponseController(w), file); err != nil {
+		if err := send(hctx.BodyWriter(), http.NewResponseController(w), file, size); err != nil {
 			d.cfg.Failed(id, fmt.Errorf("send frames: %w", err))
 		}
 	}}, nil
@@ -321,10 +325,12 @@ func (d *door) download(place string) (leave func(), err error) {
 	}, nil
 }
 
-// send copies a record with a deadline for every piece: whoever goes on reading may take as long as it takes.
-func send(w io.Writer, rc *http.ResponseController, from io.Reader) error {
+// send copies a record of that size with a deadline for every piece: whoever stands still has little time, whoever goes on has
+// enough for a slow line.
+func send(w io.Writer, rc *http.ResponseController, from io.Reader, size int64) error {
+	began := time.Now()
 	for {
-		if err := rc.SetWriteDeadline(time.Now().Add(pieceTimeout)); err != nil && !errors.Is(err, http.ErrNotSupported) {
+		if err := rc.SetWriteDeadline(deadline(time.Now(), began, size)); err != nil && !errors.Is(err, http.ErrNotSupported) {
 			return fmt.Errorf("set deadline: %w", err)
 		}
 		if _, err := io.CopyN(w, from, pieceBytes); errors.Is(err, io.EOF) {
@@ -333,4 +339,13 @@ func send(w io.Writer, rc *http.ResponseController, from io.Reader) error {
 			return err
 		}
 	}
+}
+
+// deadline is that of the piece which starts now, in a download of size bytes.
+func deadline(now, began time.Time, size int64) time.Time {
+	piece, whole := now.Add(pieceTimeout), began.Add(spareTime+time.Duration(size/leastPerSecond)*time.Second)
+	if whole.Before(piece) {
+		return whole
+	}
+	return piece
 }

@@ -275,6 +275,24 @@ func TestDownloadsHaveADeadlineForEveryPiece(t *testing.T) {
 	}
 }
 
+// TestDownloadsHaveAnEnd: who reads a piece in each of its deadlines has not for ever; who reads 64 KiB/s has enough.
+func TestDownloadsHaveAnEnd(t *testing.T) {
+	const size = 64 << 20
+	began := time.Unix(1_790_000_000, 0)
+	end := 1024*time.Second + 10*time.Minute
+	for after, want := range map[time.Duration]time.Duration{
+		0:                 pieceTimeout,
+		end - time.Minute: end - time.Minute + pieceTimeout,
+		end - time.Second: end,
+		end:               end,
+		2 * end:           end,
+	} {
+		if got := deadline(began.Add(after), began, size).Sub(began); got != want {
+			t.Errorf("the piece that starts after %s ends after %s, want %s", after, got, want)
+		}
+	}
+}
+
 func TestQuery(t *testing.T) {
 	var got basilica.VerificationQuery
 	h, _ := newDoor(t, &results{verifications: func(q basilica.VerificationQuery) (basilica.VerificationPage, error) {
