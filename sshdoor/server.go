@@ -276,13 +276,13 @@ func (s *Server) leave(grant basilica.GrantID, c *ssh.ServerConn) {
 
 func (s *Server) serveConn(ctx context.Context, one *stranger) {
 	defer s.part(one)
-	log := s.cfg.Log.With("from", one.conn.RemoteAddr().String())
-	conn := newCappedConn(one.conn, s.cfg.Handshake, s.cfg.Handshake, s.cfg.MaxBytes)
+	conn := one.conn
+	log := s.cfg.Log.With("from", conn.RemoteAddr().String())
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
 	defer stop()
 	defer conn.Close()
 	hello := time.AfterFunc(s.cfg.Version, func() {
-		if conn.writes.Load() < 2 { // our own version line goes first, and nothing more before the stranger's has come
+		if !conn.greeted() {
 			conn.Close()
 		}
 	})

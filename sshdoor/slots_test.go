@@ -55,6 +55,68 @@ func TestWhoeverWaitsKeepsNobodyOut(t *testing.T) {
 	}
 }
 
+// TestSilenceDrivesNoHandshakeOut: silent connections come in numbers, from the place of one who is in the middle of its handshake
+// or each from another; the silent ones make room.
+func TestSilenceDrivesNoHandshakeOut(t *testing.T) {
+	for name, from := range map[string]func(n int) string{
+		"from its own place":    func(int) string { return "127.0.0.1" },
+		"each from another one": func(n int) string { return fmt.Sprintf("127.0.0.%d", 2+n) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			d := newDoor(t, func(c *Config) { c.MaxHandshakes, c.Version, c.Handshake = 8, time.Minute, time.Minute })
+			good, err := ssh.NewCertSigner(mustCert(t, d.cert(t, nil)), d.user)
+			if err != nil {
+				t.Fatal(err)
+			}
+			conn, err := ssh.Dial("tcp", d.addr, &ssh.ClientConfig{Config: modern(), User: box, HostKeyCallback: ssh.FixedHostKey(d.host.PublicKey()), Auth: []ssh.AuthMethod{
+				ssh.PublicKeysCallback(func() ([]ssh.Signer, error) {
+					for n := range 40 {
+						dialer := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(from(n))}}
+						silent, err := dialer.DialContext(t.Context(), "tcp", d.addr)
+						if err != nil {
+							return nil, err
+						}
+						t.Cleanup(func() { silent.Close() })
+						_, _ = silent.Read(make([]byte, 1)) // once it has its slot
+					}
+					return []ssh.Signer{good}, nil
+				}),
+			}})
+			if err != nil {
+				t.Fatalf("in the middle of its handshake: %v", err)
+			}
+			conn.Close()
+		})
+	}
+}
+
+// TestNewcomersHaveTimeForTheirVersionLine: where all others spoke, the newest is not the one that goes because it has not yet.
+func TestNewcomersHaveTimeForTheirVersionLine(t *testing.T) {
+	d := newDoor(t, nil)
+	meet := func(writes int32) *stranger {
+		near, far := net.Pipe() // all of one place
+		t.Cleanup(func() { near.Close(); far.Close() })
+		one := d.server.meet(near)
+		one.conn.writes.Store(writes)
+		return one
+	}
+	spoke := []*stranger{meet(2), meet(2)}
+	for range d.server.cfg.MaxConnsPerAddr - 2 {
+		meet(2)
+	}
+	newest := meet(1)
+	meet(2)
+	if !spoke[0].cut || !spoke[1].cut || newest.cut {
+		t.Errorf("cut: %v, %v, the newest %v", spoke[0].cut, spoke[1].cut, newest.cut)
+	}
+	for range 2 {
+		meet(2)
+	}
+	if !newest.cut {
+		t.Error("who stays silent was kept")
+	}
+}
+
 // TestRefusedHandshakesWriteFewLines: one place may write only so much in the log.
 func TestRefusedHandshakesWriteFewLines(t *testing.T) {
 	var lines syncBuffer

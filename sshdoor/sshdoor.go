@@ -145,6 +145,9 @@ func newCappedConn(c net.Conn, idle, life time.Duration, maxBytes int64) *capped
 	return cc
 }
 
+// greeted says whether the other side's version line has come: a server's own goes first, and nothing more before that.
+func (c *cappedConn) greeted() bool { return c.writes.Load() >= 2 }
+
 // relax gives the connection its limits for the time after the handshake, also for the read that waits already.
 func (c *cappedConn) relax(idle, life time.Duration) error {
 	c.idle.Store(int64(idle))

@@ -19,44 +19,52 @@ const (
 
 // stranger is a connection that has not yet shown who it is.
 type stranger struct {
-	conn net.Conn
+	conn *cappedConn
 	from netip.Prefix
 	cut  bool // for another; guarded by Server.mu
 }
 
-// meet gives a newcomer a slot. Where its place has none left, the oldest stranger of that place makes room; where the door has
-// none, the oldest of the place that holds most: whoever waits must not keep others out.
+// meet gives a newcomer a slot. Where its place has none left, a stranger of that place makes room; where the door has none, one
+// of the places that hold most: whoever waits must not keep others out.
 func (s *Server) meet(conn net.Conn) *stranger {
-	one := &stranger{conn: conn, from: sourceOf(conn.RemoteAddr())}
+	one := &stranger{conn: newCappedConn(conn, s.cfg.Handshake, s.cfg.Handshake, s.cfg.MaxBytes), from: sourceOf(conn.RemoteAddr())}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	held := map[netip.Prefix]int{}
+	held, most := map[netip.Prefix]int{}, 0
 	for _, o := range s.strangers {
 		held[o.from]++
+		most = max(most, held[o.from])
 	}
-	most := one.from
-	full := held[most] >= s.cfg.MaxConnsPerAddr
-	if !full && len(s.strangers) >= s.cfg.MaxHandshakes {
-		full = true
-		for _, o := range s.strangers {
-			if held[o.from] > held[most] {
-				most = o.from
-			}
-		}
-	}
-	if full {
-		i := slices.IndexFunc(s.strangers, func(o *stranger) bool { return o.from == most })
-		oldest := s.strangers[i]
-		s.strangers = slices.Delete(s.strangers, i, i+1)
-		oldest.cut = true
-		oldest.conn.Close() // its own goroutine sees the end
-		if s.cuts++; s.paceCuts.Take("") {
-			s.cfg.Log.Warn("SSH connections of strangers closed to make room for others", "closed", s.cuts, "last", oldest.conn.RemoteAddr().String())
-			s.cuts = 0
-		}
+	switch {
+	case held[one.from] >= s.cfg.MaxConnsPerAddr:
+		s.makeRoom(func(o *stranger) bool { return o.from == one.from })
+	case len(s.strangers) >= s.cfg.MaxHandshakes:
+		s.makeRoom(func(o *stranger) bool { return held[o.from] == most })
 	}
 	s.strangers = append(s.strangers, one)
 	return one
+}
+
+// makeRoom closes one of the strangers that may go: the oldest whose version line has not come, or else the oldest. The newest
+// quarter had no time for theirs and is spared: those who spoke before would drive every newcomer out.
+func (s *Server) makeRoom(may func(*stranger) bool) {
+	var those []*stranger
+	for _, o := range s.strangers {
+		if may(o) {
+			those = append(those, o)
+		}
+	}
+	gone := those[0]
+	if i := slices.IndexFunc(those[:len(those)-len(those)/4], func(o *stranger) bool { return !o.conn.greeted() }); i >= 0 {
+		gone = those[i]
+	}
+	s.strangers = slices.DeleteFunc(s.strangers, func(o *stranger) bool { return o == gone })
+	gone.cut = true
+	gone.conn.Close() // its own goroutine sees the end
+	if s.cuts++; s.paceCuts.Take("") {
+		s.cfg.Log.Warn("SSH connections of strangers closed to make room for others", "closed", s.cuts, "last", gone.conn.RemoteAddr().String())
+		s.cuts = 0
+	}
 }
 
 // part takes a stranger off the list, once known or gone.
