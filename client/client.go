@@ -180,17 +180,17 @@ func (c *Client) Attach(ctx context.Context, id basilica.TaskID, miner basilica.
 	}
 	found, err := c.find(ctx, id, miner)
 	if err != nil {
-		return Result{}, err
+		return Result{}, untouched(ctx, err)
 	}
 	result := Result{Miner: found.neuron.Hotkey, MinerUID: found.neuron.UID}
 	call, cancel := context.WithTimeout(ctx, callTimeout)
 	result.Task, err = found.door.Task(call, c.cfg.Hotkey, id)
 	cancel()
-	if basilica.KindOf(err) == basilica.Unavailable {
+	if ctx.Err() == nil && basilica.KindOf(err) == basilica.Unavailable {
 		err = basilica.E(basilica.Unavailable, "MINER_AWAY", "the miner does not answer; the task may still run", fmt.Sprintf("come back to it later: basilica attach %s --miner %s", id, result.Miner)).With(err)
 	}
 	if err != nil {
-		return result, err
+		return result, untouched(ctx, err)
 	}
 	at := followed{door: found.door, spec: result.Task.Spec, digest: result.Task.SpecDigest, Results: how}
 	if found.entry != nil {
@@ -395,6 +395,14 @@ func interrupted(ctx context.Context, err error) error {
 		return err
 	}
 	return basilica.E(basilica.Unavailable, "INTERRUPTED", "interrupted before the job was submitted; nothing runs", "").With(err)
+}
+
+// untouched replaces what an end of ctx has caused before a task was followed.
+func untouched(ctx context.Context, err error) error {
+	if ctx.Err() == nil {
+		return err
+	}
+	return basilica.E(basilica.Unavailable, "INTERRUPTED", "interrupted before the job was found; it was not touched", "").With(err)
 }
 
 func newKey() string {

@@ -490,6 +490,30 @@ func TestAttachToSilentMiner(t *testing.T) {
 	}
 }
 
+// asked is a miner whose first question ends with the caller's context.
+type asked struct {
+	gone
+	interrupt func()
+}
+
+func (a asked) Task(ctx context.Context, _ basilica.Hotkey, _ basilica.TaskID) (basilica.Task, error) {
+	a.interrupt()
+	<-ctx.Done()
+	return basilica.Task{}, ctx.Err()
+}
+
+// Who leaves before the miner has answered has left the job alone.
+func TestInterruptedAttach(t *testing.T) {
+	ctx, interrupt := context.WithCancel(t.Context())
+	defer interrupt()
+	c := new(door).client(t)
+	c.cfg.Dial = func(basilica.Neuron) (basilica.Miner, error) { return asked{interrupt: interrupt}, nil }
+	_, err := c.Attach(ctx, "t1", "5m", Results{}, io.Discard, io.Discard)
+	if basilica.CodeOf(err) != "INTERRUPTED" || ExitCodeOf(err) != ExitCancelled || strings.Contains(err.Error(), "submitted") {
+		t.Errorf("%v", err)
+	}
+}
+
 // What cannot be saved later is said before the job runs.
 func TestNoRoomForResults(t *testing.T) {
 	dir := t.TempDir()
