@@ -243,14 +243,13 @@ func NewMiner(ctx context.Context, cfg MinerConfig, deps Deps) (_ *Miner, err er
 		return nil, err
 	}
 	n.closers.add(db.Close)
-	pkiDir := filepath.Join(cfg.DataDir, "pki")
-	if err := errors.Join(sweepPartial(cfg.DataDir, axonKeyFile), sweepPartial(pkiDir, "authority.pem")); err != nil {
+	if err := sweepPartial(cfg.DataDir, axonKeyFile); err != nil {
 		return nil, err
 	}
 	if err := n.bind(ctx); err != nil {
 		return nil, err
 	}
-	authority, err := loadAuthority(pkiDir)
+	authority, err := loadAuthority(filepath.Join(cfg.DataDir, "pki"))
 	if err != nil {
 		return nil, err
 	}

@@ -15,6 +15,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"math/big"
 	"os"
 	"path/filepath"
@@ -290,14 +291,31 @@ func joinKeySet(caDER []byte, caKey *ecdsa.PrivateKey, sshKey, jwtKey ed25519.Pr
 	return &keySet{ca: ca, caKey: caKey, sshKey: sshKey, ssh: signer, jwtKey: jwtKey}, nil
 }
 
-// createSecret writes a new 0600 file so that path holds either nothing or all of it: the bytes go to a temporary name
-// first, and the link to the final name fails where that exists.
-func createSecret(path string, b []byte) (err error) {
-	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
+// createSecret writes a new 0600 file so that path holds either nothing or all of it: the link to the final name fails where
+// that exists.
+func createSecret(path string, b []byte) error { return placeSecret(path, b, os.Link) }
+
+// replaceSecret writes a 0600 file in place of the one at path: the old or the new one is there, whole, at any moment.
+func replaceSecret(path string, b []byte) error { return placeSecret(path, b, os.Rename) }
+
+// placeSecret writes b beside path and puts it there. What a death leaves beside it has one name, so that keys which were to be
+// forgotten are gone with the next step.
+func placeSecret(path string, b []byte, place func(beside, path string) error) (err error) {
+	beside := filepath.Join(filepath.Dir(path), "."+filepath.Base(path)+".new")
+	remove := func() error {
+		if err := os.Remove(beside); !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		return nil
+	}
+	if err := remove(); err != nil { // never written over: it may be another name of the file at path
+		return err
+	}
+	f, err := os.OpenFile(beside, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, os.Remove(f.Name())) }()
+	defer func() { err = errors.Join(err, remove()) }()
 	_, err = f.Write(b)
 	if err == nil {
 		err = f.Sync()
@@ -305,7 +323,7 @@ func createSecret(path string, b []byte) (err error) {
 	if err = errors.Join(err, f.Close()); err != nil {
 		return err
 	}
-	if err := os.Link(f.Name(), path); err != nil {
+	if err := place(beside, path); err != nil {
 		return err
 	}
 	return syncDir(filepath.Dir(path))

@@ -4,8 +4,6 @@ import (
 	"crypto/ed25519"
 	"errors"
 	"fmt"
-	"io/fs"
-	"os"
 	"path/filepath"
 	"slices"
 	"time"
@@ -125,33 +123,4 @@ func (a *Authority) JWTPublicKeys() (public [][]byte) {
 		public = append(public, slices.Clone(k.jwtKey.Public().(ed25519.PublicKey)))
 	}
 	return public
-}
-
-// replaceSecret writes a 0600 file in place of the one at path: the old or the new one is there, whole, at any moment. What a
-// death leaves beside it has one name, so that keys which were to be forgotten are gone with the next step.
-func replaceSecret(path string, b []byte) (err error) {
-	beside := filepath.Join(filepath.Dir(path), "."+filepath.Base(path)+".new")
-	if err := os.Remove(beside); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	f, err := os.OpenFile(beside, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, os.Remove(beside))
-		}
-	}()
-	_, err = f.Write(b)
-	if err == nil {
-		err = f.Sync()
-	}
-	if err = errors.Join(err, f.Close()); err != nil {
-		return err
-	}
-	if err := os.Rename(beside, path); err != nil {
-		return err
-	}
-	return syncDir(filepath.Dir(path))
 }
