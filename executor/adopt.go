@@ -107,7 +107,7 @@ func (e *Executor) inherit(ctx context.Context) ([]inheritance, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read open attempts: %w", err)
 	}
-	own, err := e.cfg.Engine.List(ctx, labelMachine, e.cfg.Machine)
+	own, err := e.cfg.Engine.List(ctx, LabelMachine, e.cfg.Machine)
 	if err != nil {
 		return nil, err
 	}

@@ -235,7 +235,7 @@ func (b *box) start(t testing.TB) {
 
 func (b *box) leavesNothing(t testing.TB) {
 	t.Helper()
-	if own, err := b.engine.List(context.Background(), labelMachine, b.cfg.Machine); err != nil || len(own) != 0 {
+	if own, err := b.engine.List(context.Background(), LabelMachine, b.cfg.Machine); err != nil || len(own) != 0 {
 		t.Errorf("containers remain: %+v %v", own, err)
 	}
 	if m, err := docker.Mounted(b.dir); err != nil || len(m) != 0 {

@@ -106,7 +106,7 @@ func TestOrphansAreRemoved(t *testing.T) {
 		t.Fatal(err)
 	}
 	b.tidy(t.Context())
-	own, err := b.cfg.Engine.List(t.Context(), labelMachine, b.cfg.Machine)
+	own, err := b.cfg.Engine.List(t.Context(), LabelMachine, b.cfg.Machine)
 	if err != nil || len(own) != 1 || own[0].Labels[labelTask] != "runs" || !own[0].Running {
 		t.Errorf("containers %+v, %v", own, err)
 	}

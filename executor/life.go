@@ -390,7 +390,7 @@ func (e *Executor) remove(ctx context.Context, at basilica.TaskAttempt) error {
 }
 
 func (e *Executor) removeContainers(ctx context.Context, at basilica.TaskAttempt) error {
-	own, err := e.cfg.Engine.List(ctx, labelMachine, e.cfg.Machine)
+	own, err := e.cfg.Engine.List(ctx, LabelMachine, e.cfg.Machine)
 	if err != nil {
 		return err
 	}

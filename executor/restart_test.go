@@ -252,7 +252,7 @@ func TestKillMinusNine(t *testing.T) {
 	}
 	b := openBox(t, dir, image, nil)
 	ended := func() (gone, all bool) {
-		own, err := engine.List(t.Context(), labelMachine, b.cfg.Machine)
+		own, err := engine.List(t.Context(), LabelMachine, b.cfg.Machine)
 		if err != nil {
 			t.Fatal(err)
 		}

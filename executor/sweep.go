@@ -70,7 +70,7 @@ func (e *Executor) retryStuck(ctx context.Context) {
 // asked for, and a removal may have failed. Who makes one is in live or checked before, so what is in neither, was not
 // inherited and is not left to the next process has ended.
 func (e *Executor) removeOrphans(ctx context.Context, inherited ...inheritance) error {
-	own, err := e.cfg.Engine.List(ctx, labelMachine, e.cfg.Machine)
+	own, err := e.cfg.Engine.List(ctx, LabelMachine, e.cfg.Machine)
 	if err != nil {
 		return err
 	}

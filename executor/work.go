@@ -21,7 +21,7 @@ import (
 // Labels of a container, by which a later process finds what an earlier one left.
 const (
 	labelExecutor = "basilica.executor"
-	labelMachine  = "basilica.machine"
+	LabelMachine  = "basilica.machine" // tells the containers of one machine from those of others on the same engine
 	labelTask     = "basilica.task"
 	labelAttempt  = "basilica.attempt"
 	labelFence    = "basilica.fence"
@@ -334,7 +334,7 @@ func (e *Executor) container(a basilica.Attempt, d demand, in, out string) basil
 
 func (e *Executor) labels(a basilica.Attempt) map[string]string {
 	return map[string]string{
-		labelExecutor: string(e.cfg.Executor), labelMachine: e.cfg.Machine, labelTask: string(a.Task),
+		labelExecutor: string(e.cfg.Executor), LabelMachine: e.cfg.Machine, labelTask: string(a.Task),
 		labelAttempt: strconv.Itoa(a.Number), labelFence: strconv.FormatUint(a.Holding.Fence, 10),
 	}
 }

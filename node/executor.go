@@ -319,9 +319,6 @@ func childOf(ctx context.Context, cfg ExecutorConfig, log *slog.Logger) (attesto
 	return c, nil
 }
 
-// labelMachine is the label that an executor gives its containers.
-const labelMachine = "basilica.machine"
-
 // machineLabel tells this machine's containers from those of others on the same engine.
 func machineLabel(key *keys.P256) string {
 	sum := sha256.Sum256(key.SPKI())

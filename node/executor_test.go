@@ -27,6 +27,7 @@ import (
 	"basilica"
 	"basilica/attest"
 	"basilica/docker"
+	"basilica/executor"
 	"basilica/internal/provoke"
 	"basilica/keys"
 	"basilica/pki"
@@ -332,7 +333,7 @@ func runJoinedExecutor(t *testing.T, cfg ExecutorConfig, deps Deps, fleet *testF
 		t.Errorf("mounts remain: %v %v", m, err)
 	}
 	// Others on this engine may have the same executor id.
-	if own, err := engine.List(t.Context(), labelMachine, machineLabel(n.self.key)); err != nil || len(own) != 0 {
+	if own, err := engine.List(t.Context(), executor.LabelMachine, machineLabel(n.self.key)); err != nil || len(own) != 0 {
 		t.Errorf("containers remain: %+v %v", own, err)
 	}
 }

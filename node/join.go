@@ -96,7 +96,8 @@ func Join(ctx context.Context, cfg JoinConfig, deps Deps) (_ Joined, err error) 
 	case cfg.Name != "" && cfg.Name != string(known.Executor):
 		return Joined{}, basilica.E(basilica.Conflict, "ALREADY_JOINED", fmt.Sprintf("%s holds the identity of executor %s of miner %s already", e.DataDir, known.Executor, known.Miner), "start it with basilica executor, or join with another data directory")
 	}
-	// The same miner again renews the certificate, also where its authority's keys were replaced since. What the machine starts with is what its owner made of the file since.
+	// The same miner again renews the certificate, also where its authority's keys were replaced since. What the machine starts
+	// with is what its owner made of the file since.
 	cfg.Name = string(known.Executor)
 	if file.says() {
 		dir := e.DataDir

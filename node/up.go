@@ -22,6 +22,7 @@ import (
 	"basilica"
 	"basilica/admin"
 	"basilica/docker"
+	"basilica/executor"
 	"basilica/keys"
 	"basilica/subtensor"
 )
@@ -551,7 +552,7 @@ func (n *Network) removeContainers(ctx context.Context) error {
 			errs = append(errs, err)
 			continue
 		}
-		left, err := n.engine.List(ctx, labelMachine, machineLabel(key))
+		left, err := n.engine.List(ctx, executor.LabelMachine, machineLabel(key))
 		errs = append(errs, err)
 		for _, c := range left {
 			errs = append(errs, n.engine.Remove(ctx, c.ID))

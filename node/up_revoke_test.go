@@ -19,6 +19,7 @@ import (
 	"basilica"
 	"basilica/admin"
 	"basilica/docker"
+	"basilica/executor"
 	"basilica/keys"
 )
 
@@ -159,7 +160,7 @@ func TestCloseRemovesContainers(t *testing.T) {
 		check(t, os.Mkdir(filepath.Join(dir, string(id)), 0o700))
 		key, err := keys.CreateP256(filepath.Join(dir, string(id), executorKeyFile))
 		check(t, err)
-		labels[`{"label":{"`+labelMachine+"="+machineLabel(key)+`":true}}`] = string(id)
+		labels[`{"label":{"`+executor.LabelMachine+"="+machineLabel(key)+`":true}}`] = string(id)
 	}
 	var mu sync.Mutex // guards removed
 	var removed []string
