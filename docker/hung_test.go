@@ -72,16 +72,14 @@ func TestUnheardExit(t *testing.T) {
 		}
 	})
 	w := e.askForExit(t.Context(), "c", container.WaitConditionNextExit)
-	<-w.taken
-	time.Sleep(100 * time.Millisecond) // the answer is here
-	w.stop()
-	select {
-	case err := <-w.said:
-		if err != nil {
-			t.Error(err)
+	for deadline := time.Now().Add(5 * time.Second); len(w.said) == 0; time.Sleep(time.Millisecond) { // nobody reads it
+		if time.Now().After(deadline) {
+			t.Fatal("the answer is kept by the client")
 		}
-	case <-time.After(5 * time.Second):
-		t.Error("the answer is kept by the client")
+	}
+	w.stop()
+	if err := <-w.said; err != nil {
+		t.Error(err)
 	}
 }
 
@@ -98,20 +96,20 @@ func TestSlowCreate(t *testing.T) {
 			if hung.Load() {
 				<-r.Context().Done()
 			}
-			time.Sleep(400 * time.Millisecond)
+			time.Sleep(800 * time.Millisecond)
 			w.WriteHeader(http.StatusNotFound)
 		case strings.HasSuffix(r.URL.Path, "/containers/create"):
-			time.Sleep(400 * time.Millisecond)
+			time.Sleep(800 * time.Millisecond)
 			w.WriteHeader(http.StatusCreated)
 			fmt.Fprint(w, `{"Id":"c"}`)
 		case r.Method == http.MethodDelete:
 			removed.Store(true)
 		default:
-			time.Sleep(400 * time.Millisecond)
+			time.Sleep(800 * time.Millisecond)
 			fmt.Fprint(w, `{"Id":"i","Config":{"WorkingDir":"/w"}}`)
 		}
 	})
-	e.creating = time.Second
+	e.creating = 2 * time.Second
 	spec := basilica.ContainerSpec{Name: "c", Image: "i", Command: []string{"x"}, CPUMillis: 100, MemoryBytes: 32 << 20, Pids: 8, LogBytes: 1 << 20}
 	if id, err := e.Create(t.Context(), spec); id != "c" || err != nil {
 		t.Fatal(id, err)
@@ -121,7 +119,7 @@ func TestSlowCreate(t *testing.T) {
 		t.Errorf("%s: %v; removed %t", id, err, removed.Load())
 	}
 	ctx, cancel := context.WithCancel(t.Context())
-	time.AfterFunc(900*time.Millisecond, cancel)
+	time.AfterFunc(1800*time.Millisecond, cancel)
 	if id, err := e.Create(ctx, spec); !errors.Is(err, context.Canceled) || basilica.CodeOf(err) != "" {
 		t.Errorf("cancelled: %s: %v", id, err)
 	}
