@@ -121,8 +121,8 @@ func (e *Executor) obey(ctx context.Context, sent, received time.Time, reply bas
 	if e.cfg.Revoked != nil {
 		e.cfg.Revoked()
 	}
-	// On record, so that they stay refused when this process has ended.
-	if err := e.cfg.Marks.RevokeGrants(ctx, fresh, received); err != nil {
+	// On record, so that they stay refused when this process has ended, also one that is asked to end just now.
+	if err := e.cfg.Marks.RevokeGrants(context.WithoutCancel(ctx), fresh, received); err != nil {
 		e.cfg.Log.Error("revoked grants not recorded", "err", err)
 	}
 }
