@@ -22,6 +22,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/client"
 
 	"basilica"
@@ -297,6 +298,67 @@ func TestMemoryKillIsWitnessed(t *testing.T) {
 	end, text, _ = job(t, e, image, nil, "sh", "-c", "kill -9 $$")
 	if end.MemoryKilled || end.ExitCode != 137 {
 		t.Errorf("own kill: %+v %s", end, text)
+	}
+}
+
+// A job that takes too much at once has often ended before the engine says where its cgroup was.
+func TestCgroupIsWatchedFromItsBirth(t *testing.T) {
+	t.Parallel()
+	e := engine(t)
+	image := load(t, e, saved(t, nil, nil))
+	job(t, e, image, nil, "true") // makes the directory of all cgroups
+	for i := range 5 {
+		id, err := e.Create(t.Context(), basilica.ContainerSpec{
+			Name: fmt.Sprintf("basilica-test-birth-%d-%d", os.Getpid(), i), Image: image, Command: []string{"tail", "/dev/zero"},
+			CPUMillis: 1000, MemoryBytes: 16 << 20, Pids: 32, LogBytes: 1 << 20,
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer e.Remove(context.Background(), id)
+		born := e.awaitCgroup(id)
+		_, err = e.api.ContainerStart(t.Context(), id, client.ContainerStartOptions{})
+		w := born.end()
+		if err != nil || w == nil {
+			t.Fatalf("watch %v, start: %v", w, err)
+		}
+		<-e.api.ContainerWait(t.Context(), id, client.ContainerWaitOptions{Condition: container.WaitConditionNotRunning}).Result
+		w.stop()
+		if w.count() == 0 {
+			t.Error("a kill was missed")
+		}
+	}
+}
+
+// Version 2 enables the controller after it has made the directory.
+func TestCgroupIsWatchedWhenItCanBe(t *testing.T) {
+	parent := t.TempDir()
+	dir := filepath.Join(parent, "docker-x.scope")
+	b, err := watchBirth([]string{filepath.Join(parent, "absent"), parent}, "x")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(os.Mkdir(filepath.Join(parent, "docker-y.scope"), 0o700), os.Mkdir(dir, 0o700)); err != nil {
+		t.Fatal(err)
+	}
+	events := filepath.Join(dir, "memory.events")
+	if err := os.WriteFile(events, []byte("oom 0\noom_kill 0\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	<-b.done // without being ended
+	w := b.end()
+	if w == nil {
+		t.Fatal("nothing is watched")
+	}
+	if err := os.WriteFile(events, []byte("oom 2\noom_kill 2\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	w.stop()
+	if w.count() != 2 {
+		t.Errorf("%d kills", w.count())
+	}
+	if b, err = watchBirth([]string{parent}, "z"); err != nil || b.end() != nil {
+		t.Errorf("what was not made is watched: %v", err)
 	}
 }
 

@@ -44,7 +44,13 @@ func (e *Engine) Start(ctx context.Context, id string) (wait func(context.Contex
 	// The engine does not leave a start undone when nobody waits for it any more: who cancels learns what came of it.
 	starting, cancel := context.WithTimeout(context.WithoutCancel(ctx), callTimeout)
 	defer cancel()
-	if _, err := e.api.ContainerStart(starting, id, client.ContainerStartOptions{}); err != nil {
+	cgroup := e.awaitCgroup(id)
+	_, err = e.api.ContainerStart(starting, id, client.ContainerStartOptions{})
+	kills := cgroup.end()
+	if err != nil {
+		if kills != nil {
+			kills.stop()
+		}
 		exit.stop()
 		if i := strings.LastIndex(err.Error(), "exec: "); i >= 0 { // the runtime's word on the program, not on the host
 			why := tail(strings.TrimSuffix(err.Error()[i+len("exec: "):], ": unknown"))
@@ -55,7 +61,10 @@ func (e *Engine) Start(ctx context.Context, id string) (wait func(context.Contex
 		}
 		return nil, e.mapped("start container", err)
 	}
-	return e.witness(id, exit, e.watchMemory(starting, id)), nil
+	if kills == nil {
+		kills = e.watchMemory(starting, id)
+	}
+	return e.witness(id, exit, kills), nil
 }
 
 // Await gives the function that waits for the end of a container that somebody else started, or that has ended already.

@@ -3,6 +3,7 @@ package docker
 import (
 	"bufio"
 	"context"
+	"encoding/binary"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -23,22 +24,123 @@ type memoryWatch struct {
 	quit  int // eventfd that stop writes
 	once  sync.Once
 	done  chan struct{}
+	v1    bool
+}
+
+func newMemoryWatch() *memoryWatch {
+	return &memoryWatch{wake: -1, quit: -1, done: make(chan struct{})}
+}
+
+// cgroupRoot is where the kernel shows its control groups.
+const cgroupRoot = "/sys/fs/cgroup"
+
+// cgroupParents are the directories in which an engine makes its containers' memory cgroups, unless its daemon.json names
+// another cgroup-parent.
+var cgroupParents = []string{
+	cgroupRoot + "/memory/docker", cgroupRoot + "/memory/system.slice", // version 1: drivers cgroupfs and systemd
+	cgroupRoot + "/docker", cgroupRoot + "/system.slice", // version 2
+}
+
+// awaitCgroup watches for a container that is to be started: one that takes too much at once has ended, and its counter is
+// gone, before the engine has answered where it is.
+func (e *Engine) awaitCgroup(id string) *birth {
+	b, err := watchBirth(cgroupParents, id)
+	if err != nil {
+		e.log.Debug("the start of a container is not watched", "container", id, "err", err)
+	}
+	return b
+}
+
+// birth waits for a container's memory cgroup to be made, and watches it from then on.
+type birth struct {
+	fd, quit int // inotify of the parents; eventfd that end writes
+	dirs     []string
+	watch    *memoryWatch // set by run before done is closed
+	done     chan struct{}
+}
+
+func watchBirth(parents []string, id string) (*birth, error) {
+	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
+	if err != nil {
+		return nil, err
+	}
+	b := &birth{fd: fd, done: make(chan struct{})}
+	for _, parent := range parents {
+		if _, err := unix.InotifyAddWatch(fd, parent, unix.IN_CREATE|unix.IN_ONLYDIR); err == nil {
+			b.dirs = append(b.dirs, filepath.Join(parent, id), filepath.Join(parent, "docker-"+id+".scope"))
+		}
+	}
+	if b.quit, err = unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK); err != nil {
+		unix.Close(fd)
+		return nil, err
+	}
+	go b.run()
+	return b, nil
+}
+
+func (b *birth) run() {
+	defer close(b.done)
+	defer unix.Close(b.fd)
+	buf := make([]byte, 4096)
+	for timeout := -1; ; {
+		fds := []unix.PollFd{{Fd: int32(b.fd), Events: unix.POLLIN}, {Fd: int32(b.quit), Events: unix.POLLIN}}
+		if _, err := unix.Poll(fds, timeout); err != nil && err != unix.EINTR {
+			return
+		}
+		for {
+			if _, err := unix.Read(b.fd, buf); err != nil && err != unix.EINTR {
+				break
+			}
+		}
+		for _, dir := range b.dirs {
+			if _, err := os.Stat(dir); err != nil {
+				continue
+			}
+			w := newMemoryWatch()
+			if w.watch(dir) == nil {
+				b.watch = w
+				return
+			}
+			timeout = 5 // version 2 enables the controller after it made the directory
+		}
+		if fds[1].Revents != 0 {
+			return
+		}
+	}
+}
+
+// end stops waiting and gives the watch, nil where no cgroup was seen.
+func (b *birth) end() *memoryWatch {
+	if b == nil {
+		return nil
+	}
+	signal(b.quit)
+	<-b.done
+	unix.Close(b.quit)
+	return b.watch
+}
+
+func signal(eventfd int) {
+	one := []byte{1, 0, 0, 0, 0, 0, 0, 0}
+	for {
+		if _, err := unix.Write(eventfd, one); err != unix.EINTR {
+			return
+		}
+	}
 }
 
 // watchMemory starts watching. A container that has ended already, or a cgroup that cannot be read, is not watched: the
 // engine's own notice of a memory kill remains.
 func (e *Engine) watchMemory(ctx context.Context, id string) *memoryWatch {
-	w := &memoryWatch{wake: -1, quit: -1, done: make(chan struct{})}
+	w := newMemoryWatch()
 	res, err := e.api.ContainerInspect(ctx, id, client.ContainerInspectOptions{})
 	if err != nil || res.Container.State == nil || res.Container.State.Pid == 0 {
 		close(w.done)
 		return w
 	}
-	dir, unified, err := memoryCgroup("/proc", "/sys/fs/cgroup", res.Container.State.Pid)
-	if err == nil && unified {
-		err = w.watchUnified(dir)
-	} else if err == nil {
-		err = w.watchV1(dir)
+	dir, err := memoryCgroup("/proc", cgroupRoot, res.Container.State.Pid)
+	if err == nil {
+		err = w.watch(dir)
 	}
 	if err != nil {
 		e.log.Debug("memory kills of a container are not watched", "container", id, "err", err)
@@ -49,10 +151,10 @@ func (e *Engine) watchMemory(ctx context.Context, id string) *memoryWatch {
 
 // memoryCgroup finds the directory of the memory controller of a process: version 2 where it stands there, else version
 // 1.
-func memoryCgroup(proc, root string, pid int) (dir string, unified bool, err error) {
+func memoryCgroup(proc, root string, pid int) (dir string, err error) {
 	f, err := os.Open(filepath.Join(proc, strconv.Itoa(pid), "cgroup"))
 	if err != nil {
-		return "", false, err
+		return "", err
 	}
 	defer f.Close()
 	lines := bufio.NewScanner(f)
@@ -63,7 +165,7 @@ func memoryCgroup(proc, root string, pid int) (dir string, unified bool, err err
 		}
 		for c := range strings.SplitSeq(parts[1], ",") {
 			if c == "memory" {
-				return filepath.Join(root, "memory", parts[2]), false, nil
+				return filepath.Join(root, "memory", parts[2]), nil
 			}
 		}
 		if parts[0] == "0" && parts[1] == "" {
@@ -71,12 +173,20 @@ func memoryCgroup(proc, root string, pid int) (dir string, unified bool, err err
 		}
 	}
 	if err := lines.Err(); err != nil {
-		return "", false, err
+		return "", err
 	}
 	if dir == "" {
-		return "", false, fmt.Errorf("process %d has no memory cgroup", pid)
+		return "", fmt.Errorf("process %d has no memory cgroup", pid)
 	}
-	return dir, true, nil
+	return dir, nil
+}
+
+// watch begins with the directory of a cgroup; its files say of which version it is.
+func (w *memoryWatch) watch(dir string) error {
+	if _, err := os.Stat(filepath.Join(dir, "memory.oom_control")); err == nil {
+		return w.watchV1(dir)
+	}
+	return w.watchUnified(dir)
 }
 
 // watchV1 asks for an event of memory.oom_control (cgroup v1, memory.txt section 10).
@@ -93,6 +203,7 @@ func (w *memoryWatch) watchV1(dir string) error {
 	if err := os.WriteFile(filepath.Join(dir, "cgroup.event_control"), []byte(line), 0); err != nil {
 		return w.abandon(err)
 	}
+	w.v1 = true
 	return w.run(filepath.Join(dir, "memory.oom_control"))
 }
 
@@ -122,41 +233,53 @@ func (w *memoryWatch) run(counter string) error {
 	}
 	w.quit = quit
 	w.read(counter)
-	go func() {
-		defer close(w.done)
-		buf := make([]byte, 4096)
-		for polls := 0; ; {
-			// After an event the counter follows by a moment: version 1 notifies before it kills.
-			timeout := -1
-			if polls > 0 {
-				timeout = 5
-				polls--
-			}
-			fds := []unix.PollFd{{Fd: int32(w.wake), Events: unix.POLLIN}, {Fd: int32(w.quit), Events: unix.POLLIN}}
-			n, err := unix.Poll(fds, timeout)
-			if err != nil && err != unix.EINTR {
-				return
-			}
-			if n > 0 && fds[0].Revents != 0 {
-				polls = 40
-				if _, err := unix.Read(w.wake, buf); err != nil && err != unix.EAGAIN {
-					return
-				}
-			}
-			w.read(counter)
-			if fds[1].Revents != 0 {
-				return
-			}
-		}
-	}()
+	go w.follow(counter)
 	return nil
 }
 
-// read takes the counter oom_kill, the same word in both versions; a cgroup that is gone keeps what was read.
-func (w *memoryWatch) read(path string) {
+func (w *memoryWatch) follow(counter string) {
+	defer close(w.done)
+	buf := make([]byte, 4096)
+	var told uint64 // how often version 1 has notified
+	for polls := 0; ; {
+		// After an event the counter follows by a moment: version 1 notifies before it kills.
+		timeout := -1
+		if polls > 0 {
+			timeout = 5
+			polls--
+		}
+		fds := []unix.PollFd{{Fd: int32(w.wake), Events: unix.POLLIN}, {Fd: int32(w.quit), Events: unix.POLLIN}}
+		n, err := unix.Poll(fds, timeout)
+		if err != nil && err != unix.EINTR {
+			return
+		}
+		if n > 0 && fds[0].Revents != 0 {
+			polls = 40
+			n, err := unix.Read(w.wake, buf)
+			if err != nil && err != unix.EAGAIN {
+				return
+			}
+			if w.v1 && n == 8 {
+				told += binary.NativeEndian.Uint64(buf)
+			}
+		}
+		if there := w.read(counter); !there && told > 1 && w.count() == 0 {
+			// The end of the cgroup is one notification; what it was told before can only have been a want of memory, and it
+			// ended before the counter could be read.
+			w.kills.Store(1)
+		}
+		if fds[1].Revents != 0 {
+			return
+		}
+	}
+}
+
+// read takes the counter oom_kill, the same word in both versions, while it is there; a cgroup that is gone keeps what was
+// read.
+func (w *memoryWatch) read(path string) (there bool) {
 	text, err := os.ReadFile(path)
 	if err != nil {
-		return
+		return false
 	}
 	for line := range strings.Lines(string(text)) {
 		if v, ok := strings.CutPrefix(strings.TrimSpace(line), "oom_kill "); ok {
@@ -165,6 +288,7 @@ func (w *memoryWatch) read(path string) {
 			}
 		}
 	}
+	return true
 }
 
 func (w *memoryWatch) count() uint64 { return w.kills.Load() }
@@ -172,12 +296,7 @@ func (w *memoryWatch) count() uint64 { return w.kills.Load() }
 func (w *memoryWatch) stop() {
 	w.once.Do(func() {
 		if w.quit >= 0 {
-			one := []byte{1, 0, 0, 0, 0, 0, 0, 0}
-			for {
-				if _, err := unix.Write(w.quit, one); err != unix.EINTR {
-					break
-				}
-			}
+			signal(w.quit)
 		}
 		<-w.done
 		if w.quit >= 0 {

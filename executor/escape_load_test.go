@@ -85,7 +85,7 @@ func (a *attacker) processors(t *testing.T) {
 	}()
 	rows, last := a.attack(t, "cpu", func(s *basilica.TaskSpec) {
 		s.CPUMillis = 500
-		s.Env = with(s.Env, "ESCAPE_CPU", "0.5", "ESCAPE_SECONDS", "1")
+		s.Env = with(s.Env, "ESCAPE_CPU", "0.5", "ESCAPE_SECONDS", "1", "ESCAPE_WATCHED", "1")
 	}, "cpu")
 	a.add(rows...)
 	var used, micros float64
@@ -129,7 +129,10 @@ func (a *attacker) forkBomb(t *testing.T) {
 		})
 		most <- fmt.Sprintf("%d of %s", peak, limit)
 	}()
-	rows, _ := a.attack(t, "fork", func(s *basilica.TaskSpec) { s.MemoryBytes = 256 << 20 }, "fork")
+	rows, _ := a.attack(t, "fork", func(s *basilica.TaskSpec) {
+		s.MemoryBytes = 512 << 20
+		s.Env = with(s.Env, "ESCAPE_WATCHED", "1")
+	}, "fork")
 	a.add(rows...)
 	var peak, limit int
 	said := <-most
@@ -161,12 +164,14 @@ func (a *attacker) logFlood(t *testing.T) {
 					sum += st.Size()
 				}
 			}
-			most = max(most, sum)
+			if most = max(most, sum); most == 0 {
+				return ""
+			}
 			return "seen"
 		})
 		kept <- most
 	}()
-	_, last := a.attack(t, "flood", nil, "flood")
+	_, last := a.attack(t, "flood", func(s *basilica.TaskSpec) { s.Env = with(s.Env, "ESCAPE_WATCHED", "1") }, "flood")
 	size, err := a.cfg.Logs.Size("flood.1")
 	a.say(err == nil && last.State == basilica.TaskSucceeded && size <= escapeLog, "fill the executor's disk by 64 MiB of log", "it kept %d KiB of it", size>>10)
 	most := <-kept

@@ -389,10 +389,14 @@ func cgroup(id, controller, v1, v2 string) string {
 }
 
 // observe polls what an attack does to the host, until the task has ended, and gives the last value seen that is not empty.
+// An attack with ESCAPE_WATCHED goes on when there is one.
 func (a *attacker) observe(ctx context.Context, task string, look func(container string) string) string {
 	seen := ""
 	for id := a.container(ctx, task); ctx.Err() == nil; {
 		if v := look(id); v != "" {
+			if seen == "" {
+				os.WriteFile(filepath.Join(a.cfg.Dir, task+".1", "out", "watched"), nil, 0o644)
+			}
 			seen = v
 		}
 		at, err := a.cfg.Attempts.Attempt(ctx, basilica.TaskAttempt{Task: basilica.TaskID(task), Attempt: 1})
