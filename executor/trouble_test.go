@@ -166,7 +166,7 @@ func TestCaseA4_6Unkillable(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if r, _, err := signed.Open(); err != nil || r.Ended.Sub(r.Started) < 900*time.Millisecond || r.Ended.Sub(r.Started) > 3*time.Second {
+	if r, _, err := signed.Open(); err != nil || r.Ended.Sub(r.Started) < 900*time.Millisecond || r.Ended.Sub(r.Started) > 30*time.Second {
 		t.Errorf("paid for %s: %v", r.Ended.Sub(r.Started), err)
 	}
 	quarantined := func(when string) {

@@ -219,7 +219,7 @@ func TestCaseA5_3SilentPeersNameThePhase(t *testing.T) {
 				t.Errorf("%v, want %s and %q", err, c.code, c.says)
 			}
 			// Phases follow one another; none may take longer than its own deadline and what a busy machine adds.
-			if took := time.Since(began); took > 10*short {
+			if took := time.Since(began); took > 30*short {
 				t.Errorf("the slot was free after %s", took)
 			}
 		})

@@ -39,6 +39,16 @@ func Refused(t *testing.T, err error, code string) {
 	Reason(t, basilica.Reason{Code: e.Code, Sentence: e.Sentence, Fix: e.Fix}, code)
 }
 
+// Answered calls until the peer answers: a call on a connection that is being cut says only that it was cut.
+func Answered(t *testing.T, call func() error) error {
+	t.Helper()
+	err := call()
+	for basilica.CodeOf(err) == "PEER_UNREACHABLE" && t.Context().Err() == nil {
+		err = call()
+	}
+	return err
+}
+
 // Reason checks a reason that stands beside a task, a verdict or an executor; without a Fix of its own it has the table's.
 func Reason(t *testing.T, r basilica.Reason, code string) {
 	t.Helper()
