@@ -31,6 +31,7 @@ func (fullSpool) Write([]byte) (int, error) { return 0, syscall.ENOSPC }
 // TestFullDiskIsNobodysFault: a challenge that cannot be recorded is the validator's own fault: a lie is not shown by it, and an
 // honest machine loses nothing.
 func TestFullDiskIsNobodysFault(t *testing.T) {
+	t.Parallel()
 	honest, liar := newMachine(t, "honest"), newMachine(t, "liar")
 	liar.cheat, liar.uuid = "fill:0.5", &attest.UUID{1}
 	w := newWorld(t, honest, liar)

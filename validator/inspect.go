@@ -139,6 +139,7 @@ func (v *Validator) inspect(ctx context.Context, t target) (inspection, error) {
 	})
 	defer hangUp()
 	proof, judged := v.prove(ctx, t, endorsed, &out, session, hangUp, arrive)
+	arrive() // one that refused holds nobody up while it is asked for the rest
 	facts := v.facts(t.gate.whole, session, &out)
 	path := v.taskPath(t.gate.whole, session)
 	conclude(proof, path, facts)

@@ -199,6 +199,7 @@ func (w watched) Read(b []byte) (int, error) {
 // does, one that is slow to connect and one that refuses hold nobody up for longer than the patience. How near to one instant
 // it was stands with the round.
 func TestStartTogether(t *testing.T) {
+	t.Parallel()
 	var mu sync.Mutex
 	hello, challenge := map[basilica.ExecutorID]time.Time{}, map[basilica.ExecutorID]time.Time{}
 	note := func(in map[basilica.ExecutorID]time.Time, id basilica.ExecutorID) func() {
@@ -225,9 +226,9 @@ func TestStartTogether(t *testing.T) {
 		return basilica.NewHeld(basilica.Holding{Kind: basilica.HolderTask, Holder: "task-9", Expires: time.Now().Add(time.Minute)})
 	}
 	w := newSSHWorld(t, line{}, append(machines, silent, busy)...)
-	w.cfg.Limits.Hello = 2 * time.Second
+	w.cfg.Limits.Hello = 7 * time.Second
 	w.restart()
-	w.v.gateTimeout = 500 * time.Millisecond
+	w.v.gateTimeout = 3 * time.Second
 	got := w.round(20)
 	lastHello, firstChallenge, lastChallenge := time.Time{}, time.Time{}, time.Time{}
 	for _, m := range machines {

@@ -102,6 +102,7 @@ func (m *sshMiner) OpenValidation(ctx context.Context, req basilica.ValidationRe
 }
 
 func TestOverSSH(t *testing.T) {
+	t.Parallel()
 	authority, err := pki.Create(filepath.Join(t.TempDir(), "pki"))
 	if err != nil {
 		t.Fatal(err)
@@ -120,6 +121,7 @@ func TestOverSSH(t *testing.T) {
 	for _, m := range w.miner.machines {
 		door.addrs[m.id] = serve(t, m, authority, w.miner.key).addr
 	}
+	w.cfg.Limits.Hello = 5 * time.Second
 	w.cfg.Door = func(basilica.Neuron) (MinerDoor, error) { return door, nil }
 	w.cfg.Dial = func(ctx context.Context, a basilica.GrantedAccess, key ed25519.PrivateKey) (Session, error) {
 		signer, err := ssh.NewSignerFromKey(key)

@@ -82,6 +82,7 @@ func wait(ctx context.Context, c <-chan struct{}, longest time.Duration) {
 // TestAStallingMinerHoldsItsShareAlone: a miner with as many machines as there are slots lets each of them come to every
 // deadline. Who comes after it has its turn all the same.
 func TestAStallingMinerHoldsItsShareAlone(t *testing.T) {
+	t.Parallel()
 	var stalling []*machine
 	for i := range 8 {
 		m := newMachine(t, basilica.ExecutorID(fmt.Sprintf("stall-%d", i)))
@@ -95,7 +96,7 @@ func TestAStallingMinerHoldsItsShareAlone(t *testing.T) {
 		others = append(others, &minerDouble{key: pair(t, "//Dave//"+id), machines: []*machine{newMachine(t, basilica.ExecutorID(id))}})
 	}
 	w.beside(others...)
-	w.cfg.Parallel, w.cfg.Limits.Hello, w.cfg.RoundTimeout = len(stalling), time.Minute, 3*time.Second
+	w.cfg.Parallel, w.cfg.Limits.Hello, w.cfg.RoundTimeout = len(stalling), time.Minute, 7*time.Second
 	w.restart()
 	w.first(w.miner.hotkey(), "stall-0")
 	got := w.round(20)
@@ -114,6 +115,7 @@ func TestAStallingMinerHoldsItsShareAlone(t *testing.T) {
 // TestNoTurn: who had no turn goes first in the next round, also after a restart. Once it costs nothing; from the second round
 // in a row on it is a miss, or whoever keeps the validator busy has the others go on being paid for what was proven once.
 func TestNoTurn(t *testing.T) {
+	t.Parallel()
 	stalling, box := newMachine(t, "stall"), newMachine(t, "box")
 	stalling.attest = silent
 	w := newWorld(t, stalling)
@@ -123,7 +125,7 @@ func TestNoTurn(t *testing.T) {
 	k := basilica.ExecutorKey{Miner: other.hotkey(), Executor: box.id}
 	stalled := func(first basilica.BlockNumber) {
 		t.Helper()
-		w.cfg.RoundTimeout = 500 * time.Millisecond
+		w.cfg.RoundTimeout = 2 * time.Second
 		w.restart()
 		w.first(w.miner.hotkey(), stalling.id)
 		d := proof(w.round(first)[box.id])
@@ -133,7 +135,7 @@ func TestNoTurn(t *testing.T) {
 	if s := w.v.standings[k]; s.Waits != 1 || s.Misses != 0 || len(s.Recent) != 0 {
 		t.Errorf("once: %+v", s)
 	}
-	w.cfg.RoundTimeout = 3 * time.Second
+	w.cfg.RoundTimeout = 8 * time.Second
 	w.restart()
 	// The other way round it would have no turn again.
 	if d := proof(w.round(40)[box.id]); d.Result != basilica.Pass {
@@ -219,13 +221,44 @@ func TestAllMachinesOfAMinerStartTogether(t *testing.T) {
 	})
 }
 
+// TestWhoRefusedHoldsNobodyUp: a busy machine that is slow with everything else it is asked keeps no other from its start.
+func TestWhoRefusedHoldsNobodyUp(t *testing.T) {
+	t.Parallel()
+	honest, busy := newMachine(t, "honest"), newMachine(t, "busy")
+	proven, prove := make(chan struct{}), *honest
+	honest.attest = func(ctx context.Context, rw io.ReadWriteCloser, b attest.Binding) error {
+		defer close(proven)
+		return prove.prove(ctx, rw, b)
+	}
+	busy.attest = func(context.Context, io.ReadWriteCloser, attest.Binding) error {
+		return basilica.NewHeld(basilica.Holding{Kind: basilica.HolderTask, Holder: "task-9", Expires: time.Now()})
+	}
+	busy.check = func(io.Writer) error {
+		select {
+		case <-proven:
+			return basilica.E(basilica.Unavailable, "ENGINE_AWAY", "the container engine is away", "")
+		case <-time.After(20 * time.Second):
+			return basilica.E(basilica.Unavailable, "WAITED", "nobody was challenged meanwhile", "")
+		}
+	}
+	w := newWorld(t, honest, busy)
+	w.v.gateTimeout = 2 * w.cfg.CheckTimeout
+	got := w.round(20)
+	asked := got["busy"]
+	if d, path := proof(got["honest"]), asked.Verdict(basilica.CheckTaskPath); d.Result != basilica.Pass || path.Reason != "ENGINE_AWAY" {
+		t.Errorf("%+v, %+v", d, path)
+	}
+}
+
 // TestTheRoundsEndIsNobodysBreakOff: whether a machine broke off after OPEN is for the proof's own deadlines to say. The round's
 // end is the validator's: it neither counts against who would have answered in time, nor lets off who would not have.
 func TestTheRoundsEndIsNobodysBreakOff(t *testing.T) {
+	t.Parallel()
 	t.Run("after OPEN", func(t *testing.T) {
+		t.Parallel()
 		slow, never := newMachine(t, "slow"), newMachine(t, "never")
 		w := newWorld(t, slow, never)
-		w.cfg.RoundTimeout, w.cfg.Limits.Proof = 2*time.Second, 4*time.Second
+		w.cfg.RoundTimeout, w.cfg.Limits.Proof = 4*time.Second, 10*time.Second
 		w.restart()
 		over := make(chan struct{})
 		time.AfterFunc(w.cfg.RoundTimeout+500*time.Millisecond, sync.OnceFunc(func() { close(over) }))
@@ -248,6 +281,7 @@ func TestTheRoundsEndIsNobodysBreakOff(t *testing.T) {
 		}
 	})
 	t.Run("before OPEN", func(t *testing.T) {
+		t.Parallel()
 		a, b := newMachine(t, "box-a"), newMachine(t, "box-b")
 		for _, m := range []*machine{a, b} {
 			m.before(func(ctx context.Context, f attest.FrameType) {
@@ -257,7 +291,7 @@ func TestTheRoundsEndIsNobodysBreakOff(t *testing.T) {
 			})
 		}
 		w := newWorld(t, a, b)
-		w.cfg.Parallel, w.cfg.RoundTimeout, w.cfg.Limits.Proof = 1, 2*time.Second, 3*time.Second
+		w.cfg.Parallel, w.cfg.RoundTimeout, w.cfg.Limits.Proof = 1, 6*time.Second, 9*time.Second
 		w.restart()
 		told := map[string]bool{}
 		for _, v := range w.round(20) {

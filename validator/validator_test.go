@@ -155,6 +155,10 @@ func TestVerdicts(t *testing.T) {
 			m := newMachine(t, "box-1")
 			w := newWorld(t, m)
 			c.change(m)
+			if c.reason == "TIMEOUT_HELLO" {
+				w.cfg.Limits.Hello = 2 * time.Second
+				w.restart()
+			}
 			v := w.round(20)["box-1"]
 			if d := proof(v); d.Result != c.result || d.Reason != c.reason || v.Holder != c.holder {
 				t.Errorf("%+v holder %q", d, v.Holder)

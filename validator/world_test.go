@@ -447,9 +447,8 @@ func newWorld(t testing.TB, machines ...*machine) *world {
 		NetUID: 39, Hotkey: self, Chain: w.chain, Book: w.book, Archive: w.db,
 		Door: func(basilica.Neuron) (MinerDoor, error) { return w.miner, nil }, Dial: w.dial,
 		RoundBlocks: 20, Slots: 1, Policy: score.Policy{Rounds: 20, AllowSoftware: true}, Profiles: tiny(),
-		Limits:       attest.Limits{Hello: 2 * time.Second},
 		MaxExecutors: 16, Parallel: 8, AllowPrivate: true, EvidenceCount: 100, EvidenceBytes: 1 << 30, KeepResults: 24 * time.Hour,
-		ConnectTimeout: 5 * time.Second, CheckTimeout: 2 * time.Second, RoundTimeout: time.Minute,
+		ConnectTimeout: 5 * time.Second, CheckTimeout: 30 * time.Second, RoundTimeout: time.Minute,
 		Now: time.Now, Uptime: uptime(), Random: rand.Reader, Log: slog.New(slog.DiscardHandler),
 	}
 	w.restart()
