@@ -88,38 +88,48 @@ func TestUnheardExit(t *testing.T) {
 func TestSlowCreate(t *testing.T) {
 	t.Parallel()
 	var hung, removed atomic.Bool
+	var slow atomic.Int64
+	var leave atomic.Pointer[context.CancelFunc] // when it hangs
+	step := func() { time.Sleep(time.Duration(slow.Load())) }
 	e := speaking(t, func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Type", "application/json")
 		switch {
 		case strings.HasSuffix(r.URL.Path, "/_ping"):
 		case strings.HasSuffix(r.URL.Path, "/archive"):
 			if hung.Load() {
+				if cancel := leave.Load(); cancel != nil {
+					(*cancel)()
+				}
 				<-r.Context().Done()
 			}
-			time.Sleep(800 * time.Millisecond)
+			step()
 			w.WriteHeader(http.StatusNotFound)
 		case strings.HasSuffix(r.URL.Path, "/containers/create"):
-			time.Sleep(800 * time.Millisecond)
+			step()
 			w.WriteHeader(http.StatusCreated)
 			fmt.Fprint(w, `{"Id":"c"}`)
 		case r.Method == http.MethodDelete:
 			removed.Store(true)
 		default:
-			time.Sleep(800 * time.Millisecond)
+			step()
 			fmt.Fprint(w, `{"Id":"i","Config":{"WorkingDir":"/w"}}`)
 		}
 	})
-	e.creating = 2 * time.Second
+	e.creating = 5 * time.Second
+	slow.Store(int64(2 * time.Second)) // three of them are longer
 	spec := basilica.ContainerSpec{Name: "c", Image: "i", Command: []string{"x"}, CPUMillis: 100, MemoryBytes: 32 << 20, Pids: 8, LogBytes: 1 << 20}
 	if id, err := e.Create(t.Context(), spec); id != "c" || err != nil {
 		t.Fatal(id, err)
 	}
+	slow.Store(0)
 	hung.Store(true)
+	e.creating = 3 * time.Second
 	if id, err := e.Create(t.Context(), spec); basilica.KindOf(err) != basilica.Unavailable || basilica.CodeOf(err) != "DOCKER_ABSENT" || !removed.Load() {
 		t.Errorf("%s: %v; removed %t", id, err, removed.Load())
 	}
+	e.creating = time.Minute
 	ctx, cancel := context.WithCancel(t.Context())
-	time.AfterFunc(1800*time.Millisecond, cancel)
+	leave.Store(&cancel)
 	if id, err := e.Create(ctx, spec); !errors.Is(err, context.Canceled) || basilica.CodeOf(err) != "" {
 		t.Errorf("cancelled: %s: %v", id, err)
 	}

@@ -237,24 +237,32 @@ func (w *memoryWatch) run(counter string) error {
 	return nil
 }
 
+// How long a counter is looked at. The kernel tells of a cgroup's removal in 12 to 28 ms.
+const (
+	pollEvery   = 5  // milliseconds
+	followPolls = 40 // after an event
+	removePolls = 10 // after an event that may be the removal or a want of memory
+)
+
 func (w *memoryWatch) follow(counter string) {
 	defer close(w.done)
 	buf := make([]byte, 4096)
-	var told uint64 // how often version 1 has notified
-	for polls := 0; ; {
+	var told uint64              // how often version 1 has notified
+	wanted, over := false, false // a want of memory was told; stop was called
+	for polls, quit := 0, int32(w.quit); ; {
 		// After an event the counter follows by a moment: version 1 notifies before it kills.
 		timeout := -1
 		if polls > 0 {
-			timeout = 5
+			timeout = pollEvery
 			polls--
 		}
-		fds := []unix.PollFd{{Fd: int32(w.wake), Events: unix.POLLIN}, {Fd: int32(w.quit), Events: unix.POLLIN}}
+		fds := []unix.PollFd{{Fd: int32(w.wake), Events: unix.POLLIN}, {Fd: quit, Events: unix.POLLIN}}
 		n, err := unix.Poll(fds, timeout)
 		if err != nil && err != unix.EINTR {
 			return
 		}
 		if n > 0 && fds[0].Revents != 0 {
-			polls = 40
+			polls = followPolls
 			n, err := unix.Read(w.wake, buf)
 			if err != nil && err != unix.EAGAIN {
 				return
@@ -263,12 +271,22 @@ func (w *memoryWatch) follow(counter string) {
 				told += binary.NativeEndian.Uint64(buf)
 			}
 		}
-		if there := w.read(counter); !there && told > 1 && w.count() == 0 {
-			// The end of the cgroup is one notification; what it was told before can only have been a want of memory, and it
-			// ended before the counter could be read.
+		// The removal of the cgroup is one notification. Another one, or one that came while the cgroup stood, can only have
+		// been a want of memory; what ended after it, before the counter could be read, was killed.
+		there := w.read(counter)
+		wanted = wanted || told > 1 || told == 1 && there
+		if !there && wanted && w.count() == 0 {
 			w.kills.Store(1)
 		}
+		if there && polls == 0 { // who wanted it was given some, or the counter has told of the kill
+			told, wanted = 0, false
+		}
 		if fds[1].Revents != 0 {
+			over, quit = true, -1 // which is not polled
+		}
+		// Of a single notification that was read too late the next one says which it was, if it comes.
+		unsure := told == 1 && !wanted && polls > followPolls-removePolls
+		if over && !unsure {
 			return
 		}
 	}
