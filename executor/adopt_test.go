@@ -228,7 +228,11 @@ func TestCaseA4_1bKilledByAnEarlierProcess(t *testing.T) {
 		"shutdown-asked": {errShutdown, false, basilica.TaskSucceeded, ""},
 		"unknown":        {nil, true, basilica.TaskFailed, "KILLED"},
 	} {
-		a := b.leftBehind(t, name, b.spec(nil, "/busybox sleep 2; echo x > /out/x"), "pulling", "mount", "create", "record", "start", "running")
+		seconds := 60
+		if c.state == basilica.TaskSucceeded {
+			seconds = 2
+		}
+		a := b.leftBehind(t, name, b.spec(long, fmt.Sprintf("/busybox sleep %d; echo x > /out/x", seconds)), "pulling", "mount", "create", "record", "start", "running")
 		if c.cause != nil {
 			a.Stopping = c.cause.Error()
 			if err := b.cfg.Attempts.SaveAttempt(t.Context(), a); err != nil {

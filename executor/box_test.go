@@ -158,6 +158,11 @@ func loadImage(t testing.TB, program []byte) string {
 	return id
 }
 
+func machineLabel(dir string) string {
+	sum := sha256.Sum256([]byte(dir))
+	return "test" + hex.EncodeToString(sum[:8])
+}
+
 // openBox is the machine of a directory, not yet running: the same one as every earlier process's on that directory.
 func openBox(t testing.TB, dir, image string, change func(*Config)) *box {
 	t.Helper()
@@ -187,9 +192,8 @@ func openBox(t testing.TB, dir, image string, change func(*Config)) *box {
 		t.Fatal(err)
 	}
 	mem := uint64(1 << 20)
-	label := sha256.Sum256([]byte(dir))
 	b.cfg = Config{
-		Executor: "box-1", Machine: "test" + hex.EncodeToString(label[:8]), Dir: filepath.Join(b.dir, "work"), Version: "test", Boot: "boot-1", Uptime: hardware.Uptime,
+		Executor: "box-1", Machine: machineLabel(dir), Dir: filepath.Join(b.dir, "work"), Version: "test", Boot: "boot-1", Uptime: hardware.Uptime,
 		Endorsement: endorsement, Sign: b.key.Sign, Unseal: func(sealed []byte) ([]byte, error) { return b.key.Unseal(basilica.RegistryInfo, sealed) },
 		GPUs: []basilica.GPU{{Kind: basilica.GPUSoftware, UUID: "gpu-a", MemoryBytes: &mem}, {Kind: basilica.GPUSoftware, UUID: "gpu-b", Index: 1}},
 		CPUs: 2, MemoryBytes: 4 << 30, MaxContainers: 3, MaxMemory: 256 << 20, MaxCPUMillis: 2000, Heartbeat: 50 * time.Millisecond,
@@ -320,7 +324,21 @@ type pipe struct {
 func (p *pipe) Read(b []byte) (int, error) { return p.Reader.Read(b) }
 func (*pipe) Close() error                 { return nil }
 
-// runs waits until an attempt's container runs.
+// untilLetGo is a script that ends when letGo says so.
+const untilLetGo = "while [ ! -e /in/go ]; do /busybox usleep 20000; done; "
+
+// letGo tells a job's script that it may end.
+func (b *box) letGo(t testing.TB, task string) {
+	t.Helper()
+	if err := os.WriteFile(filepath.Join(b.cfg.Dir, task+".1", "in", "go"), nil, 0o444); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// long gives a job a time limit that no slow machine reaches.
+func long(s *basilica.TaskSpec) { s.TimeoutSeconds = 600 }
+
+// runsNow waits until an attempt's container runs.
 func (b *box) runsNow(t testing.TB, task string) basilica.Attempt {
 	t.Helper()
 	var a basilica.Attempt

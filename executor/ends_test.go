@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
+	"time"
 
 	"basilica"
 	"basilica/internal/provoke"
@@ -109,6 +110,59 @@ func (s *stubborn) Remove(ctx context.Context, id string) error {
 		return errors.New("device or resource busy")
 	}
 	return s.Engine.Remove(ctx, id)
+}
+
+// unanswering is the engine, but it takes long over the removal of one container, and then refuses it.
+type unanswering struct {
+	Engine
+	held          atomic.Pointer[string]
+	asked, answer chan struct{}
+}
+
+func (u *unanswering) Remove(ctx context.Context, id string) error {
+	if held := u.held.Load(); held == nil || *held != id {
+		return u.Engine.Remove(ctx, id)
+	}
+	select {
+	case u.asked <- struct{}{}:
+	case <-u.answer:
+	}
+	<-u.answer
+	return errors.New("did not receive an exit event")
+}
+
+// A removal that takes long is on show all the while, and holds up no lease.
+func TestRemovalThatTakesLong(t *testing.T) {
+	t.Parallel()
+	var c clocks
+	engine := &unanswering{asked: make(chan struct{}), answer: make(chan struct{})}
+	b := newBox(t, func(cfg *Config) {
+		c.use(cfg)
+		engine.Engine, cfg.Engine = cfg.Engine, engine
+	})
+	t.Cleanup(func() { engine.held.Store(nil); close(engine.answer) })
+	for _, name := range []string{"sticky", "left"} {
+		if _, err := b.execute(name, b.spec(long, "/busybox sleep 60")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	sticky := b.runsNow(t, "sticky")
+	b.runsNow(t, "left")
+	engine.held.Store(&sticky.Container)
+	if err := b.Cancel(t.Context(), "sticky", 1); err != nil {
+		t.Fatal(err)
+	}
+	<-engine.asked
+	engine.answer <- struct{}{}
+	b.watch(t, "sticky", 0)
+	<-engine.asked // it is tried again
+	if h, err := b.Health(t.Context()); err != nil || h.OK || len(h.Reasons) != 1 || h.Reasons[0].Code != "CLEANUP" {
+		t.Errorf("health while it is tried again: %+v %v", h, err)
+	}
+	c.pass(2 * time.Minute)
+	if _, _, last := b.watch(t, "left", 0); last.State != basilica.TaskLost || last.Reason.Code != "LEASE_ENDED" {
+		t.Errorf("a task without a miner: %s %+v", last.State, last.Reason)
+	}
 }
 
 func TestWhatCannotBeRemovedIsQuarantined(t *testing.T) {

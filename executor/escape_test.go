@@ -348,13 +348,20 @@ func (a *attacker) tour(t *testing.T) {
 	in := a.put(t, "data", "input")
 	g, ctx := errgroup.WithContext(t.Context())
 	g.Go(func() error {
-		id := a.container(ctx, "tour")
-		text, err := exec.CommandContext(ctx, "docker", "inspect", "-f", "{{range .Mounts}}{{.Type}} {{end}}{{.HostConfig.Memory}} {{.HostConfig.MemorySwap}}", id).Output()
-		said := strings.TrimSpace(string(text))
-		a.say(err == nil && said == fmt.Sprintf("bind bind %d %d", escapeMemory, escapeMemory), "keep a VOLUME on the host's disk; have swap", "the engine's mounts, memory, memory and swap: %s", said)
+		said := ""
+		a.observe(ctx, "tour", func(id string) string {
+			if said == "" {
+				text, _ := exec.CommandContext(ctx, "docker", "inspect", "-f", "{{range .Mounts}}{{.Type}} {{end}}{{.HostConfig.Memory}} {{.HostConfig.MemorySwap}}", id).Output()
+				said = strings.TrimSpace(string(text))
+			}
+			return said
+		})
+		a.say(said == fmt.Sprintf("bind bind %d %d", escapeMemory, escapeMemory), "keep a VOLUME on the host's disk; have swap", "the engine's mounts, memory, memory and swap: %s", said)
 		return nil
 	})
-	rows, last := a.attack(t, "tour", func(s *basilica.TaskSpec) { s.Inputs = []basilica.TaskFile{in} }, "tour")
+	rows, last := a.attack(t, "tour", func(s *basilica.TaskSpec) {
+		s.Inputs, s.Env = []basilica.TaskFile{in}, with(s.Env, "ESCAPE_WATCHED", "1")
+	}, "tour")
 	a.add(rows...)
 	a.say(last.State == basilica.TaskSucceeded && len(rows) > 150, "the tour comes to its end", "%s, %d attempts", last.State, len(rows))
 	if err := g.Wait(); err != nil {

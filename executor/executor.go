@@ -221,6 +221,8 @@ type Executor struct {
 	beginUp time.Duration // time since boot then
 	lives   sync.WaitGroup
 
+	// retrying is held while what is stuck is tried again.
+	retrying sync.Mutex
 	// blobUse is held for reading while content and its record are written, so that nobody forgets one without the other.
 	blobUse sync.RWMutex
 	// imageUse holds one word while an image is loaded from a blob or forgotten: whoever waits hears that it is cancelled.
@@ -276,6 +278,7 @@ func (e *Executor) Run(ctx context.Context, ready func()) error {
 	e.endLeases(gctx)
 	g.Go(func() error { return e.beats(gctx) })
 	g.Go(func() error { return e.sweeps(gctx) })
+	g.Go(func() error { return e.removals(gctx) })
 	ready()
 	err = g.Wait()
 	e.mu.Lock()

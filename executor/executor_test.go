@@ -215,7 +215,7 @@ func TestManyTasksAtOnce(t *testing.T) {
 	b := newBox(t, nil)
 	var full int
 	for i := range 5 {
-		_, err := b.execute(fmt.Sprintf("m%d", i), b.spec(nil, "/busybox sleep 1; echo done"))
+		_, err := b.execute(fmt.Sprintf("m%d", i), b.spec(nil, untilLetGo+"echo done"))
 		if basilica.CodeOf(err) == "CONTAINERS_FULL" {
 			full++
 		} else if err != nil {
@@ -224,6 +224,10 @@ func TestManyTasksAtOnce(t *testing.T) {
 	}
 	if full != 2 {
 		t.Errorf("%d tasks over the limit of 3 were refused, want 2", full)
+	}
+	for i := range 3 {
+		b.runsNow(t, fmt.Sprintf("m%d", i))
+		b.letGo(t, fmt.Sprintf("m%d", i))
 	}
 	var wg sync.WaitGroup
 	for i := range 3 {

@@ -35,7 +35,9 @@ func (e *Executor) engineNow(ctx context.Context) engineState {
 	s.asked = now
 	if ctx.Err() == nil {
 		e.mu.Lock()
-		e.engine = s
+		if !s.asked.Before(e.engine.asked) { // who asked later may have been answered first
+			e.engine = s
+		}
 		e.mu.Unlock()
 	}
 	return s

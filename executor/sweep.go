@@ -7,23 +7,36 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"basilica"
 )
 
-// sweeps ends attempts whose lease ran out, retries what could not be removed, and forgets what nobody needs.
+// sweeps ends attempts whose lease ran out, until ctx ends.
 func (e *Executor) sweeps(ctx context.Context) error {
-	sweep, retry, tidy := time.NewTicker(sweepEvery), time.NewTicker(retryEvery), time.NewTicker(tidyEvery)
+	sweep := time.NewTicker(sweepEvery)
 	defer sweep.Stop()
-	defer retry.Stop()
-	defer tidy.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-sweep.C:
 			e.endLeases(ctx)
+		}
+	}
+}
+
+// removals retries what could not be removed, and forgets what nobody needs, until ctx ends. An engine may take long over
+// each of them, which is no reason for a lease to last longer.
+func (e *Executor) removals(ctx context.Context) error {
+	retry, tidy := time.NewTicker(retryEvery), time.NewTicker(tidyEvery)
+	defer retry.Stop()
+	defer tidy.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
 		case <-retry.C:
 			e.retryStuck(ctx)
 		case <-tidy.C:
@@ -56,10 +69,13 @@ func (e *Executor) endLeases(ctx context.Context) {
 	}
 }
 
+// retryStuck tries again to remove what could not be removed, one try at a time. What is being tried stays stuck until it is
+// gone.
 func (e *Executor) retryStuck(ctx context.Context) {
+	e.retrying.Lock()
+	defer e.retrying.Unlock()
 	e.mu.Lock()
-	stuck := e.stuck
-	e.stuck = nil
+	stuck := slices.Clone(e.stuck)
 	e.mu.Unlock()
 	for _, r := range stuck {
 		e.leave(ctx, r)

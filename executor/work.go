@@ -143,6 +143,7 @@ func (e *Executor) launch(ctx, following context.Context, log *slog.Logger, l *l
 		}
 		return nil, nil, err
 	}
+	a.Started = e.cfg.Now() // before the deadline, so that a whole time limit is paid for
 	a.Deadline = e.ledgerNow().Add(i.demand.timeout)
 	lasting, cancel := e.lasting(ctx)
 	defer cancel()

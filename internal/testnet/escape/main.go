@@ -44,6 +44,7 @@ func main() {
 	}
 	switch os.Args[1] {
 	case "tour": // everything that leaves the container as it was
+		watched()
 		users()
 		capabilities()
 		limits()
