@@ -388,7 +388,7 @@ func TestBridge(t *testing.T) {
 			t.Errorf("%s: called by %s", c.class, who)
 		}
 	}
-	if out, err := d.Call(t.Context(), noSynapse, nil, nil, time.Second); err != nil || len(out) != 0 {
+	if out, err := d.Call(t.Context(), noSynapse, nil, nil, 10*time.Second); err != nil || len(out) != 0 {
 		t.Errorf("ping: %v %v", out, err)
 	}
 	for name, c := range map[string]struct {

@@ -188,6 +188,72 @@ func TestStreamsOfOneHotkeyAreBounded(t *testing.T) {
 	}
 }
 
+// lingering is a miner that goes on for a while with a watch whose caller has hung up.
+type lingering struct {
+	*shop
+	begun, alone, enough chan struct{}
+}
+
+func (l *lingering) WatchTask(ctx context.Context, _ basilica.Hotkey, _ basilica.TaskID, _ int64, _ func(basilica.TaskEvent) error) error {
+	close(l.begun)
+	<-ctx.Done()
+	close(l.alone)
+	<-l.enough
+	return ctx.Err()
+}
+
+// TestServeWaitsForHandlers: who closes what the miner stands on, once the door is closed, must not take it from under a handler
+// whose caller has hung up; one that does not end must not hold the door.
+func TestServeWaitsForHandlers(t *testing.T) {
+	t.Parallel()
+	m := newMarket(t, nil) // for its keys; its own door is not used
+	for name, grace := range map[string]time.Duration{"ends": time.Minute, "does not end": 50 * time.Millisecond} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			l := &lingering{shop: m.shop, begun: make(chan struct{}), alone: make(chan struct{}), enough: make(chan struct{})}
+			s, err := NewServer(l, ServerConfig{Hotkey: basilica.Hotkey(m.miner.SS58()), Key: m.key, Replays: newReplays(t, m.now), Now: m.now, Log: slog.New(slog.DiscardHandler)})
+			if err != nil {
+				t.Fatal(err)
+			}
+			s.grace = grace
+			ln, err := net.Listen("tcp", "127.0.0.1:0")
+			if err != nil {
+				t.Fatal(err)
+			}
+			ctx, cancel := context.WithCancel(t.Context())
+			done := make(chan error, 1)
+			go func() { done <- s.Serve(ctx, ln) }()
+			c := m.client(func(c *ClientConfig) { c.Addr = ln.Addr().(*net.TCPAddr).AddrPort() })
+			watch, hangUp := context.WithCancel(t.Context())
+			watched := make(chan error, 1)
+			go func() { watched <- c.WatchTask(watch, "", "forever", 0, nil) }()
+			<-l.begun
+			hangUp()
+			<-watched
+			<-l.alone
+			cancel()
+			if grace < time.Minute {
+				if err := <-done; err != nil {
+					t.Error(err)
+				}
+				close(l.enough)
+				return
+			}
+			select {
+			case err := <-done:
+				t.Errorf("the door was closed over a handler: %v", err)
+				close(l.enough)
+				return
+			case <-time.After(3 * time.Second): // HTTP/2 takes a second to say goodbye
+			}
+			close(l.enough)
+			if err := <-done; err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
 // deadlines counts how often a reading deadline is moved.
 type deadlines struct {
 	http.ResponseWriter
@@ -217,6 +283,7 @@ func (zeros) Read(p []byte) (int, error) { clear(p); return len(p), nil }
 // TestCallersDeadline: the deadline of a caller tells as much as the client's own, and a miner that could not be reached before
 // it still could not.
 func TestCallersDeadline(t *testing.T) {
+	t.Parallel()
 	m := newMarket(t, nil) // for its keys; its own door is not used
 	for name, tc := range map[string]struct {
 		serve func(try int, conn net.Conn) // the connection stays open until the test's end
@@ -258,7 +325,7 @@ func TestCallersDeadline(t *testing.T) {
 			})
 			deadline := 50 * time.Millisecond
 			if tc.code != "DEADLINE" {
-				deadline = 4 * firstPause // the second try is under way
+				deadline = 20 * firstPause // the second try is under way
 			}
 			ctx, cancel := context.WithTimeout(t.Context(), deadline)
 			defer cancel()

@@ -76,7 +76,7 @@ func TestRefusals(t *testing.T) {
 		},
 		"SYNAPSE_REFUSED": func(t *testing.T) error {
 			_, d := bridged(t, &shop{}, nil)
-			_, err := d.Call(t.Context(), "Nothing", nil, nil, time.Second)
+			_, err := d.Call(t.Context(), "Nothing", nil, nil, 10*time.Second)
 			return err
 		},
 		"STALLED": func(t *testing.T) error {

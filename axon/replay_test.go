@@ -254,7 +254,7 @@ func TestCaseA2_4ReplayMemoryIsNoTarget(t *testing.T) {
 	var asked recording
 	m := newMarket(t, func(c *ServerConfig) {
 		asked.Replays = c.Replays
-		c.Replays, c.RateNetwork, c.Key = &asked, 1e9, nil
+		c.Replays, c.RateNetwork, c.RateHotkey, c.Key = &asked, 1e9, 1e9, nil
 		c.Validation = func(_ context.Context, h basilica.Hotkey) error {
 			if h != basilica.Hotkey(validator.SS58()) {
 				return basilica.E(basilica.Denied, "VALIDATOR_UNKNOWN", "the hotkey is not registered", "register it")
@@ -293,7 +293,7 @@ func TestCaseA2_4ReplayMemoryIsNoTarget(t *testing.T) {
 		c, n := plain(), 0
 		defer c.CloseIdleConnections()
 		for {
-			m.move(50 * time.Millisecond) // as fast as one hotkey may
+			m.move(5 * time.Millisecond) // a stranger held up meanwhile is not stale yet, and a minute's nonces are not too many
 			if status := post(c, validator); status != http.StatusOK {
 				t.Errorf("the validator's request: %d", status)
 			}

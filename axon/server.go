@@ -84,6 +84,7 @@ type Server struct {
 	bridge   http.Handler  // nil: none
 	header   time.Duration // for a TLS handshake, and for the headers of a request
 	unread   time.Duration // for a body that its handler does not read
+	grace    time.Duration // for what is under way at the end
 
 	watches, transfers *census
 }
@@ -106,7 +107,7 @@ func NewServer(m basilica.Miner, cfg ServerConfig) (*Server, error) {
 		cfg.RateHotkey = defaultRateHotkey
 	}
 	s := &Server{
-		miner: m, cfg: cfg, mux: http.NewServeMux(), header: headerTime, unread: replyTime,
+		miner: m, cfg: cfg, mux: http.NewServeMux(), header: headerTime, unread: replyTime, grace: graceTime,
 		networks: gate.NewRates(cfg.RateNetwork, burst(cfg.RateNetwork), cfg.Now), hotkeys: gate.NewRates(cfg.RateHotkey, burst(cfg.RateHotkey), cfg.Now),
 		watches: newCensus("watches", maxWatches), transfers: newCensus("transfers of files", maxTransfers),
 	}
@@ -222,8 +223,9 @@ func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 func (s *Server) run(ctx context.Context, ln net.Listener, h http.Handler, tlsConfig *tls.Config) error {
 	base, cancel := context.WithCancel(ctx)
 	defer cancel()
+	var under handlers
 	server := &http.Server{
-		Handler: h, TLSConfig: tlsConfig, ReadHeaderTimeout: s.header, IdleTimeout: idleTime, MaxHeaderBytes: maxHeaderBytes,
+		Handler: under.count(h), TLSConfig: tlsConfig, ReadHeaderTimeout: s.header, IdleTimeout: idleTime, MaxHeaderBytes: maxHeaderBytes,
 		BaseContext: func(net.Listener) context.Context { return base },
 		ErrorLog:    slog.NewLogLogger(s.cfg.Log.Handler(), slog.LevelDebug),
 		HTTP2: &http.HTTP2Config{
@@ -239,7 +241,7 @@ func (s *Server) run(ctx context.Context, ln net.Listener, h http.Handler, tlsCo
 			return
 		case <-ctx.Done():
 		}
-		grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), graceTime)
+		grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.grace)
 		defer cancel()
 		if err := server.Shutdown(grace); err != nil {
 			server.Close()
@@ -254,10 +256,43 @@ func (s *Server) run(ctx context.Context, ln net.Listener, h http.Handler, tlsCo
 	close(stopped)
 	wg.Wait()
 	if errors.Is(err, http.ErrServerClosed) {
-		return nil
+		err = nil
+	} else {
+		server.Close()
+		err = fmt.Errorf("serve axon: %w", err)
 	}
-	server.Close()
-	return fmt.Errorf("serve axon: %w", err)
+	cancel()
+	under.end(s.grace)
+	return err
+}
+
+// handlers are those under way. The server itself forgets one whose caller has hung up, and whoever closes the miner's store once
+// the door is closed must not take it from under that one.
+type handlers struct{ mu sync.RWMutex } // read-locked by each
+
+func (u *handlers) count(h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if !u.mu.TryRLock() {
+			panic(http.ErrAbortHandler) // came in while the door was closed
+		}
+		defer u.mu.RUnlock()
+		h.ServeHTTP(w, r)
+	})
+}
+
+// end lets nothing more begin, and waits for what is under way, no longer than most.
+func (u *handlers) end(most time.Duration) {
+	over := make(chan struct{})
+	go func() {
+		u.mu.Lock() // for good
+		close(over)
+	}()
+	late := time.NewTimer(most)
+	defer late.Stop()
+	select {
+	case <-over:
+	case <-late.C:
+	}
 }
 
 // answer wraps a handler: the rules for everybody before it, one reply for its error after it. headersIn is when the
