@@ -507,6 +507,7 @@ func (c *Client) submit(ctx context.Context, door basilica.Miner, sub basilica.S
 	}
 }
 
+// pause waits for d, and gives the end of ctx where both are due: who interrupts at the last moment is heard.
 func pause(ctx context.Context, d time.Duration) error {
 	timer := time.NewTimer(d)
 	defer timer.Stop()
@@ -514,6 +515,6 @@ func pause(ctx context.Context, d time.Duration) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	case <-timer.C:
-		return nil
+		return ctx.Err()
 	}
 }

@@ -443,6 +443,20 @@ func TestSecondInterruptLeaves(t *testing.T) {
 	}
 }
 
+// TestPauseHearsWhoInterruptsAtItsEnd: where the pause and its context end together, what comes after it must not happen.
+func TestPauseHearsWhoInterruptsAtItsEnd(t *testing.T) {
+	ended, interrupt := context.WithCancel(t.Context())
+	interrupt()
+	for range 100 {
+		if pause(ended, 0) == nil {
+			t.Fatal("the interrupt was not heard")
+		}
+	}
+	if err := pause(t.Context(), time.Millisecond); err != nil {
+		t.Error(err)
+	}
+}
+
 // stuck is a miner that leaves every call about a task without an answer.
 type stuck struct {
 	gone
