@@ -182,7 +182,7 @@ func (c Child) reply(ctx context.Context, in []byte, into any, args ...string) e
 	out.left, log.left = maxOutput, maxStderr
 	cmd.Stdout, cmd.Stderr = &out, &log
 	if err := cmd.Start(); err != nil {
-		return errAttestor.With(fmt.Errorf("%s %s: %w", c.Path, args[0], err))
+		return unstarted(ctx, fmt.Errorf("%s %s: %w", c.Path, args[0], err))
 	}
 	if err := gone(ctx, cmd); basilica.CodeOf(err) != "" {
 		return err
@@ -197,6 +197,14 @@ func (c Child) reply(ctx context.Context, in []byte, into any, args ...string) e
 		return errAttestor.With(fmt.Errorf("%s %s: %w", c.Path, args[0], err))
 	}
 	return nil
+}
+
+// unstarted says why a child did not start: whoever's time is over hears that, and nothing of the binary.
+func unstarted(ctx context.Context, err error) error {
+	if over := ctx.Err(); over != nil && errors.Is(err, over) {
+		return err
+	}
+	return errAttestor.With(err)
 }
 
 // gone waits for the end of a child: without limit while ctx is there, whose end kills it, then for stuckWait. A process in a
@@ -294,7 +302,7 @@ func (c Child) Serve(ctx context.Context, ch io.ReadWriteCloser, b attest.Bindin
 	cmd.Stderr = &lines{log: c.Log, left: maxStderr}
 	crashpoint.Hit("attestor.start.before")
 	if err := cmd.Start(); err != nil {
-		return errors.Join(errAttestor.With(err), ch.Close())
+		return errors.Join(unstarted(ctx, err), ch.Close())
 	}
 	crashpoint.Hit("attestor.start.after")
 	var hungUp atomic.Bool

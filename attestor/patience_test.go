@@ -93,6 +93,17 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
+// script writes a program. A child that another test starts meanwhile would have the file open for writing until it is a program
+// itself, and so long nobody could run this one.
+func script(t *testing.T, path, lines string) {
+	t.Helper()
+	syscall.ForkLock.RLock()
+	defer syscall.ForkLock.RUnlock()
+	if err := os.WriteFile(path, []byte("#!/bin/sh\n"+lines), 0o700); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // unkillable is a child that no signal ends, with its output open, until the test is over. held returns once it is so.
 func unkillable(t *testing.T) (c Child, held func()) {
 	t.Helper()
@@ -107,10 +118,7 @@ func unkillable(t *testing.T) (c Child, held func()) {
 		}
 	}
 	c = Child{Path: filepath.Join(dir, "gpu-attestor"), Key: filepath.Join(dir, "key"), Log: quiet()}
-	script := fmt.Sprintf("#!/bin/sh\n%s=$$ %s=%s %s &\nwait\n", traceEnv, traceDir, dir, self)
-	if err := os.WriteFile(c.Path, []byte(script), 0o700); err != nil {
-		t.Fatal(err)
-	}
+	script(t, c.Path, fmt.Sprintf("%s=$$ %s=%s %s &\nwait\n", traceEnv, traceDir, dir, self))
 	return c, func() {
 		said, err := os.ReadFile(filepath.Join(dir, "ready"))
 		if err != nil {
@@ -163,11 +171,26 @@ func TestStuckChild(t *testing.T) {
 func TestSlowAnswer(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "gpu-attestor")
-	if err := os.WriteFile(path, []byte("#!/bin/sh\nexec sleep 1000\n"), 0o700); err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	script(t, path, "exec sleep 1000\n")
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
 	defer cancel()
 	_, err := Child{Path: path, Log: quiet()}.Detect(ctx)
 	provoke.Refused(t, err, "ATTESTOR_STUCK")
+}
+
+// TestCallerWhoseTimeIsOver is told that, and not that the binary is to be built.
+func TestCallerWhoseTimeIsOver(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "gpu-attestor")
+	script(t, path, "exec sleep 1000\n")
+	c := Child{Path: path, Log: quiet()}
+	over, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := c.Detect(over); !errors.Is(err, context.Canceled) || basilica.CodeOf(err) != "" {
+		t.Error(err)
+	}
+	_, theirs := loopback(t)
+	if err := c.Serve(over, theirs, binding); !errors.Is(err, context.Canceled) || basilica.CodeOf(err) != "" {
+		t.Error(err)
+	}
 }
