@@ -51,9 +51,12 @@ check: tools
 # What takes longest begins first, so that no long one runs alone at the end.
 FIRST = basilica/internal/official basilica/localnet basilica/node basilica/validator basilica/cmd/basilica basilica/executor basilica/attest
 
+# Packages at once: those that take longest wait for blocks and containers much of their time.
+SIDE_BY_SIDE = $$((3 * $$(nproc) / 2))
+
 # The official clients are there: scripts/setup.sh test installed them.
 race:
-	BASILICA_OFFICIAL=1 go test $(RACE) -timeout 15m $(FIRST) $$(go list ./... | grep -v '^basilica/internal/testnet$$')
+	BASILICA_OFFICIAL=1 go test $(RACE) -p $(SIDE_BY_SIDE) -timeout 15m $(FIRST) $$(go list ./... | grep -v '^basilica/internal/testnet$$')
 
 # The network's tests mostly wait for blocks; five seconds of every fuzz target and a tenth of the lab's liars fill the gaps, at the
 # lowest priority.
