@@ -28,7 +28,7 @@ cat >"$out/one.sh" <<'ONE'
 #!/bin/sh
 # package, directory, program, target, time, cache
 cd "$2"
-fuzz() { "$3" -test.run '^$' -test.fuzz "^$4\$" -test.fuzztime "$span" -test.fuzzminimizetime 2s -test.parallel 1 -test.fuzzcachedir "$6/$1" 2>&1; }
+fuzz() { "$3" -test.run '^$' -test.fuzz "^$4\$" -test.fuzztime "$span" -test.fuzzminimizetime 50x -test.parallel 1 -test.fuzzcachedir "$6/$1" 2>&1; }
 # On a busy machine Go's fuzzer sometimes reports the end of its own time as a failure, without an input: then again, twice at most.
 of_time_alone() { case $1 in *'Failing input'* | *panic:*) return 1 ;; *'context deadline exceeded'*) return 0 ;; *) return 1 ;; esac; }
 again=2
