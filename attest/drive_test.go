@@ -200,6 +200,55 @@ func verifyVerdict(k attest.Key, msg, sig []byte) bool {
 	return k == attest.Key{2} && string(sig) == "signed:"+string(msg[:8])
 }
 
+// loopback is a connection that takes what nobody reads, as a network does.
+func loopback(t testing.TB) (a, b net.Conn) {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	if a, err = net.Dial("tcp", l.Addr().String()); err != nil {
+		t.Fatal(err)
+	}
+	if b, err = l.Accept(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { a.Close(); b.Close() })
+	return a, b
+}
+
+// undated is a connection without deadlines: only the clock that drive is given says what is late.
+type undated struct{ net.Conn }
+
+func (undated) SetDeadline(time.Time) error { return nil }
+
+// steady is a clock that goes on by a millisecond with each look, so that no stall of the machine is a delay of the prover.
+func steady(from time.Time) func() time.Time {
+	var looks time.Duration
+	return func() time.Time {
+		looks++
+		return from.Add(looks * time.Millisecond)
+	}
+}
+
+// exchange brings a challenge to its end, by the given clock alone and with changed frames.
+func (w *world) exchange(t testing.TB, v *attest.Verifier, now func() time.Time, change func(f attest.Frame) []byte) {
+	t.Helper()
+	p, err := attest.NewProver(w.greet, &w.binding)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ours, theirs := loopback(t)
+	done := make(chan error, 1)
+	go func() {
+		done <- errors.Join(prove(tampered{theirs, change}, p, w.devices, w.key, w.also), theirs.Close())
+	}()
+	drive(t.Context(), v, undated{ours}, now)
+	ours.Close()
+	<-done // the prover's own error is what the change, or the validator's breaking off, provoked
+}
+
 // run does the whole challenge over net.Pipe.
 func (w *world) run(t testing.TB) *attest.Record {
 	t.Helper()

@@ -43,36 +43,24 @@ func quick(t testing.TB, skip attest.Shortcuts) *world {
 	p := attest.Params{N: 64, Layers: 8, Lanes: 64, Steps: 4, Batches: 4, WinLayers: 2, Cells: 64, Rounds: 4}
 	w.setup.Profiles = attest.Profiles{{Model: "software", Software: true, Params: &p}}
 	w.setup.Strength = attest.RecheckStrength()
-	w.setup.Policy.Limits.Write = 250 * time.Millisecond // net.Pipe has no buffer: ABORT may find nobody reading
 	return w
 }
 
 // tamper runs a challenge with changed frames and gives its record.
 func (w *world) tamper(t testing.TB, change func(f attest.Frame) []byte) *attest.Record {
 	t.Helper()
-	return w.tamperAt(t, time.Now, change)
+	return w.tamperAt(t, steady, change)
 }
 
-// tamperAt is tamper by another clock.
-func (w *world) tamperAt(t testing.TB, now func() time.Time, change func(f attest.Frame) []byte) *attest.Record {
+// tamperAt is tamper by another clock, which is given the challenge's start.
+func (w *world) tamperAt(t testing.TB, clock func(from time.Time) func() time.Time, change func(f attest.Frame) []byte) *attest.Record {
 	t.Helper()
 	w.setup.Started = time.Now()
 	v, err := attest.NewVerifier(w.setup, rand.Reader, signVerdict)
 	if err != nil {
 		t.Fatal(err)
 	}
-	p, err := attest.NewProver(w.greet, &w.binding)
-	if err != nil {
-		t.Fatal(err)
-	}
-	ours, theirs := net.Pipe()
-	done := make(chan error, 1)
-	go func() {
-		done <- errors.Join(prove(tampered{theirs, change}, p, w.devices, w.key, w.also), theirs.Close())
-	}()
-	drive(t.Context(), v, ours, now)
-	ours.Close()
-	<-done // the prover's own error is what the change provoked
+	w.exchange(t, v, clock(w.setup.Started), change)
 	r, err := v.Record()
 	if err != nil {
 		t.Fatal(err)
@@ -133,9 +121,10 @@ func TestSlowAnswersGetFewerQuestions(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			var late, asked atomic.Int64
-			began := time.Now()
-			now := func() time.Time { return began.Add(time.Duration(late.Load())) } // only answers take time
-			r := quick(t, attest.Shortcuts{}).tamperAt(t, now, func(f attest.Frame) []byte {
+			clock := func(from time.Time) func() time.Time { // only answers take time
+				return func() time.Time { return from.Add(time.Duration(late.Load())) }
+			}
+			r := quick(t, attest.Shortcuts{}).tamperAt(t, clock, func(f attest.Frame) []byte {
 				if f.Type() == attest.FramePong || f.Type() == attest.FrameEchoReply {
 					late.Add(int64(c.takes(asked.Add(1) - 1)))
 				}
@@ -206,9 +195,10 @@ func TestTamperedFrames(t *testing.T) {
 // attestor signs another transcript.
 func TestEveryChangedFrameFails(t *testing.T) {
 	w := quick(t, attest.Shortcuts{})
-	w.setup.Policy.Limits = attest.Limits{Write: 50 * time.Millisecond, Fill: time.Second, Walk: time.Second, Mix: time.Second, Proof: time.Second, Evidence: time.Second, Trace: time.Second, Roots: time.Second, Ping: time.Second, Hello: time.Second}
 	frames := 0
-	w.tamper(t, func(f attest.Frame) []byte { frames++; return f })
+	if j := w.tamper(t, func(f attest.Frame) []byte { frames++; return f }).Judgement; j.Result != attest.Pass {
+		t.Fatalf("unchanged frames gave %s (%s): %s", j.Result, j.Reason, j.Detail)
+	}
 	for n := range frames {
 		if frames > 60 && n > 20 && n < frames-3 && n%17 != 0 {
 			continue // PONG and PROOF frames are many and alike
@@ -220,6 +210,9 @@ func TestEveryChangedFrameFails(t *testing.T) {
 			}
 			return f
 		})
+		if k <= n {
+			t.Fatalf("only %d frames came, so that frame %d was not changed: %+v", k, n, r.Judgement)
+		}
 		if r.Judgement.Result.Verdict() == basilica.Pass {
 			t.Fatalf("frame %d changed and passed", n)
 		}

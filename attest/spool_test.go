@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"crypto/rand"
 	"errors"
-	"net"
 	"os"
 	"path/filepath"
 	"syscall"
@@ -37,16 +36,7 @@ func (w *world) spooled(t *testing.T, to basilica.Spool) *attest.Verifier {
 		t.Fatal(err)
 	}
 	v.Spool(to)
-	p, err := attest.NewProver(w.greet, &w.binding)
-	if err != nil {
-		t.Fatal(err)
-	}
-	ours, theirs := net.Pipe()
-	done := make(chan error, 1)
-	go func() { done <- errors.Join(prove(theirs, p, w.devices, w.key, w.also), theirs.Close()) }()
-	drive(t.Context(), v, ours, time.Now)
-	ours.Close()
-	<-done // that the validator broke off, where the disk is full
+	w.exchange(t, v, steady(w.setup.Started), keep)
 	return v
 }
 

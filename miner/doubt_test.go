@@ -76,7 +76,7 @@ func TestRefusedAfterALostAnswer(t *testing.T) {
 	h.stop()
 	h.open(nil)
 	task := h.submit("k", basilica.TaskSpec{Image: "i"})
-	defer h.keepTime(time.Second)()
+	defer h.keepTime(300 * time.Millisecond)()
 	if _, last := h.end(task.ID); last.State != basilica.TaskSucceeded || last.Attempt != 2 {
 		t.Errorf("last %+v", last)
 	}

@@ -34,7 +34,7 @@ func TestExecutorRefuses(t *testing.T) {
 			return basilica.Holding{}, c.err
 		}
 		task := h.submit(name, basilica.TaskSpec{Image: "i"})
-		stop := h.keepTime(time.Second)
+		stop := h.keepTime(300 * time.Millisecond)
 		_, last := h.end(task.ID)
 		stop()
 		if last.State != basilica.TaskFailed || last.Reason.Code != c.code || tries != c.tries || last.Attempt != c.attempts {
@@ -67,7 +67,7 @@ func TestBusyExecutorLeavesNoAttempts(t *testing.T) {
 		return f(basilica.TaskEvent{Task: req.Task, Attempt: req.Attempt, State: basilica.TaskFailed, Receipt: h.receipt(req, basilica.TaskFailed, nil)})
 	}
 	task := h.submit("k", basilica.TaskSpec{Image: "i"})
-	defer h.keepTime(time.Second)()
+	defer h.keepTime(300 * time.Millisecond)()
 	if _, last := h.end(task.ID); last.State != basilica.TaskFailed || last.Attempt != 1 || tries != 9 {
 		t.Errorf("last %+v after %d tries", last, tries)
 	}
@@ -118,7 +118,7 @@ func TestBusyExecutorGetsNoInputs(t *testing.T) {
 	}
 	h.box.holds = nil
 	h.box.mu.Unlock()
-	defer h.keepTime(time.Second)()
+	defer h.keepTime(300 * time.Millisecond)()
 	req := <-taken
 	h.box.mu.Lock()
 	defer h.box.mu.Unlock()

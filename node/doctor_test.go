@@ -18,6 +18,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -329,12 +330,15 @@ func doctorOnJoinedMachine(t *testing.T, cfg ExecutorConfig, deps Deps, fleet *t
 	at := DoctorConfig{Role: "executor", Config: whole}
 	before := namesIn(t, cfg.DataDir)
 	d := Examine(t.Context(), at, deps)
+	ok := true
 	for _, f := range d.Findings {
-		if f.State != CheckPassed {
+		busy := f.Check == "disk speed" && f.Code == "DISK_SLOW" // it is measured, and the tests of other packages write to it
+		ok = ok && !busy
+		if f.State != CheckPassed && !busy {
 			t.Errorf("%+v", f)
 		}
 	}
-	if f := finding(t, d, "GPU proof"); !d.OK || !strings.Contains(f.Found, "2 devices, 4.0 MiB proven") {
+	if f := finding(t, d, "GPU proof"); d.OK != ok || !strings.Contains(f.Found, "2 devices, 4.0 MiB proven") {
 		t.Errorf("%+v", f)
 	}
 	if after := namesIn(t, cfg.DataDir); !slices.Equal(before, after) {
@@ -363,7 +367,8 @@ func doctorOnJoinedMachine(t *testing.T, cfg ExecutorConfig, deps Deps, fleet *t
 	fleet.mu.Lock()
 	fleet.clock = -95 * time.Second
 	fleet.mu.Unlock()
-	if f := finding(t, again().out, "clock"); f.Code != "CLOCK_OFF" || !strings.Contains(f.Found, "s ahead of the miner's (offset +95") || !strings.Contains(f.Fix, "clock back by 95") {
+	off := regexp.MustCompile(`s ahead of the miner's \(offset \+(9[5-9]|10[0-9])\b`) // and what the answer took
+	if f := finding(t, again().out, "clock"); f.Code != "CLOCK_OFF" || !off.MatchString(f.Found) || !regexp.MustCompile(`clock back by (9[5-9]|10[0-9])\b`).MatchString(f.Fix) {
 		t.Errorf("%+v", f)
 	}
 	closed, err := net.Listen("tcp", "127.0.0.1:0")

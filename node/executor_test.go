@@ -144,7 +144,7 @@ func (f *testFleet) Reach(ctx context.Context, _ basilica.ExecutorID) (basilica.
 	f.mu.Lock()
 	member, clock := f.member, f.clock
 	f.mu.Unlock()
-	out := basilica.Reached{At: time.Now().Add(clock), Addr: member.Addr, SSHAddr: member.SSHAddr}
+	out := basilica.Reached{Addr: member.Addr, SSHAddr: member.SSHAddr}
 	refused := func(addr string, err error) *basilica.Reason {
 		return &basilica.Reason{Code: "EXECUTOR_UNREACHABLE", Sentence: "the miner cannot reach " + addr + ": " + err.Error(), Fix: "open that port"}
 	}
@@ -154,6 +154,7 @@ func (f *testFleet) Reach(ctx context.Context, _ basilica.ExecutorID) (basilica.
 	if err := wire.Knock(ctx, member.SSHAddr, true); err != nil {
 		out.SSH = refused(member.SSHAddr, err)
 	}
+	out.At = time.Now().Add(clock)
 	return out, nil
 }
 

@@ -91,9 +91,10 @@ func TestARuntimeUpgradeUnderValidatorAndMiner(t *testing.T) {
 			LastError *basilica.Reason `json:"last_error"`
 		}
 	}
-	if err := json.Unmarshal(fetch(t, validatorAPI+"/api/v1/status"), &status); err != nil || status.Status.LastError != nil {
-		t.Errorf("validator: %+v %v", status, err)
-	}
+	until("the validator says that all is well", func(basilica.Neuron, basilica.Neuron) bool {
+		status.Status.LastError = nil
+		return json.Unmarshal(fetch(t, validatorAPI+"/api/v1/status"), &status) == nil && status.Status.LastError == nil
+	})
 	if health := string(fetch(t, "http://"+minerDoors["status"]+"/health")); health == "" {
 		t.Error("the miner says nothing of its health")
 	}

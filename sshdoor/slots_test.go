@@ -138,30 +138,41 @@ func TestRefusedHandshakesWriteFewLines(t *testing.T) {
 // TestVersionLineHasABoundOfItsOwn: who does not say at once what it speaks is let go long before a handshake's end; who does
 // has the whole time of one.
 func TestVersionLineHasABoundOfItsOwn(t *testing.T) {
+	t.Parallel()
 	d := newDoor(t, func(c *Config) { c.Version, c.Handshake = short, time.Minute })
-	for name, says := range map[string]string{"silent": "", "half a line": "SSH-2.0-", "other lines": "hello\r\n"} {
-		conn, err := net.Dial("tcp", d.addr)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer conn.Close()
-		if _, err := io.WriteString(conn, says); err != nil {
-			t.Fatal(err)
-		}
-		if err := conn.SetReadDeadline(time.Now().Add(20 * time.Second)); err != nil {
-			t.Fatal(err)
-		}
-		if _, err := io.Copy(io.Discard, conn); errors.Is(err, os.ErrDeadlineExceeded) {
-			t.Errorf("%s: the stranger was kept", name)
-		}
-	}
 	good, err := ssh.NewCertSigner(mustCert(t, d.cert(t, nil)), d.user)
 	if err != nil {
 		t.Fatal(err)
 	}
-	slow, err := ssh.Dial("tcp", d.addr, &ssh.ClientConfig{Config: modern(), User: box, HostKeyCallback: ssh.FixedHostKey(d.host.PublicKey()), Auth: []ssh.AuthMethod{
-		ssh.PublicKeysCallback(func() ([]ssh.Signer, error) { <-time.After(2 * short); return []ssh.Signer{good}, nil }),
-	}})
+	// The slow one's version line has come when its key is asked for. It gives the key once later comers, who did not say theirs,
+	// were let go: by then its own time for one is over too.
+	afterOthers := func() ([]ssh.Signer, error) {
+		conns := map[string]net.Conn{}
+		for name, says := range map[string]string{"silent": "", "half a line": "SSH-2.0-", "other lines": "hello\r\n"} {
+			conn, err := net.Dial("tcp", d.addr)
+			if err != nil {
+				return nil, err
+			}
+			defer conn.Close()
+			if _, err := io.WriteString(conn, says); err != nil {
+				return nil, err
+			}
+			conns[name] = conn
+		}
+		for name, conn := range conns {
+			if err := conn.SetReadDeadline(time.Now().Add(20 * time.Second)); err != nil {
+				return nil, err
+			}
+			if _, err := io.Copy(io.Discard, conn); errors.Is(err, os.ErrDeadlineExceeded) {
+				t.Errorf("%s: the stranger was kept", name)
+			}
+		}
+		<-time.After(short / 20) // the timers of one moment come in any order
+		return []ssh.Signer{good}, nil
+	}
+	slow, err := ssh.Dial("tcp", d.addr, &ssh.ClientConfig{
+		Config: modern(), User: box, HostKeyCallback: ssh.FixedHostKey(d.host.PublicKey()), Auth: []ssh.AuthMethod{ssh.PublicKeysCallback(afterOthers)},
+	})
 	if err != nil {
 		t.Fatalf("a slow key: %v", err)
 	}

@@ -12,18 +12,19 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"os"
 	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
 
-	"go.uber.org/goleak"
 	"golang.org/x/crypto/ssh"
 
 	"basilica"
+	"basilica/internal/provoke"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { provoke.NoLeaks(m) }
 
 const box = "exec-1"
 
@@ -275,7 +276,8 @@ func TestCertificatesRefused(t *testing.T) {
 }
 
 func TestRequestsAndChannelsRefused(t *testing.T) {
-	d := newDoor(t, func(c *Config) { c.Handshake = 500 * time.Millisecond })
+	t.Parallel()
+	d := newDoor(t, func(c *Config) { c.Handshake = 5 * time.Second }) // which a second session waits out
 	c := d.mustDial(t, nil)
 	for _, kind := range []string{"direct-tcpip", "x11", "auth-agent@openssh.com", "tun@openssh.com"} {
 		ch, _, err := c.conn.OpenChannel(kind, nil)
@@ -326,8 +328,9 @@ func TestRevokedGrantIsCut(t *testing.T) {
 }
 
 func TestLimits(t *testing.T) {
+	t.Parallel()
 	d := newDoor(t, func(c *Config) {
-		c.MaxBytes, c.MaxConnsPerGrant, c.Handshake = 64<<10, 1, 200*time.Millisecond
+		c.MaxBytes, c.MaxConnsPerGrant, c.Version, c.Handshake = 64<<10, 1, time.Minute, short
 	})
 	c := d.mustDial(t, nil)
 	ch, err := c.Subsystem(t.Context(), "echo")
@@ -357,10 +360,10 @@ func TestLimits(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer raw.Close()
-	if err := raw.SetReadDeadline(time.Now().Add(5 * time.Second)); err != nil {
+	if err := raw.SetReadDeadline(time.Now().Add(10 * short)); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := io.Copy(io.Discard, raw); errors.Is(err, context.DeadlineExceeded) {
+	if _, err := io.Copy(io.Discard, raw); errors.Is(err, os.ErrDeadlineExceeded) {
 		t.Error("a silent stranger was kept")
 	}
 }

@@ -12,9 +12,9 @@ import (
 	"testing"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"go.uber.org/goleak"
 
 	"basilica"
+	"basilica/internal/provoke"
 )
 
 func door(health error) *Server {
@@ -70,7 +70,11 @@ func TestOnlyReads(t *testing.T) {
 }
 
 func TestServeUntilTheContextEnds(t *testing.T) {
-	defer goleak.VerifyNone(t)
+	defer func() {
+		if err := provoke.Leaks(); err != nil {
+			t.Error(err)
+		}
+	}()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)

@@ -392,12 +392,13 @@ func (w warned) Handle(_ context.Context, r slog.Record) error {
 // TestChainSubmissionWithoutAnswer: a transaction whose answer does not come in time is followed all the same, for it
 // may take effect.
 func TestChainSubmissionWithoutAnswer(t *testing.T) {
+	t.Parallel() // it waits for the answer
 	let := make(chan struct{})
 	n := newNetworkWith(t, nil, func(p subtensor.Pool) subtensor.Pool { return slowPool{p, new(sync.Once), let} })
 	once := new(sync.Once)
 	defer once.Do(func() { close(let) })
 	log := slog.New(warned{slog.DiscardHandler, once, let})
-	client := subtensor.New(subtensor.Config{URL: n.url, PollInterval: 50 * time.Millisecond, RequestTimeout: time.Second}, log)
+	client := subtensor.New(subtensor.Config{URL: n.url, PollInterval: 50 * time.Millisecond, RequestTimeout: 5 * time.Second}, log)
 	defer client.Close()
 	bob, hot := pair(t, keys.Sr25519, "//Bob"), pair(t, keys.Sr25519, "//Bob//hot")
 	if _, in, err := client.Register(n.ctx, netuid, hotkeyOf(hot), bob, 10e9); err != nil || in.Block == 0 {

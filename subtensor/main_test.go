@@ -3,8 +3,7 @@ package subtensor_test
 import (
 	"testing"
 
-	"go.uber.org/goleak"
+	"basilica/internal/provoke"
 )
 
-// TestMain fails where a client or a server leaves a goroutine behind.
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { provoke.NoLeaks(m) }

@@ -12,6 +12,8 @@ import (
 	"net/http/httptest"
 	"net/netip"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -278,14 +280,28 @@ func TestServerCaps(t *testing.T) {
 func TestServerPacesMetadata(t *testing.T) {
 	s := serve(t, true, subtensor.ServerConfig{})
 	ask := `{"jsonrpc":"2.0","id":1,"method":"state_getMetadata"}`
-	got, asked := "", 0
-	for asked = 1; asked <= 1000; asked++ {
-		if got = s.post(t, ask); len(got) < 1000 {
-			break
-		}
+	const askers = 4 // one after another they would not ask faster than they may where the processors are taken
+	refused := make(chan string, askers)
+	var asked atomic.Int64
+	var wg sync.WaitGroup
+	for range askers {
+		wg.Go(func() {
+			for len(refused) == 0 && asked.Add(1) <= 2000 {
+				if got := s.post(t, ask); len(got) < 1000 {
+					refused <- got
+				}
+			}
+		})
 	}
-	if got != `{"jsonrpc":"2.0","error":{"code":-32004,"message":"storage work rate limit exceeded"},"id":1}` || asked < 100 {
-		t.Errorf("request %d: %d bytes %.200s", asked, len(got), got)
+	wg.Wait()
+	close(refused)
+	if n := asked.Load(); n < 100 || len(refused) == 0 {
+		t.Errorf("%d requests, %d refused", n, len(refused))
+	}
+	for got := range refused {
+		if got != `{"jsonrpc":"2.0","error":{"code":-32004,"message":"storage work rate limit exceeded"},"id":1}` {
+			t.Errorf("%d bytes %.200s", len(got), got)
+		}
 	}
 	if got := s.post(t, `{"jsonrpc":"2.0","id":1,"method":"system_chain"}`); !strings.Contains(got, `"result"`) {
 		t.Error(got)

@@ -12,16 +12,16 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
-	"go.uber.org/goleak"
 	"golang.org/x/crypto/ssh"
 
 	"basilica"
 	"basilica/attest"
+	"basilica/internal/provoke"
 	"basilica/keys"
 	"basilica/score"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { provoke.NoLeaks(m) }
 
 func proof(v basilica.Verification) basilica.Verdict { return v.Verdict(basilica.CheckGPUProof) }
 

@@ -156,15 +156,18 @@ func TestExecutorDoorNamesEachRefusal(t *testing.T) {
 	}
 }
 
-// rawDoor is a fleet door with short patience, and a connection to it that speaks TLS and nothing yet.
-func rawDoor(t *testing.T, version uint16) (*house, net.Conn, error) {
+// rawDoor is a fleet door and a connection to it that speaks TLS and nothing yet, unless version is 0; shake is the door's
+// patience with it, 0: as it is.
+func rawDoor(t *testing.T, version uint16, shake time.Duration) (*house, net.Conn, error) {
 	t.Helper()
 	h := newHouse(t)
 	s, err := NewFleetServer(&minerFleet{h: h}, FleetServerConfig{Certificate: shows(h.minerCert()), CAs: h.auth.FleetCAs, Known: anyone, Now: h.now, Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.door.shake = 300 * time.Millisecond
+	if shake > 0 {
+		s.door.shake = shake
+	}
 	conn, err := net.Dial("tcp", start(t, s.Serve))
 	if err != nil {
 		t.Fatal(err)
@@ -182,18 +185,25 @@ func rawDoor(t *testing.T, version uint16) (*house, net.Conn, error) {
 
 // TestDoorRefusesOldTLS: nothing older than 1.3.
 func TestDoorRefusesOldTLS(t *testing.T) {
-	if _, _, err := rawDoor(t, tls.VersionTLS12); err == nil || !strings.Contains(err.Error(), "protocol version") {
+	if _, _, err := rawDoor(t, tls.VersionTLS12, 0); err == nil || !strings.Contains(err.Error(), "protocol version") {
 		t.Errorf("TLS 1.2: %v", err)
 	}
-	if _, _, err := rawDoor(t, tls.VersionTLS13); err != nil {
+	if _, _, err := rawDoor(t, tls.VersionTLS13, 0); err != nil {
 		t.Errorf("TLS 1.3: %v", err)
 	}
 }
 
 // TestDoorEndsHalfOpenConnections: whoever connects and says nothing, before TLS or after it, is let go.
 func TestDoorEndsHalfOpenConnections(t *testing.T) {
-	for name, version := range map[string]uint16{"silent": 0, "silent after TLS": tls.VersionTLS13} {
-		_, conn, err := rawDoor(t, version)
+	t.Parallel()
+	for name, c := range map[string]struct {
+		version uint16
+		shake   time.Duration
+	}{
+		"silent":           {0, 300 * time.Millisecond},
+		"silent after TLS": {tls.VersionTLS13, 3 * time.Second}, // its handshake has to be over by then
+	} {
+		_, conn, err := rawDoor(t, c.version, c.shake)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -208,7 +218,7 @@ func TestDoorEndsHalfOpenConnections(t *testing.T) {
 
 // TestDoorBoundsStreamsAndPings: a connection is told how many calls it may have at once, and one that only pings is ended.
 func TestDoorBoundsStreamsAndPings(t *testing.T) {
-	_, conn, err := rawDoor(t, tls.VersionTLS13)
+	_, conn, err := rawDoor(t, tls.VersionTLS13, 0)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -459,7 +459,7 @@ func TestCallsAreJudgedByTheirHeaders(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer conn.Close()
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	unsent := func(method string) error {
 		stream, err := conn.NewStream(ctx, &grpc.StreamDesc{ClientStreams: true}, method)

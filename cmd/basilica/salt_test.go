@@ -32,6 +32,27 @@ func (n saltNode) Storage(at basilica.Hash, key []byte) ([]byte, bool, error) {
 	return n.Node.Storage(at, key)
 }
 
+// sealWhileAsked makes a block every 40 ms in which somebody has asked the chain something, and one a second otherwise: a command
+// that is kept waiting for a processor does not miss the blocks that can take its reveal.
+func sealWhileAsked(ctx context.Context, chain *localnet.Chain, asked *atomic.Bool) error {
+	every := time.NewTicker(40 * time.Millisecond)
+	defer every.Stop()
+	for idle := 0; ; idle++ {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-every.C:
+		}
+		if !asked.Swap(false) && idle < 25 {
+			continue
+		}
+		idle = 0
+		if _, err := chain.Seal(); err != nil {
+			return err
+		}
+	}
+}
+
 // saltChain serves such a chain; while away is set it answers no question about its state.
 func saltChain(t *testing.T, away *atomic.Bool) (url string) {
 	t.Helper()
@@ -45,7 +66,9 @@ func saltChain(t *testing.T, away *atomic.Bool) (url string) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	var asked atomic.Bool
 	server := subtensor.NewServer(saltNode{chain}, chain, subtensor.ServerConfig{Inject: func(method string) error {
+		asked.Store(true)
 		if away.Load() && strings.HasPrefix(method, "state_") {
 			return subtensor.ErrRateLimited
 		}
@@ -54,7 +77,7 @@ func saltChain(t *testing.T, away *atomic.Bool) (url string) {
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 2)
 	go func() { ended <- server.Serve(ctx, ln) }()
-	go func() { ended <- chain.Run(ctx) }()
+	go func() { ended <- sealWhileAsked(ctx, chain, &asked) }()
 	t.Cleanup(func() {
 		cancel()
 		for range 2 {

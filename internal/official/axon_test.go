@@ -3,10 +3,14 @@ package official
 import (
 	"context"
 	"encoding/json"
+	"errors"
+	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"net"
 	"net/netip"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -124,16 +128,30 @@ func TestDendriteCallsOurAxon(t *testing.T) {
 	}
 }
 
+// freeAddr is a loopback address whose port is free now: uvicorn takes a number, no listener. It lies below what Linux hands out by
+// itself, so that no connection of another test takes it meanwhile.
+func freeAddr(t *testing.T) netip.AddrPort {
+	t.Helper()
+	for {
+		ln, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", 10_000+rand.IntN(10_000)))
+		if errors.Is(err, syscall.EADDRINUSE) {
+			continue
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := ln.Close(); err != nil {
+			t.Fatal(err)
+		}
+		return ln.Addr().(*net.TCPAddr).AddrPort()
+	}
+}
+
 // TestOurDendriteCallsAxon: our calling end at the Axon of SDK 10.5.0.
 func TestOurDendriteCallsAxon(t *testing.T) {
 	t.Parallel()
 	p, root := startPython(t, "sdk10"), wallets(t)
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	addr := ln.Addr().(*net.TCPAddr).AddrPort()
-	ln.Close() // uvicorn takes a number, no listener
+	addr := freeAddr(t)
 	var hotkey string
 	p.do("start_axon", map[string]any{"root": root, "name": "alice", "port": addr.Port(), "listed": pair(t, "//Eve//hot").SS58()}, &hotkey)
 	call := func(signer keys.Signer, receiver string, fields map[string]any) (string, error) {

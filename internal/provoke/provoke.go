@@ -5,11 +5,15 @@ package provoke
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
+	"os"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
+	"go.uber.org/goleak"
 
 	"basilica"
 )
@@ -47,6 +51,27 @@ func Answered(t *testing.T, call func() error) error {
 		err = call()
 	}
 	return err
+}
+
+// Leaks finds goroutines that were left behind. One that only has yet to be given a processor gets the time to end.
+func Leaks(options ...goleak.Option) error {
+	for until := time.Now().Add(30 * time.Second); ; {
+		if err := goleak.Find(options...); err == nil || time.Now().After(until) {
+			return err
+		}
+	}
+}
+
+// NoLeaks runs the tests of a room, which leave no goroutine behind.
+func NoLeaks(m *testing.M) {
+	code := m.Run()
+	if code == 0 {
+		if err := Leaks(); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			code = 1
+		}
+	}
+	os.Exit(code)
 }
 
 // Reason checks a reason that stands beside a task, a verdict or an executor; without a Fix of its own it has the table's.
