@@ -327,9 +327,13 @@ func TestCgroupIsWatchedFromItsBirth(t *testing.T) {
 			continue
 		}
 		watched++
-		<-e.api.ContainerWait(t.Context(), id, client.ContainerWaitOptions{Condition: container.WaitConditionNotRunning}).Result
-		w.stop()
-		if w.count() == 0 {
+		exit := e.api.ContainerWait(t.Context(), id, client.ContainerWaitOptions{Condition: container.WaitConditionNotRunning})
+		select {
+		case <-exit.Result:
+		case err := <-exit.Error:
+			t.Fatal(err)
+		}
+		if w.stop(); !w.killed(137) {
 			t.Error("a kill was missed")
 		}
 	}

@@ -127,8 +127,8 @@ func (e *Engine) witness(id string, exit *exitWait, kills *memoryWatch) func(con
 				return basilica.ContainerEnd{}, err
 			}
 			if !st.Running {
-				kills.stop() // which reads what the kernel has told, also where nobody has come to read it yet
-				st.End.MemoryKilled = st.End.MemoryKilled || kills.count() > 0
+				kills.stop() // which reads what version 1 has told, also where nobody has come to read it yet
+				st.End.MemoryKilled = st.End.MemoryKilled || kills.killed(st.End.ExitCode)
 				return st.End, nil
 			}
 			exit.stop()

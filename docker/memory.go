@@ -19,12 +19,13 @@ import (
 // memoryWatch reads the kernel's own counter of memory kills of one container's cgroup. The counter vanishes with the
 // cgroup at the container's end, so the kernel's notifications say when to read it.
 type memoryWatch struct {
-	kills atomic.Uint64
-	wake  int // eventfd or inotify descriptor; -1: nothing is watched
-	quit  int // eventfd that stop writes
-	once  sync.Once
-	done  chan struct{}
-	v1    bool
+	kills  atomic.Uint64
+	unread atomic.Bool // memory was wanted, and the cgroup ended before its counter could be read again
+	wake   int         // eventfd or inotify descriptor; -1: nothing is watched
+	quit   int         // eventfd that stop writes
+	once   sync.Once
+	done   chan struct{}
+	v1     bool
 }
 
 func newMemoryWatch() *memoryWatch {
@@ -35,7 +36,7 @@ func newMemoryWatch() *memoryWatch {
 const cgroupRoot = "/sys/fs/cgroup"
 
 // cgroupParents are the directories in which an engine makes its containers' memory cgroups, unless its daemon.json names
-// another cgroup-parent.
+// another cgroup-parent. One that does not stand yet, as before the first container after a boot, is not watched.
 var cgroupParents = []string{
 	cgroupRoot + "/memory/docker", cgroupRoot + "/memory/system.slice", // version 1: drivers cgroupfs and systemd
 	cgroupRoot + "/docker", cgroupRoot + "/system.slice", // version 2
@@ -239,9 +240,9 @@ func (w *memoryWatch) run(counter string) error {
 
 // How long a counter is looked at. The kernel tells of a cgroup's removal in 12 to 28 ms.
 const (
-	pollEvery   = 5  // milliseconds
-	followPolls = 40 // after an event
-	removePolls = 10 // after an event that may be the removal or a want of memory
+	pollEvery   = 5   // milliseconds
+	followPolls = 400 // after an event
+	removePolls = 10  // after an event that may be the removal or a want of memory
 )
 
 func (w *memoryWatch) follow(counter string) {
@@ -272,13 +273,13 @@ func (w *memoryWatch) follow(counter string) {
 			}
 		}
 		// The removal of the cgroup is one notification. Another one, or one that came while the cgroup stood, can only have
-		// been a want of memory; what ended after it, before the counter could be read, was killed.
+		// been a want of memory; what it led to, if the cgroup ended before the counter could be read, the exit code says.
 		there := w.read(counter)
 		wanted = wanted || told > 1 || told == 1 && there
-		if !there && wanted && w.count() == 0 {
-			w.kills.Store(1)
+		if !there && wanted {
+			w.unread.Store(true)
 		}
-		if there && polls == 0 { // who wanted it was given some, or the counter has told of the kill
+		if there && polls == 0 { // long ago: who wanted it was given some, or the counter has told of the kill
 			told, wanted = 0, false
 		}
 		if fds[1].Revents != 0 {
@@ -310,6 +311,12 @@ func (w *memoryWatch) read(path string) (there bool) {
 }
 
 func (w *memoryWatch) count() uint64 { return w.kills.Load() }
+
+// killed says whether the kernel killed a process of a container that ended with the exit code. The kernel may give what was
+// wanted after all: of a container that ended well nothing is guessed.
+func (w *memoryWatch) killed(exitCode int) bool {
+	return w.count() > 0 || w.unread.Load() && exitCode != 0
+}
 
 func (w *memoryWatch) stop() {
 	w.once.Do(func() {

@@ -65,11 +65,11 @@ func TestKillThatNobodyCameToRead(t *testing.T) {
 func TestRemovalIsNoKill(t *testing.T) {
 	t.Parallel()
 	gone := filepath.Join(t.TempDir(), "memory.oom_control")
-	for times, want := range []uint64{0, 0, 1, 1} {
+	for times, want := range []bool{false, false, true, true} {
 		w := notified(t, uint(times))
 		go w.followLate(gone)
-		if w.stop(); w.count() != want {
-			t.Errorf("%d notifications: %d kills, want %d", times, w.count(), want)
+		if w.stop(); w.killed(137) != want || w.killed(0) {
+			t.Errorf("%d notifications: killed %t, want %t; of one that ended well %t", times, w.killed(137), want, w.killed(0))
 		}
 	}
 }
@@ -90,7 +90,7 @@ func TestWantBeforeTheRemovalIsAKill(t *testing.T) {
 	if err := errors.Join(os.Remove(counter), f.Close()); err != nil {
 		t.Fatal(err)
 	}
-	if w.stop(); w.count() != 1 {
-		t.Errorf("%d kills", w.count())
+	if w.stop(); !w.killed(9) || w.killed(0) {
+		t.Errorf("killed %t, of one that ended well %t", w.killed(9), w.killed(0))
 	}
 }

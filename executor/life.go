@@ -373,11 +373,13 @@ func (e *Executor) leave(ctx context.Context, r basilica.Remains) {
 	} else if qerr := e.cfg.Ledger.Quarantine(ctx, r); qerr != nil && basilica.CodeOf(qerr) != "FENCE_STALE" {
 		err = errors.Join(err, qerr)
 	}
+	if err != nil {
+		e.cfg.Log.Error("something of an ended attempt remains; its GPUs are in quarantine", "task", string(r.Task), "attempt", r.Attempt, "err", err)
+	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.stuck = slices.DeleteFunc(e.stuck, func(s basilica.Remains) bool { return s == r })
 	if err != nil {
-		e.cfg.Log.Error("something of an ended attempt remains; its GPUs are in quarantine", "task", string(r.Task), "attempt", r.Attempt, "err", err)
 		e.stuck = append(e.stuck, r)
 	}
 }
