@@ -191,6 +191,9 @@ func (c Child) reply(ctx context.Context, in []byte, into any, args ...string) e
 		if errors.Is(ctx.Err(), context.DeadlineExceeded) {
 			return stuck(fmt.Sprintf("gpu-attestor %s gave no answer in time and was killed", args[0])).With(err)
 		}
+		if over := ctx.Err(); over != nil { // the caller's word, not the binary's fault
+			return errors.Join(over, err)
+		}
 		return errAttestor.With(err)
 	}
 	if err := json.Unmarshal(out.b, into); err != nil {

@@ -190,6 +190,19 @@ func TestCallerWhoseTimeIsOver(t *testing.T) {
 		t.Error(err)
 	}
 	_, theirs := loopback(t)
+	running := filepath.Join(t.TempDir(), "running")
+	script(t, path, "mkfifo "+running+".new && mv "+running+".new "+running+" && exec cat "+running+"\n")
+	during, end := context.WithCancel(t.Context())
+	defer end()
+	go func() {
+		for _, err := os.Stat(running); err != nil; _, err = os.Stat(running) {
+			<-time.After(time.Millisecond)
+		}
+		end()
+	}()
+	if _, err := c.Detect(during); !errors.Is(err, context.Canceled) || basilica.CodeOf(err) != "" {
+		t.Error(err)
+	}
 	if err := c.Serve(over, theirs, binding); !errors.Is(err, context.Canceled) || basilica.CodeOf(err) != "" {
 		t.Error(err)
 	}
