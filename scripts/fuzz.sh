@@ -1,11 +1,12 @@
 #!/bin/sh
-# Fuzzes every target for a while, as many at a time as there are processors: scripts/fuzz.sh [SECONDSs], default 5s each
+# Fuzzes every target for a while, as many at a time as there are processors: scripts/fuzz.sh [TIME], in whole seconds, default 5s each
 #
 # The packages' test programs are built in one go; a worker a target, so that the time is spent on all alike. Our own packages are
 # instrumented, and nothing else: coverage leads the fuzzer through our code, and SQLite need not be compiled a second time.
 set -eu
 cd "$(dirname "$0")/.."
 span=${1:-5s}
+case ${span%s} in '' | *[!0-9]*) echo "fuzz.sh: the time $span is not one of whole seconds, like 5s" >&2 && exit 2 ;; esac
 out=$PWD/bin/fuzz
 cache=$(go env GOCACHE)/fuzz
 rm -rf "$out"
@@ -31,14 +32,17 @@ cd "$2"
 fuzz() { "$3" -test.run '^$' -test.fuzz "^$4\$" -test.fuzztime "$span" -test.fuzzminimizetime 50x -test.parallel 1 -test.fuzzcachedir "$6/$1" 2>&1; }
 # On a busy machine Go's fuzzer sometimes reports the end of its own time as a failure, without an input: then again, twice at most.
 of_time_alone() { case $1 in *'Failing input'* | *panic:*) return 1 ;; *'context deadline exceeded'*) return 0 ;; *) return 1 ;; esac; }
-again=2
+fuzzed() {
+	again=2
+	while failed=0; said=$(fuzz "$@") || failed=1; [ "$failed" = 1 ] && [ "$again" -gt 0 ] && of_time_alone "$said"; do again=$((again - 1)); done
+}
 # The time begins before the seeds have been run; a target that got no further has not been fuzzed, and gets six times as long, once.
 past_seeds() { case $1 in *'now fuzzing'*) return 0 ;; *) return 1 ;; esac; }
 span=$5
-while failed=0; said=$(fuzz "$@") || failed=1; [ "$failed" = 1 ] && [ "$again" -gt 0 ] && of_time_alone "$said"; do again=$((again - 1)); done
+fuzzed "$@"
 if [ "$failed" = 0 ] && ! past_seeds "$said"; then
 	span=$((6 * ${5%s}))s
-	said=$(fuzz "$@") || failed=1
+	fuzzed "$@"
 	[ "$failed" = 1 ] || past_seeds "$said" || { failed=1 && said="it did not get past its seeds in $span"; }
 fi
 if [ "$failed" = 1 ]; then
