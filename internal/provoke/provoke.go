@@ -46,11 +46,13 @@ func Refused(t *testing.T, err error, code string) {
 // Answered calls until the peer answers: a call on a connection that is being cut says only that it was cut.
 func Answered(t *testing.T, call func() error) error {
 	t.Helper()
-	err := call()
-	for basilica.CodeOf(err) == "PEER_UNREACHABLE" && t.Context().Err() == nil {
-		err = call()
+	for until := time.Now().Add(30 * time.Second); ; {
+		err := call()
+		if basilica.CodeOf(err) != "PEER_UNREACHABLE" || time.Now().After(until) {
+			return err
+		}
+		<-time.After(10 * time.Millisecond)
 	}
-	return err
 }
 
 // Leaks finds goroutines that were left behind. One that only has yet to be given a processor gets the time to end.
