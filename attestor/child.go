@@ -182,7 +182,7 @@ func (c Child) reply(ctx context.Context, in []byte, into any, args ...string) e
 	out.left, log.left = maxOutput, maxStderr
 	cmd.Stdout, cmd.Stderr = &out, &log
 	if err := cmd.Start(); err != nil {
-		return unstarted(ctx, fmt.Errorf("%s %s: %w", c.Path, args[0], err))
+		return blame(ctx, fmt.Errorf("%s %s: %w", c.Path, args[0], err))
 	}
 	if err := gone(ctx, cmd); basilica.CodeOf(err) != "" {
 		return err
@@ -191,10 +191,7 @@ func (c Child) reply(ctx context.Context, in []byte, into any, args ...string) e
 		if errors.Is(ctx.Err(), context.DeadlineExceeded) {
 			return stuck(fmt.Sprintf("gpu-attestor %s gave no answer in time and was killed", args[0])).With(err)
 		}
-		if over := ctx.Err(); over != nil { // the caller's word, not the binary's fault
-			return errors.Join(over, err)
-		}
-		return errAttestor.With(err)
+		return blame(ctx, err)
 	}
 	if err := json.Unmarshal(out.b, into); err != nil {
 		return errAttestor.With(fmt.Errorf("%s %s: %w", c.Path, args[0], err))
@@ -202,9 +199,11 @@ func (c Child) reply(ctx context.Context, in []byte, into any, args ...string) e
 	return nil
 }
 
-// unstarted says why a child did not start: whoever's time is over hears that, and nothing of the binary.
-func unstarted(ctx context.Context, err error) error {
-	if over := ctx.Err(); over != nil && errors.Is(err, over) {
+// blame says whose fault it is that a child gave nothing: whoever's time is over hears that, and nothing of the binary.
+func blame(ctx context.Context, err error) error {
+	if over := ctx.Err(); over != nil && !errors.Is(err, over) {
+		return fmt.Errorf("%w: %w", over, err)
+	} else if over != nil {
 		return err
 	}
 	return errAttestor.With(err)
@@ -305,7 +304,7 @@ func (c Child) Serve(ctx context.Context, ch io.ReadWriteCloser, b attest.Bindin
 	cmd.Stderr = &lines{log: c.Log, left: maxStderr}
 	crashpoint.Hit("attestor.start.before")
 	if err := cmd.Start(); err != nil {
-		return errors.Join(unstarted(ctx, err), ch.Close())
+		return errors.Join(blame(ctx, err), ch.Close())
 	}
 	crashpoint.Hit("attestor.start.after")
 	var hungUp atomic.Bool

@@ -238,7 +238,7 @@ func (w *memoryWatch) run(counter string) error {
 	return nil
 }
 
-// How long a counter is looked at. The kernel tells of a cgroup's removal in 12 to 28 ms.
+// How long a counter is looked at. The kernel tells of a cgroup's removal some tens of milliseconds after it.
 const (
 	pollEvery   = 5   // milliseconds
 	followPolls = 400 // after an event
