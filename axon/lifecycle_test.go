@@ -49,7 +49,7 @@ func TestServeEndsWatches(t *testing.T) {
 	if err := <-watched; basilica.KindOf(err) != basilica.Unavailable {
 		t.Fatal(err)
 	}
-	if took := time.Since(started); took > 5*graceTime {
+	if took := time.Since(started); took > 2*graceTime {
 		t.Fatalf("the door took %s to close", took)
 	}
 }

@@ -67,6 +67,7 @@ const (
 	escapeMemory = 64 << 20
 	escapeOutput = 4 << 20
 	escapeLog    = 1 << 20
+	escapeFork   = 1 << 30 // of as many processes as there may be, so that their number is what ends them
 )
 
 // TestEscape lets a hostile program try each line of DESIGN section 5 from inside a real task's container, and looks at
@@ -77,7 +78,7 @@ func TestEscape(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("an executor that mounts needs root")
 	}
-	b := newBox(t, func(c *Config) { c.MaxContainers, c.MaxLogBytes = 8, escapeLog })
+	b := newBox(t, func(c *Config) { c.MaxContainers, c.MaxLogBytes, c.MaxMemory = 8, escapeLog, escapeFork })
 	a := &attacker{box: b, canary: "canary-" + strconv.FormatInt(time.Now().UnixNano(), 36)}
 	a.program = buildEscape(t)
 	a.image = hostileImage(t, b.engine, a.program, "")

@@ -292,7 +292,7 @@ func revokedOverRealDoors(ctx context.Context, t *testing.T, owner *admin.Client
 	begun := time.Now()
 	check(t, owner.Revoke(ctx, box.id))
 	<-box.cut
-	if took := time.Since(begun); took > 10*time.Second { // it is a third of one, on a machine that is not busy
+	if took := time.Since(begun); took > 3*time.Second { // it is a third of one, on a machine that is not busy
 		t.Errorf("cut %s after the word was given", took)
 	}
 	provoke.Refused(t, provoke.Answered(t, func() error {

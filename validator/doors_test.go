@@ -197,15 +197,8 @@ type handicap struct {
 func handicaps() []handicap {
 	// From the handshake, through the challenge's phases, to the last openings, each as likely as the others.
 	somewhere := func() int { return int(1000 * math.Pow(200, rand.Float64())) }
-	// Beside the tests of other packages a machine with no handicap has one: its processors are busy.
-	alone := os.Getenv("BASILICA_HONEST_ROUNDS") != ""
 	return []handicap{
-		{name: "none", pass: 0.95, setUp: func(_ *testing.T, w *world) {
-			if !alone {
-				w.cfg.Limits.Ping = 20 * time.Second
-				w.restart()
-			}
-		}},
+		{name: "none", pass: 0.95},
 		{name: "200 ms of round trip", line: line{delay: 100 * time.Millisecond}, wide: true},
 		{name: "5 % loss", line: line{loss: 0.05}, wide: true},
 		{name: "slow disk", setUp: func(_ *testing.T, w *world) {
@@ -213,13 +206,7 @@ func handicaps() []handicap {
 			w.cfg.Book = slowBook{w.book}
 			w.restart()
 		}},
-		{name: "busy CPU", setUp: func(t *testing.T, _ *world) {
-			if alone {
-				spin(t, runtime.NumCPU())
-			} else {
-				spin(t, 1)
-			}
-		}},
+		{name: "busy CPU", setUp: func(t *testing.T, _ *world) { spin(t, runtime.NumCPU()) }},
 		// In every round: what was judged before it counts, and nothing else can.
 		{name: "executor restarted in it", line: line{cut: somewhere}, wide: true},
 		{name: "validator restarted in it", dies: true},

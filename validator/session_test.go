@@ -257,7 +257,7 @@ func TestStartTogether(t *testing.T) {
 	if s.Machines != len(machines) || s.Skew < 0 || s.Skew > lastChallenge.Sub(lastHello) || s.At.Before(lastHello.Add(-time.Millisecond)) || s.Late != 1 {
 		t.Errorf("%+v", s)
 	}
-	if waited := firstChallenge.Sub(lastHello); waited > w.cfg.RoundTimeout/2 {
+	if waited := firstChallenge.Sub(lastHello); waited > 5*time.Second {
 		t.Errorf("the silent machine held the others up for %v", waited)
 	}
 	if d := proof(got["silent"]); d.Reason != "TIMEOUT_HELLO" {

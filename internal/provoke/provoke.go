@@ -57,7 +57,7 @@ func Answered(t *testing.T, call func() error) error {
 
 // Leaks finds goroutines that were left behind. One that only has yet to be given a processor gets the time to end.
 func Leaks(options ...goleak.Option) error {
-	for until := time.Now().Add(30 * time.Second); ; {
+	for until := time.Now().Add(5 * time.Second); ; {
 		if err := goleak.Find(options...); err == nil || time.Now().After(until) {
 			return err
 		}
