@@ -41,6 +41,8 @@ type Engine struct {
 	lookEvery time.Duration // how often a container is asked for whose end nobody has told of
 	creating  time.Duration // how long each step of Create may take
 
+	cgroups []string // directories in which it makes containers' memory cgroups
+
 	userns atomic.Bool // the engine maps containers' users into a namespace of their own; Available finds out
 
 	loading     chan struct{}  // holds one word while an image is given to the engine: two that see the same free disk would share it
@@ -68,7 +70,7 @@ func New(host string, log *slog.Logger) (*Engine, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make engine client: %w", err)
 	}
-	return &Engine{api: api, log: log, lookEvery: lookEvery, creating: callTimeout, containerd: containerdDir("/etc/containerd/config.toml"), loading: make(chan struct{}, 1)}, nil
+	return &Engine{api: api, log: log, lookEvery: lookEvery, creating: callTimeout, cgroups: cgroupParents, containerd: containerdDir("/etc/containerd/config.toml"), loading: make(chan struct{}, 1)}, nil
 }
 
 // Close gives the connections to the engine back.

@@ -45,7 +45,7 @@ var cgroupParents = []string{
 // awaitCgroup watches for a container that is to be started: one that takes too much at once has ended, and its counter is
 // gone, before the engine has answered where it is.
 func (e *Engine) awaitCgroup(id string) *birth {
-	b, err := watchBirth(cgroupParents, id)
+	b, err := watchBirth(e.cgroups, id)
 	if err != nil {
 		e.log.Debug("the start of a container is not watched", "container", id, "err", err)
 	}

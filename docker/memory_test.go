@@ -61,6 +61,39 @@ func TestKillThatNobodyCameToRead(t *testing.T) {
 	}
 }
 
+// A start watches from before it: a container that is killed at once has ended when the engine answers, and its flag may be missing.
+func TestStartOfOneThatIsKilledAtOnce(t *testing.T) {
+	t.Parallel()
+	parent := t.TempDir()
+	started := make(chan struct{})
+	e := speaking(t, func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		switch {
+		case strings.HasSuffix(r.URL.Path, "/start"):
+			dir := filepath.Join(parent, "docker-c.scope")
+			if err := errors.Join(os.Mkdir(dir, 0o700), os.WriteFile(filepath.Join(dir, "memory.events"), []byte("oom_kill 1\n"), 0o600)); err != nil {
+				t.Error(err)
+			}
+			close(started)
+			w.WriteHeader(http.StatusNoContent)
+		case strings.HasSuffix(r.URL.Path, "/wait"):
+			w.(http.Flusher).Flush()
+			<-started
+			fmt.Fprint(w, `{"StatusCode":137}`)
+		default:
+			fmt.Fprint(w, `{"Id":"c","State":{"ExitCode":137}}`)
+		}
+	})
+	e.cgroups = []string{parent}
+	wait, err := e.Start(t.Context(), "c")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if end, err := wait(t.Context()); err != nil || !end.MemoryKilled || end.ExitCode != 137 {
+		t.Errorf("%+v %v", end, err)
+	}
+}
+
 // The removal of a cgroup is one notification, and may come after the engine's word on the end.
 func TestRemovalIsNoKill(t *testing.T) {
 	t.Parallel()
