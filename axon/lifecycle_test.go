@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"slices"
 	"strings"
@@ -20,20 +21,27 @@ import (
 	"basilica"
 )
 
+// opened is a door of its own, open until it is cancelled; done hears how it ended.
+func opened(t *testing.T, s *Server) (addr netip.AddrPort, cancel context.CancelFunc, done chan error) {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done = make(chan error, 1)
+	go func() { done <- s.Serve(ctx, ln) }()
+	return ln.Addr().(*net.TCPAddr).AddrPort(), cancel, done
+}
+
 func TestServeEndsWatches(t *testing.T) {
 	m := newMarket(t, nil) // for its keys and client; its own door is not used
 	s, err := NewServer(m.shop, ServerConfig{Hotkey: basilica.Hotkey(m.miner.SS58()), Key: m.key, Replays: newReplays(t, m.now), Now: m.now, Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
 	}
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(t.Context())
-	done := make(chan error, 1)
-	go func() { done <- s.Serve(ctx, ln) }()
-	c := m.client(func(c *ClientConfig) { c.Addr = ln.Addr().(*net.TCPAddr).AddrPort() })
+	addr, cancel, done := opened(t, s)
+	c := m.client(func(c *ClientConfig) { c.Addr = addr })
 	if _, err := c.Task(t.Context(), "", "t"); err != nil {
 		t.Fatal(err)
 	}
@@ -63,15 +71,9 @@ func TestUnsentBodyEndsConnection(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.unread = 100 * time.Millisecond
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(t.Context())
-	done := make(chan error, 1)
-	go func() { done <- s.Serve(ctx, ln) }()
+	addr, cancel, done := opened(t, s)
 	for _, path := range []string{"/v1/offer", "/v1/absent", "/v1/tasks"} {
-		conn, err := net.Dial("tcp", ln.Addr().String())
+		conn, err := net.Dial("tcp", addr.String())
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -154,14 +156,8 @@ func TestStreamsOfOneHotkeyAreBounded(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.watches.most, s.transfers.most = 1, 0
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(t.Context())
-	done := make(chan error, 1)
-	go func() { done <- s.Serve(ctx, ln) }()
-	c := m.client(func(c *ClientConfig) { c.Addr = ln.Addr().(*net.TCPAddr).AddrPort() })
+	addr, cancel, done := opened(t, s)
+	c := m.client(func(c *ClientConfig) { c.Addr = addr })
 	watching := make(chan struct{})
 	m.shop.watching = watching
 	watch, stop := context.WithCancel(t.Context())
@@ -216,14 +212,8 @@ func TestServeWaitsForHandlers(t *testing.T) {
 				t.Fatal(err)
 			}
 			s.grace = grace
-			ln, err := net.Listen("tcp", "127.0.0.1:0")
-			if err != nil {
-				t.Fatal(err)
-			}
-			ctx, cancel := context.WithCancel(t.Context())
-			done := make(chan error, 1)
-			go func() { done <- s.Serve(ctx, ln) }()
-			c := m.client(func(c *ClientConfig) { c.Addr = ln.Addr().(*net.TCPAddr).AddrPort() })
+			addr, cancel, done := opened(t, s)
+			c := m.client(func(c *ClientConfig) { c.Addr = addr })
 			watch, hangUp := context.WithCancel(t.Context())
 			watched := make(chan error, 1)
 			go func() { watched <- c.WatchTask(watch, "", "forever", 0, nil) }()
